@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package shim is the Go core of a containerd runtime for WebAssembly.
+package shim
+
+// Kind is a set of the kinds of guest that an engine runs.
+type Kind uint32
+
+// What the core recognises by looking at a file's first bytes.
+const (
+	KindModule    Kind = 1 << iota // a core WebAssembly module
+	KindComponent                  // a WebAssembly component
+	KindText                       // WebAssembly text format (.wat)
+	KindOther                      // anything that the engine's can_handle says yes to
+)
+
+// Option is one engine option that operators may set.
+type Option struct {
+	Key                string // unique within the engine
+	Help               string // one line
+	AffectsCompilation bool   // part of the compile cache's key
+}
+
+// Descriptor is what the daemon knows of an engine. It is data: the daemon
+// never calls engine code.
+type Descriptor struct {
+	Name       string   // "wasmtime"; the runtime is io.containerd.<name>.v1
+	Version    string   // the engine's version
+	Revision   string   // the engine's VCS revision; may be empty
+	LayerTypes []string // OCI layer media types that it takes beside the core's own
+	Kinds      Kind
+	Options    []Option
+	CacheKey   string // what beside version and options decides whether an artifact fits
+}
+
+// Config adjusts the core.
+type Config struct {
+	NoSetupLogger   bool   // leave the process's logger alone
+	DefaultLogLevel string // "" means "info"
+}
+
+// Init is the container's first stage. It does not return.
+func Init() {}
+
+// Main runs every role that is written in Go and returns the exit code.
+// The arguments are those of the process. resultFD is the descriptor on which
+// the start role answers, -1 in any other role.
+func Main(d Descriptor, c Config, resultFD int) int {
+	return 0
+}
