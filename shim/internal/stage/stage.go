@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package stage is the context that the daemon passes to a runner: a flat
+// binary record that C reads in place, without a parser library or a copy.
+//
+// Layout, all numbers little endian: magic (8 bytes), version (u32), total
+// length (u32), then records of tag (u32), length (u32), that many bytes, one
+// NUL, and zeros up to a multiple of four. Both ends are the same binary, so
+// an unknown tag or version is an error, never something to skip.
+package stage
+
+import (
+	"encoding/binary"
+	"fmt"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	magic   = "wasmshim"
+	version = 1
+	header  = len(magic) + 8
+	// maxSize bounds what a decoder maps; args and environment of a container
+	// stay far below it.
+	maxSize = 64 << 20
+)
+
+// The tags. cabi/stage.h has the same list.
+const (
+	tagID uint32 = iota + 1
+	tagPod
+	tagNamespace
+	tagArg
+	tagEnv
+	tagEntryPath
+	tagEntryFunc
+	tagEntryName
+	tagCwd
+	tagOption
+	tagLogLevel
+	tagKind
+	tagLayer
+	tagMemory
+	tagCPU
+	tagPreopen
+)
+
+// Descriptors of a runner beside stdio, in the order in which they are
+// inherited.
+const (
+	FDExe    = 3 // the sealed binary
+	FDStage  = 4 // the context
+	FDStatus = 5 // write end of the status pipe
+)
+
+// RoleEnv is the environment variable that makes the binary a runner.
+const RoleEnv = "_WASMSHIM_ROLE=runner"
+
+// Context is what a runner knows of its container.
+type Context struct {
+	ID        string
+	Pod       string
+	Namespace string
+	Args      []string // Args[0] is the guest's argv[0]
+	Env       []string // "K=V"
+	Path      string   // the guest's file as the container sees it; absolute
+	Func      string   // exported function; empty means the engine's default
+	Name      string   // stem of the file's name
+	Cwd       string
+	Options   []string // "key=value"
+	LogLevel  string
+	Kind      uint32 // one bit of shim.Kind
+	Memory    uint64 // cgroup limit in bytes, 0 for none
+	CPU       uint64 // cgroup limit in thousandths of a CPU, 0 for none
+	Preopens  []Preopen
+}
+
+// Preopen is a directory that the guest may use.
+type Preopen struct {
+	Host  string // as the container sees it
+	Guest string // as the guest names it
+}
+
+// Encode returns the bytes that a runner reads. Strings must not hold NUL.
+func (c *Context) Encode() ([]byte, error) {
+	e := encoder{buf: make([]byte, header, 4096)}
+	e.str(tagID, c.ID)
+	e.str(tagPod, c.Pod)
+	e.str(tagNamespace, c.Namespace)
+	for _, a := range c.Args {
+		e.str(tagArg, a)
+	}
+	for _, v := range c.Env {
+		e.str(tagEnv, v)
+	}
+	e.str(tagEntryPath, c.Path)
+	e.str(tagEntryFunc, c.Func)
+	e.str(tagEntryName, c.Name)
+	e.str(tagCwd, c.Cwd)
+	for _, o := range c.Options {
+		e.str(tagOption, o)
+	}
+	e.str(tagLogLevel, c.LogLevel)
+	e.record(tagKind, binary.LittleEndian.AppendUint32(nil, c.Kind))
+	e.record(tagMemory, binary.LittleEndian.AppendUint64(nil, c.Memory))
+	e.record(tagCPU, binary.LittleEndian.AppendUint64(nil, c.CPU))
+	for _, p := range c.Preopens {
+		e.noNUL(tagPreopen, p.Host)
+		e.noNUL(tagPreopen, p.Guest)
+		e.record(tagPreopen, []byte(p.Host+"\x00"+p.Guest))
+	}
+	if e.err != nil {
+		return nil, e.err
+	}
+	if len(e.buf) > maxSize {
+		return nil, fmt.Errorf("args and environment take %d bytes, more than %d", len(e.buf), maxSize)
+	}
+	copy(e.buf, magic)
+	binary.LittleEndian.PutUint32(e.buf[len(magic):], version)
+	binary.LittleEndian.PutUint32(e.buf[len(magic)+4:], uint32(len(e.buf)))
+	return e.buf, nil
+}
+
+// File returns the encoded context in a sealed memory file, which the caller
+// closes.
+func (c *Context) File() (_ *os.File, retErr error) {
+	b, err := c.Encode()
+	if err != nil {
+		return nil, err
+	}
+	fd, err := unix.MemfdCreate("wasmshim-context", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	if err != nil {
+		return nil, os.NewSyscallError("memfd_create", err)
+	}
+	f := os.NewFile(uintptr(fd), "wasmshim-context")
+	defer func() {
+		if retErr != nil {
+			f.Close()
+		}
+	}()
+	if _, err := f.Write(b); err != nil {
+		return nil, err
+	}
+	const seals = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE
+	if _, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, seals); err != nil {
+		return nil, os.NewSyscallError("seal context", err)
+	}
+	return f, nil
+}
+
+type encoder struct {
+	buf []byte
+	err error
+}
+
+func (e *encoder) noNUL(tag uint32, s string) {
+	if e.err == nil && strings.IndexByte(s, 0) >= 0 {
+		e.err = fmt.Errorf("a NUL byte in %s %q", tagNames[tag], s)
+	}
+}
+
+func (e *encoder) str(tag uint32, s string) {
+	e.noNUL(tag, s)
+	e.record(tag, []byte(s))
+}
+
+func (e *encoder) record(tag uint32, b []byte) {
+	e.buf = binary.LittleEndian.AppendUint32(e.buf, tag)
+	e.buf = binary.LittleEndian.AppendUint32(e.buf, uint32(len(b)))
+	e.buf = append(e.buf, b...)
+	e.buf = append(e.buf, 0)
+	for len(e.buf)%4 != 0 {
+		e.buf = append(e.buf, 0)
+	}
+}
+
+var tagNames = map[uint32]string{
+	tagID: "container id", tagPod: "pod id", tagNamespace: "namespace", tagArg: "argument", tagEnv: "environment variable",
+	tagEntryPath: "entrypoint", tagEntryFunc: "entrypoint function", tagEntryName: "entrypoint name", tagCwd: "working directory",
+	tagOption: "option", tagLogLevel: "log level", tagPreopen: "preopened directory",
+}
