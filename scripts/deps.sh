@@ -1,0 +1,130 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+#
+# Installs what building, testing and linting need, on Debian 12 with Go and gcc.
+#
+#   scripts/deps.sh [build] [daemon] [test] [lint]      (default: all four)
+#
+#   build   headers and tools to build a shim
+#   daemon  a private containerd 2.x with ctr, runc and runc's shim
+#   test    Debian's containerd 1.6 and a static busybox
+#   lint    formatters and linters
+#
+# What can live in the user's cache does, so that a second clone finds it there;
+# only what must be in the system's paths is installed with apt-get, as root.
+set -eu
+
+CONTAINERD=v2.4.2
+RUNC=v1.5.2
+CONTAINERD16=1.6.20
+
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/libwasmshim
+goflags_tags=netgo,osusergo
+
+say() { echo "deps: $*" >&2; }
+die() { say "$*"; exit 1; }
+
+have() { command -v "$1" >/dev/null 2>&1; }
+
+# missing PACKAGE PROBE...: adds PACKAGE to $apt unless the probe succeeds.
+apt=
+missing() {
+    pkg=$1
+    shift
+    "$@" >/dev/null 2>&1 || apt="$apt $pkg"
+}
+header() { echo "#include <$1>" | gcc -E -x c - ; }
+static_lib() { [ -f "$(gcc -print-file-name="$1")" ]; }
+
+updated=
+apt_update() {
+    [ -z "$updated" ] || return 0
+    [ "$(id -u)" = 0 ] || return 0
+    say "apt-get update"
+    apt-get -qq update
+    updated=1
+}
+
+# fetch PACKAGE DIR: unpacks a Debian package into DIR. It is not installed:
+# containerd's would start a daemon for the whole machine.
+fetch() {
+    tmp=$(mktemp -d "$cache/fetch.XXXXXX")
+    apt-cache policy "$1" 2>/dev/null | grep -q 'Candidate: [0-9]' || apt_update
+    say "apt-get download $1"
+    # The second try is for package lists that have aged.
+    (cd "$tmp" && apt-get -qq -o APT::Sandbox::User="$(id -un)" download "$1") || {
+        apt_update
+        (cd "$tmp" && apt-get -qq -o APT::Sandbox::User="$(id -un)" download "$1")
+    } || die "cannot download Debian's package $1 (are the package lists there? root runs apt-get update)"
+    dpkg-deb -x "$tmp"/*.deb "$tmp/root"
+    mv "$tmp/root" "$2"
+    rm -rf "$tmp"
+}
+
+# install NAME DIR ENV... -- PACKAGE...: go install into DIR, which appears only when complete.
+install_go() {
+    name=$1 dir=$2
+    shift 2
+    tmp=$(mktemp -d "$cache/build.XXXXXX")
+    say "building $name (once; a minute or two on a small machine)"
+    start=$(date +%s)
+    (cd "$tmp" && env GOFLAGS= GOWORK=off GOBIN="$tmp/bin" "$@") || {
+        rm -rf "$tmp"
+        die "building $name failed"
+    }
+    mkdir -p "$dir"
+    mv "$tmp/bin" "$dir/bin"
+    rm -rf "$tmp"
+    say "$name is in $dir after $(($(date +%s) - start)) s"
+}
+
+[ $# -gt 0 ] || set -- build daemon test lint
+want=" $* "
+wants() { case "$want" in *" $1 "*) return 0 ;; *) return 1 ;; esac }
+
+have go || die "Go is missing: install Go 1.26 or newer first"
+have gcc || die "gcc is missing: apt-get install gcc libc6-dev"
+
+if wants build || wants daemon; then
+    missing libc6-dev static_lib libc.a
+    missing libseccomp-dev static_lib libseccomp.a
+    missing pkg-config have pkg-config
+fi
+if wants build; then
+    missing binutils have objcopy
+    missing make have make
+fi
+if wants lint; then
+    missing clang-format have clang-format
+fi
+if [ -n "$apt" ]; then
+    [ "$(id -u)" = 0 ] || die "needs root to install Debian packages; as root: apt-get install$apt"
+    apt_update
+    say "apt-get install$apt"
+    # shellcheck disable=SC2086 # a list of words
+    DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install $apt >/dev/null
+fi
+
+mkdir -p "$cache"
+exec 9>"$cache/lock"
+have flock && ! flock -n 9 && say "waiting for another run" && flock 9
+
+if wants daemon; then
+    dir=$cache/containerd-${CONTAINERD#v}
+    mod=github.com/containerd/containerd/v2
+    [ -d "$dir/bin" ] || install_go "containerd $CONTAINERD" "$dir" CGO_ENABLED=0 \
+        go install -trimpath -tags "$goflags_tags" -ldflags "-s -w -X $mod/version.Version=$CONTAINERD" \
+        $mod/cmd/containerd@$CONTAINERD $mod/cmd/ctr@$CONTAINERD $mod/cmd/containerd-shim-runc-v2@$CONTAINERD
+    dir=$cache/runc-${RUNC#v}
+    [ -d "$dir/bin" ] || install_go "runc $RUNC" "$dir" CGO_ENABLED=1 \
+        go install -trimpath -tags "$goflags_tags,seccomp" -ldflags "-s -w -linkmode external -extldflags -static" \
+        github.com/opencontainers/runc@$RUNC
+fi
+if wants test; then
+    dir=$cache/containerd-$CONTAINERD16
+    [ -d "$dir" ] || fetch containerd "$dir"
+    "$dir/usr/bin/containerd" --version | grep -q " $CONTAINERD16" ||
+        die "Debian's containerd is not $CONTAINERD16: $("$dir/usr/bin/containerd" --version)"
+    dir=$cache/busybox-static
+    [ -d "$dir" ] || fetch busybox-static "$dir"
+fi
