@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package entrypoint finds the file that a container starts, as the container
+// will see it, and says whether it is native or a guest for the engine.
+package entrypoint
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"path"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// Kind is what the first bytes of a file say. Module to Other have the values
+// of the shim package's kinds.
+type Kind uint32
+
+// The kinds.
+const (
+	Module    Kind = 1
+	Component Kind = 2
+	Text      Kind = 4
+	Other     Kind = 8
+	Native    Kind = 16
+)
+
+// Entry is a resolved entrypoint.
+type Entry struct {
+	Kind Kind
+	Path string // absolute, in the container; not free of symbolic links
+	Func string // from "path#func"; empty if not given
+	Name string // the file's name without its last extension
+}
+
+// Resolve finds the entrypoint of spec in the container whose root file system
+// is at rootfs. engine and kinds name the engine and what it runs. Errors
+// carry errdefs codes.
+func Resolve(spec *specs.Spec, bundle, rootfs, engine string, kinds Kind) (Entry, error) {
+	arg := spec.Process.Args[0]
+	v, err := newView(spec, bundle, rootfs)
+	if err != nil {
+		return Entry{}, err
+	}
+	defer v.close()
+
+	e, err := find(v, spec.Process, arg)
+	// A '#' may be part of a file's name; only where no such file is does it
+	// separate the function.
+	if at := strings.LastIndexByte(arg, '#'); at > 0 && errdefs.IsNotFound(err) {
+		if e, err = find(v, spec.Process, arg[:at]); err == nil {
+			e.Func = arg[at+1:]
+		}
+	}
+	if err != nil {
+		return Entry{}, fmt.Errorf("entrypoint %q: %w", arg, err)
+	}
+	if e.Kind == Native {
+		if e.Func != "" {
+			return Entry{}, fmt.Errorf("entrypoint %q: %q is a native program, which has no function to choose: %w", arg, e.Path, errdefs.ErrInvalidArgument)
+		}
+		return e, nil
+	}
+	if e.Kind&kinds == 0 {
+		if e.Kind == Other {
+			return Entry{}, fmt.Errorf("entrypoint %q: %q is neither a native program (ELF or #!) nor something that %s runs (%s): %w",
+				arg, e.Path, engine, kinds, errdefs.ErrInvalidArgument)
+		}
+		return Entry{}, fmt.Errorf("entrypoint %q: %q is a %s; %s runs only: %s: %w", arg, e.Path, e.Kind, engine, kinds, errdefs.ErrInvalidArgument)
+	}
+	return e, nil
+}
+
+// find looks a name up as execvp does: in PATH if it holds no slash.
+func find(v *view, p *specs.Process, name string) (Entry, error) {
+	if name == "" {
+		return Entry{}, fmt.Errorf("the first argument is empty: %w", errdefs.ErrInvalidArgument)
+	}
+	if strings.Contains(name, "/") {
+		full := name
+		if !path.IsAbs(full) {
+			full = path.Join("/", p.Cwd, full)
+		}
+		return inspect(v, full)
+	}
+	var denied error
+	for _, dir := range strings.Split(searchPath(p.Env), ":") {
+		e, err := inspect(v, path.Join("/", p.Cwd, abs(dir, p.Cwd), name))
+		if err == nil {
+			return e, nil
+		}
+		if errdefs.IsPermissionDenied(err) && denied == nil {
+			denied = err
+		}
+	}
+	if denied != nil {
+		return Entry{}, denied
+	}
+	return Entry{}, fmt.Errorf("no such file in PATH (%s): %w", searchPath(p.Env), errdefs.ErrNotFound)
+}
+
+func searchPath(env []string) string {
+	for _, kv := range env {
+		if v, ok := strings.CutPrefix(kv, "PATH="); ok {
+			return v
+		}
+	}
+	return "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+}
+
+func inspect(v *view, name string) (Entry, error) {
+	f, err := v.open(name)
+	if err != nil {
+		return Entry{}, err
+	}
+	defer f.close()
+	head := make([]byte, 4096)
+	n, err := f.readHead(head)
+	if err != nil {
+		return Entry{}, err
+	}
+	e := Entry{Kind: classify(head[:n], name), Path: name}
+	if e.Kind == Native && !f.allowed(1) {
+		return Entry{}, fmt.Errorf("%s: the container's user may not execute it (mode %04o, user %d): %w", name, f.stat.Mode&0o7777, v.uid, errdefs.ErrPermissionDenied)
+	}
+	if e.Kind != Native && !f.allowed(4) {
+		return Entry{}, fmt.Errorf("%s: the container's user may not read it (mode %04o, user %d): %w", name, f.stat.Mode&0o7777, v.uid, errdefs.ErrPermissionDenied)
+	}
+	base := path.Base(name)
+	e.Name = strings.TrimSuffix(base, path.Ext(base))
+	if e.Name == "" {
+		e.Name = base
+	}
+	return e, nil
+}
+
+// classify looks at the first bytes of a file.
+func classify(head []byte, name string) Kind {
+	switch {
+	case bytes.HasPrefix(head, []byte("\x7fELF")), bytes.HasPrefix(head, []byte("#!")):
+		return Native
+	case bytes.HasPrefix(head, []byte("\x00asm")):
+		// The second half of the version is the layer: 1 for components.
+		if len(head) >= 8 && head[6] == 1 && head[7] == 0 {
+			return Component
+		}
+		return Module
+	}
+	text := skipSpace(head)
+	if rest, ok := bytes.CutPrefix(text, []byte("(")); ok {
+		rest = skipSpace(rest)
+		if bytes.HasPrefix(rest, []byte("module")) || bytes.HasPrefix(rest, []byte("component")) || path.Ext(name) == ".wat" {
+			return Text
+		}
+	}
+	return Other
+}
+
+// skipSpace skips white space and comments of the WebAssembly text format.
+func skipSpace(b []byte) []byte {
+	for {
+		b = bytes.TrimLeft(b, " \t\r\n")
+		switch {
+		case bytes.HasPrefix(b, []byte(";;")):
+			_, rest, _ := bytes.Cut(b, []byte("\n"))
+			b = rest
+		case bytes.HasPrefix(b, []byte("(;")):
+			// Block comments nest; a nested one in the first lines of a file
+			// is too rare to earn a parser.
+			_, rest, _ := bytes.Cut(b, []byte(";)"))
+			b = rest
+		default:
+			return b
+		}
+	}
+}
+
+func (k Kind) String() string {
+	names := []string{"WebAssembly module", "WebAssembly component", "WebAssembly text", "other", "native program"}
+	var s []string
+	for i, n := range names {
+		if k&(1<<i) != 0 {
+			s = append(s, n)
+		}
+	}
+	return strings.Join(s, ", ")
+}
+
+func abs(dir, cwd string) string {
+	if dir == "" {
+		dir = "."
+	}
+	if path.IsAbs(dir) {
+		return dir
+	}
+	return path.Join("/", cwd, dir)
+}
+
+var errLoop = errors.New("too many symbolic links")
