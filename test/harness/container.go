@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package harness
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/containers"
+	"github.com/containerd/containerd/v2/pkg/cio"
+	"github.com/containerd/containerd/v2/pkg/oci"
+	"github.com/containerd/errdefs"
+)
+
+// Config says what container to make.
+type Config struct {
+	ID      string // "" means a fresh one
+	Runtime string
+	Image   client.Image
+	Args    []string // "" means the image's
+	Env     []string
+	Opts    []oci.SpecOpts // applied last
+	// Pod is the id of the pod's sandbox container, which may be this one. Containers of a pod share a shim.
+	Pod   string
+	Stdin io.Reader // nil means no stdin
+	NoIO  bool      // no FIFOs at all
+	// NewTask options, such as runtime options.
+	TaskOpts []client.NewTaskOpts
+}
+
+// Container is a container with its task.
+type Container struct {
+	client.Container
+	Task   client.Task
+	Stdout *Buffer
+	Stderr *Buffer
+	exit   <-chan client.ExitStatus
+}
+
+// Buffer is a bytes.Buffer for a writer and readers at once.
+type Buffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *Buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *Buffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
+
+// WaitFor waits until text has been written.
+func (b *Buffer) WaitFor(text string, timeout time.Duration) error {
+	for deadline := time.Now().Add(timeout); ; time.Sleep(2 * time.Millisecond) {
+		if bytes.Contains([]byte(b.String()), []byte(text)) {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("no %q within %v in %q", text, timeout, b.String())
+		}
+	}
+}
+
+var counter atomic.Int64
+
+// FreshID is an id that this process has not used yet.
+func FreshID(prefix string) string {
+	return prefix + strconv.FormatInt(counter.Add(1), 10)
+}
+
+// Pod annotations, as the CRI plugin sets them.
+const (
+	podAnnotation  = "io.kubernetes.cri.sandbox-id"
+	typeAnnotation = "io.kubernetes.cri.container-type"
+)
+
+// NewContainer makes a container without a task.
+func (d *Daemon) NewContainer(ctx context.Context, c Config) (client.Container, error) {
+	ctx = d.Context(ctx)
+	if c.ID == "" {
+		c.ID = FreshID("c")
+	}
+	opts := []oci.SpecOpts{oci.WithImageConfigArgs(c.Image, c.Args), oci.WithEnv(c.Env)}
+	if len(c.Args) > 0 {
+		opts = append(opts, oci.WithProcessArgs(c.Args...))
+	}
+	if c.Pod != "" {
+		kind := "container"
+		if c.Pod == c.ID {
+			kind = "sandbox"
+		}
+		opts = append(opts, oci.WithAnnotations(map[string]string{podAnnotation: c.Pod, typeAnnotation: kind}))
+	}
+	container, err := d.Client.NewContainer(ctx, c.ID,
+		client.WithSnapshotter(Snapshotter),
+		client.WithNewSnapshot(c.ID, c.Image),
+		client.WithImage(c.Image),
+		client.WithRuntime(c.Runtime, nil),
+		client.WithNewSpec(append(opts, c.Opts...)...))
+	if err != nil {
+		return nil, fmt.Errorf("new container %s: %w", c.ID, err)
+	}
+	return container, nil
+}
+
+// Create makes a container and creates its task. The container is removed
+// again when the task cannot be created.
+func (d *Daemon) Create(ctx context.Context, c Config) (*Container, error) {
+	container, err := d.NewContainer(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	created := &Container{Container: container}
+	if err := d.createTask(ctx, created, c); err != nil {
+		_ = container.Delete(d.Context(ctx), client.WithSnapshotCleanup)
+		return nil, err
+	}
+	return created, nil
+}
+
+func (d *Daemon) createTask(ctx context.Context, created *Container, c Config) (retErr error) {
+	ctx = d.Context(ctx)
+	created.Stdout, created.Stderr = &Buffer{}, &Buffer{}
+	creator := cio.Creator(cio.NullIO)
+	if !c.NoIO {
+		creator = cio.NewCreator(cio.WithStreams(c.Stdin, created.Stdout, created.Stderr), cio.WithFIFODir(filepath.Join(d.Dir, "fifo")))
+	}
+	task, err := created.NewTask(ctx, creator, c.TaskOpts...)
+	if err != nil {
+		return err
+	}
+	created.Task = task
+	// Asked before Start: no exit can be missed.
+	created.exit, err = task.Wait(ctx)
+	return err
+}
+
+// Run makes a container and starts it.
+func (d *Daemon) Run(ctx context.Context, c Config) (*Container, error) {
+	container, err := d.Create(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	if err := container.Task.Start(d.Context(ctx)); err != nil {
+		_ = d.Remove(ctx, container)
+		return nil, fmt.Errorf("start %s: %w", container.ID(), err)
+	}
+	return container, nil
+}
+
+// Result is what a finished container has left.
+type Result struct {
+	Code           uint32
+	At             time.Time
+	Stdout, Stderr string
+}
+
+// Finish waits until the container has exited and removes it.
+func (d *Daemon) Finish(ctx context.Context, c *Container) (Result, error) {
+	if err := c.Wait(ctx); err != nil {
+		_ = d.Remove(context.WithoutCancel(ctx), c)
+		return Result{Stdout: c.Stdout.String(), Stderr: c.Stderr.String()}, err
+	}
+	status, err := c.Task.Delete(d.Context(ctx)) // waits for the end of the output too
+	if err != nil {
+		return Result{}, fmt.Errorf("delete task %s: %w", c.ID(), err)
+	}
+	result := Result{Code: status.ExitCode(), At: status.ExitTime(), Stdout: c.Stdout.String(), Stderr: c.Stderr.String()}
+	return result, c.Delete(d.Context(ctx), client.WithSnapshotCleanup)
+}
+
+// Wait waits until the container has exited.
+func (c *Container) Wait(ctx context.Context) error {
+	select {
+	case status := <-c.exit:
+		return status.Error()
+	case <-ctx.Done():
+		return fmt.Errorf("wait for %s: %w", c.ID(), ctx.Err())
+	}
+}
+
+// Once runs a container to its end.
+func (d *Daemon) Once(ctx context.Context, c Config) (Result, error) {
+	container, err := d.Run(ctx, c)
+	if err != nil {
+		return Result{}, err
+	}
+	return d.Finish(ctx, container)
+}
+
+// Remove ends a container in whatever state it is and removes it.
+func (d *Daemon) Remove(ctx context.Context, c *Container) error {
+	ctx, cancel := context.WithTimeout(d.Context(ctx), 30*time.Second)
+	defer cancel()
+	if c.Task != nil {
+		_ = c.Task.Kill(ctx, syscall.SIGKILL, client.WithKillAll)
+		if _, err := c.Task.Delete(ctx, client.WithProcessKill); err != nil && !errdefs.IsNotFound(err) {
+			return fmt.Errorf("delete task %s: %w", c.ID(), err)
+		}
+	}
+	if err := c.Delete(ctx, client.WithSnapshotCleanup); err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("delete container %s: %w", c.ID(), err)
+	}
+	return nil
+}
+
+// WithSpec changes a spec by hand.
+func WithSpec(change func(*oci.Spec)) oci.SpecOpts {
+	return func(_ context.Context, _ oci.Client, _ *containers.Container, s *oci.Spec) error {
+		change(s)
+		return nil
+	}
+}

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package harness
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sort"
+	"strings"
+	"time"
+)
+
+// Snapshot is what there is of a daemon beside containerd itself: processes,
+// mounts, cgroups, and the files of its shims (bundles, FIFOs, sockets, state).
+type Snapshot map[string]bool
+
+// Snapshot looks at the machine.
+func (d *Daemon) Snapshot() Snapshot {
+	s := Snapshot{}
+	for _, p := range processes(d.Name) {
+		if p.Pid == d.Pid() || p.Parent == os.Getpid() {
+			continue // containerd, or a program that the test runs
+		}
+		s["process "+p.String()] = true
+	}
+	for _, m := range mounts(d.Name) {
+		s["mount "+m] = true
+	}
+	for _, c := range cgroups(d.Name) {
+		if filepath.Base(c) != d.Name { // the parent of all stays, as runc leaves it
+			s["cgroup "+c] = true
+		}
+	}
+	dirs := []string{d.State, d.SocketDir, filepath.Join(d.Dir, "fifo"), filepath.Join(d.Dir, "tmp"), runcRoot(d.Name)}
+	for _, f := range files(dirs...) {
+		if strings.HasSuffix(f, "/io.containerd.runtime.v2.task/"+d.Name) || strings.HasSuffix(f, runcRoot(d.Name)) || strings.HasSuffix(f, d.SocketDir) {
+			continue // parents that stay
+		}
+		s["file "+f] = true
+	}
+	for _, socket := range oldSockets(d.Name, counter.Load()) {
+		s["socket "+socket] = true
+	}
+	return s
+}
+
+// Leaks is what is there now and was not before. Ends are asynchronous
+// (containerd asks a shim to shut down and does not wait): it looks again for
+// some seconds before it calls a thing left.
+func (d *Daemon) Leaks(before Snapshot) []string {
+	var left []string
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		left = left[:0]
+		for thing := range d.Snapshot() {
+			if !before[thing] {
+				left = append(left, thing)
+			}
+		}
+		if len(left) == 0 || time.Now().After(deadline) {
+			sort.Strings(left)
+			return left
+		}
+	}
+}
+
+// oldSockets are the sockets of the named daemon's shims in the directory that
+// containerd 1.x uses for all daemons. Their names are hashes: those of the
+// first ids that FreshID makes are looked for.
+func oldSockets(name string, ids int64) []string {
+	var found []string
+	for i := int64(1); i <= ids; i++ {
+		for _, prefix := range []string{"c", "pod"} {
+			id := fmt.Sprint(prefix, i)
+			sum := sha256.Sum256([]byte(filepath.Join(base, name, "c.sock", name, id)))
+			path := fmt.Sprintf("/run/containerd/s/%x", sum)
+			if _, err := os.Lstat(path); err == nil {
+				found = append(found, path)
+			}
+		}
+	}
+	return found
+}

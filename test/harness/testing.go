@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package harness
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/containerd/containerd/v2/client"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/stretchr/testify/require"
+)
+
+var daemon *Daemon // the test package's, nil when not root
+
+// Main is a test package's TestMain: it gives the package a private daemon.
+func Main(m *testing.M, v Version) {
+	if os.Geteuid() != 0 {
+		os.Exit(m.Run()) // New skips
+	}
+	var err error
+	if daemon, err = Start(context.Background(), v); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	// A run that is interrupted stops its daemon; one that is killed or panics
+	// leaves that to the next run's Sweep.
+	interrupted := make(chan os.Signal, 1)
+	signal.Notify(interrupted, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	go func() {
+		<-interrupted
+		_ = daemon.Stop()
+		os.Exit(130)
+	}()
+	code := m.Run()
+	if code != 0 {
+		fmt.Fprintf(os.Stderr, "last lines of containerd's log:\n%s\n", daemon.Log(40))
+	}
+	if err := daemon.Stop(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = max(code, 1)
+	}
+	os.Exit(code)
+}
+
+// T is a test on the package's daemon.
+type T struct {
+	*testing.T
+	*Daemon
+	Runtime string
+	Ctx     context.Context // in the daemon's namespace; ends with the test
+
+	before Snapshot
+}
+
+// New begins a test. At its end nothing may be left that was not there before;
+// containers of Run and Create are removed first.
+func New(t *testing.T, runtime string) *T {
+	t.Helper()
+	if daemon == nil {
+		t.Skip("needs root: containerd makes namespaces, mounts and cgroups")
+	}
+	ctx, cancel := context.WithTimeout(daemon.Context(context.Background()), 2*time.Minute)
+	t.Cleanup(cancel)
+	tt := &T{T: t, Daemon: daemon, Runtime: runtime, Ctx: ctx, before: daemon.Snapshot()}
+	t.Cleanup(func() {
+		if left := daemon.Leaks(tt.before); len(left) > 0 {
+			t.Errorf("left behind:")
+			for _, thing := range left {
+				t.Errorf("  %s", thing)
+			}
+		}
+	})
+	return tt
+}
+
+// RequireNothingLeft fails if something is there that was not there when the
+// test began, for a look in the middle of a test.
+func (t *T) RequireNothingLeft() {
+	t.Helper()
+	require.Empty(t, t.Leaks(t.before), "left behind")
+}
+
+// Image makes an image and unpacks it.
+func (t *T) Image(name string, files map[string]File, config ocispec.ImageConfig) client.Image {
+	t.Helper()
+	image, err := t.Daemon.Image(t.Ctx, name, files, config)
+	require.NoError(t, err)
+	return image
+}
+
+// Once runs a container to its end.
+func (t *T) Once(c Config) Result {
+	t.Helper()
+	result, err := t.Finish(t.Run(c))
+	require.NoError(t, err)
+	return result
+}
+
+// Run starts a container that the end of the test removes.
+func (t *T) Run(c Config) *Container {
+	t.Helper()
+	container := t.Create(c)
+	require.NoError(t, container.Task.Start(t.Ctx))
+	return container
+}
+
+// Create creates a container that the end of the test removes.
+func (t *T) Create(c Config) *Container {
+	t.Helper()
+	if c.Runtime == "" {
+		c.Runtime = t.Runtime
+	}
+	container, err := t.Daemon.Create(t.Ctx, c)
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		if err := t.Remove(context.Background(), container); err != nil {
+			t.Errorf("%v", err)
+		}
+	})
+	return container
+}
+
+// Finish waits until the container has exited and removes it.
+func (t *T) Finish(c *Container) (Result, error) {
+	return t.Daemon.Finish(t.Ctx, c)
+}
