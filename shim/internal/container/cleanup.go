@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package container
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/opencontainers/cgroups"
+	"github.com/opencontainers/cgroups/manager"
+	"github.com/opencontainers/runc/libcontainer"
+	"github.com/opencontainers/runc/libcontainer/specconv"
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// Cleanup removes what a killed daemon left of one container: processes, cgroup,
+// state. It may be called from any process, at any time, any number of times.
+//
+// The state directory is what says that there is something to remove. Without it
+// nothing was created, and the cgroup that the spec names may be another
+// container's. libcontainer enters the cgroup long before it writes state.json,
+// so the cgroup comes from the spec wherever the state does not tell it.
+func Cleanup(id, root, bundle string, spec *specs.Spec, systemd bool) error {
+	if id == "" || id != filepath.Base(id) || id == "." || id == ".." {
+		return invalid("container id %q; it may have letters, digits and _ + - . only", id)
+	}
+	dir := filepath.Join(root, id)
+	if !exists(dir) {
+		_ = os.Remove(root)
+		return nil
+	}
+	lc, err := libcontainer.Load(root, id)
+	if err != nil {
+		lc = nil
+	}
+	m, err := leftCgroup(lc, id, spec, systemd)
+	if err != nil {
+		return fmt.Errorf("clean up container %s: %w", id, err)
+	}
+	if err := killCgroup(m); err != nil {
+		return fmt.Errorf("clean up container %s: %w", id, err)
+	}
+	if lc != nil {
+		err = lc.Destroy() // runs the poststop hooks, too
+	} else {
+		err = errors.Join(m.Destroy(), os.RemoveAll(dir))
+	}
+	if err != nil {
+		return fmt.Errorf("clean up container %s: %w", id, err)
+	}
+	_ = os.Remove(root)
+	return nil
+}
+
+func leftCgroup(lc *libcontainer.Container, id string, spec *specs.Spec, systemd bool) (cgroups.Manager, error) {
+	if lc != nil {
+		state, err := lc.State()
+		if err != nil {
+			return nil, fmt.Errorf("read state: %w", err)
+		}
+		return manager.NewWithPaths(state.Config.Cgroups, state.CgroupPaths)
+	}
+	path := cgroupsPath(spec, id, systemd)
+	config, err := specconv.CreateCgroupConfig(&specconv.CreateOpts{
+		CgroupName:       id,
+		UseSystemdCgroup: systemd,
+		Spec:             &specs.Spec{Linux: &specs.Linux{CgroupsPath: path}},
+	}, nil)
+	if err != nil {
+		return nil, invalid("linux.cgroupsPath: %v", err)
+	}
+	if !systemd && path == "/" {
+		return nil, invalid("linux.cgroupsPath %q is the root cgroup", spec.Linux.CgroupsPath)
+	}
+	m, err := manager.New(config)
+	if err != nil {
+		return nil, fmt.Errorf("open cgroup %q: %w", path, err)
+	}
+	return m, nil
+}

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package container runs OCI containers in this process with runc's
+// libcontainer. It is the only package that imports libcontainer, whose Go API
+// promises no stability.
+//
+// There is no process-wide reaper and no subreaper here, and there must be none
+// in a program that uses this package: libcontainer waits for its own children,
+// and a second waiter takes exits away from it at random.
+//
+// The process must not have a deleted working directory (chdir to "/" early):
+// libcontainer asks the kernel for it.
+package container
+
+import (
+	"context"
+	"os"
+	"runtime"
+	"sync"
+	"syscall"
+	"time"
+
+	// Device rules of cgroups are compiled in only by this import.
+	_ "github.com/opencontainers/cgroups/devices"
+	"github.com/opencontainers/runc/libcontainer"
+	// The C constructor that turns this binary into `init` before Go starts.
+	_ "github.com/opencontainers/runc/libcontainer/nsenter"
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+func init() {
+	// libcontainer sends one thread per Create into the container's mount
+	// namespace and ends it there. Go cannot end the first thread of a process, it
+	// parks it: the namespace, and with it every mount of the container, would
+	// live as long as the daemon. A thread locked to the main goroutine is never
+	// chosen for that work.
+	runtime.LockOSThread()
+}
+
+// Init is the stage inside the container's namespaces (argv[1] is "init"). It
+// ends in execve or os.Exit.
+func Init() {
+	libcontainer.Init()
+}
+
+// Config says what container to create.
+type Config struct {
+	ID string
+	// Root is the directory for libcontainer's state. It belongs to this
+	// container alone and is removed with it.
+	Root string
+	// Bundle is what relative paths in the spec start from.
+	Bundle        string
+	Spec          *specs.Spec
+	SystemdCgroup bool
+	NoPivotRoot   bool
+	NoNewKeyring  bool
+}
+
+// Process says what to run. Args and Env are used as they are; Spec has
+// everything else (user, cwd, capabilities, limits). A nil stream is /dev/null.
+type Process struct {
+	Args, Env             []string
+	Spec                  *specs.Process
+	Stdin, Stdout, Stderr *os.File
+	// ExtraFiles become descriptors 3, 4, ... of the process.
+	ExtraFiles []*os.File
+}
+
+// Exit is how a process ended.
+type Exit struct {
+	// Status is 0-255, or 128+n after signal n.
+	Status int
+	At     time.Time
+}
+
+// Container is a created container. Its methods may be called from any number
+// of goroutines.
+type Container struct {
+	id         string
+	root       string
+	lc         *libcontainer.Container
+	init       *process
+	privatePID bool // the kernel kills every process with the init
+
+	mu      sync.Mutex
+	started bool               // guarded by mu
+	deleted bool               // guarded by mu
+	execs   map[*Exec]struct{} // not yet reaped, guarded by mu
+}
+
+// Pid returns the init's process id as the host sees it.
+func (c *Container) Pid() int { return c.init.pid }
+
+// Wait waits for the init's exit, which is reported after the exits of all
+// processes started by Exec.
+func (c *Container) Wait(ctx context.Context) (Exit, error) { return c.init.wait(ctx) }
+
+// Signal sends sig to the init, or to every process of the container. The error
+// is errdefs.ErrNotFound once there is nothing left to signal. SIGKILL goes to
+// every process if the container has no pid namespace of its own, because then
+// the kernel does not kill the others with the init.
+func (c *Container) Signal(sig syscall.Signal, all bool) error {
+	return c.signal(sig, all)
+}

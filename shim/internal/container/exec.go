@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package container
+
+import (
+	"context"
+	"fmt"
+	"syscall"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runc/libcontainer"
+)
+
+// Exec is a further process in a container.
+type Exec struct{ *process }
+
+// Pid returns the process id as the host sees it.
+func (e *Exec) Pid() int { return e.pid }
+
+// Wait waits for the process's exit.
+func (e *Exec) Wait(ctx context.Context) (Exit, error) { return e.wait(ctx) }
+
+// Signal sends sig to the process; errdefs.ErrNotFound once it has finished.
+func (e *Exec) Signal(sig syscall.Signal) error { return e.signal(sig) }
+
+// Exec runs a further process in the container.
+func (c *Container) Exec(p Process) (*Exec, error) {
+	lp, err := newProcess(p, false)
+	if err != nil {
+		return nil, err
+	}
+	if c.init.dead() {
+		return nil, c.notRunning()
+	}
+	if status, err := c.lc.Status(); err == nil && status == libcontainer.Paused {
+		return nil, fmt.Errorf("exec in container %s: it is paused: %w", c.id, errdefs.ErrFailedPrecondition)
+	}
+	if err := startChild(c.lc, lp); err != nil {
+		if c.init.dead() {
+			return nil, fmt.Errorf("%w (%w)", c.notRunning(), err)
+		}
+		return nil, fmt.Errorf("exec in container %s: %w", c.id, err)
+	}
+	child, err := newChild(lp)
+	if err != nil {
+		return nil, err
+	}
+	e := &Exec{child}
+	c.mu.Lock()
+	c.execs[e] = struct{}{}
+	c.mu.Unlock()
+	go e.reap(func() {
+		c.mu.Lock()
+		delete(c.execs, e)
+		c.mu.Unlock()
+	})
+	// The init may have ended in between, and if it shares the host's pid
+	// namespace nobody has killed what was not yet in the cgroup.
+	if c.init.dead() {
+		_ = e.signal(syscall.SIGKILL)
+		<-e.done
+		return nil, c.notRunning()
+	}
+	return e, nil
+}
+
+func (c *Container) notRunning() error {
+	return fmt.Errorf("exec in container %s: it is not running: %w", c.id, errdefs.ErrFailedPrecondition)
+}

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runc/libcontainer"
+	"golang.org/x/sys/unix"
+)
+
+// process is a child of this process, waited for by one goroutine.
+type process struct {
+	pid   int
+	lp    *libcontainer.Process
+	pidfd *os.File // nil where the kernel has none
+
+	reaped chan struct{} // closed once exit and err are set
+	done   chan struct{} // closed once everybody may know
+	exit   Exit
+	err    error
+}
+
+func newChild(lp *libcontainer.Process) (*process, error) {
+	pid, err := lp.Pid()
+	if err != nil {
+		return nil, fmt.Errorf("read process id: %w", err)
+	}
+	// The child is not reaped yet, so this is its pid and nobody else's.
+	return &process{pid: pid, lp: lp, pidfd: openPidfd(pid), reaped: make(chan struct{}), done: make(chan struct{})}, nil
+}
+
+func openPidfd(pid int) *os.File {
+	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
+	if errors.Is(err, unix.EINVAL) { // the flag came with Linux 5.10
+		if fd, err = unix.PidfdOpen(pid, 0); err == nil {
+			err = unix.SetNonblock(fd, true)
+		}
+	}
+	if err != nil {
+		return nil
+	}
+	return os.NewFile(uintptr(fd), "pidfd")
+}
+
+// reap waits for the child, takes its status and runs last before anybody
+// learns of the exit.
+func (p *process) reap(last func()) {
+	p.park()
+	state, err := p.lp.Wait()
+	p.exit = Exit{Status: 255, At: time.Now()}
+	switch {
+	case state != nil:
+		p.exit.Status = status(state.Sys().(syscall.WaitStatus))
+	case err != nil:
+		p.err = fmt.Errorf("wait for process %d: %w", p.pid, err)
+	}
+	if p.pidfd != nil {
+		p.pidfd.Close()
+	}
+	close(p.reaped)
+	last()
+	close(p.done)
+}
+
+// park waits in Go's poller until the child has exited, because a blocking
+// wait(2) costs the daemon one thread per process. Without a pidfd it returns at
+// once and the wait blocks.
+func (p *process) park() {
+	if p.pidfd == nil {
+		return
+	}
+	conn, err := p.pidfd.SyscallConn()
+	if err != nil {
+		return
+	}
+	_ = conn.Read(func(fd uintptr) bool { return exited(int(fd)) })
+}
+
+// exited tells whether the pidfd's process can be waited for.
+func exited(pidfd int) bool {
+	fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
+	n, err := unix.Poll(fds, 0)
+	return n > 0 || (err != nil && !errors.Is(err, unix.EINTR))
+}
+
+func status(ws syscall.WaitStatus) int {
+	if ws.Signaled() {
+		return 128 + int(ws.Signal())
+	}
+	return ws.ExitStatus()
+}
+
+func (p *process) wait(ctx context.Context) (Exit, error) {
+	select {
+	case <-p.done:
+		return p.exit, p.err
+	default:
+	}
+	select {
+	case <-p.done:
+		return p.exit, p.err
+	case <-ctx.Done():
+		return Exit{}, ctx.Err()
+	}
+}
+
+// dead tells whether the process has ended, reaped or not.
+func (p *process) dead() bool {
+	return errors.Is(p.signal(0), errdefs.ErrNotFound)
+}
+
+func (p *process) signal(sig syscall.Signal) error {
+	gone := fmt.Errorf("process %d has finished: %w", p.pid, errdefs.ErrNotFound)
+	if closed(p.reaped) {
+		return gone
+	}
+	err := p.kill(sig)
+	if errors.Is(err, os.ErrProcessDone) || errors.Is(err, os.ErrClosed) || errors.Is(err, unix.ESRCH) {
+		return gone
+	}
+	if err != nil {
+		return fmt.Errorf("signal process %d: %w", p.pid, err)
+	}
+	return nil
+}
+
+func (p *process) kill(sig syscall.Signal) error {
+	if p.pidfd == nil {
+		return p.lp.Signal(sig)
+	}
+	conn, err := p.pidfd.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var kerr error
+	err = conn.Control(func(fd uintptr) {
+		if exited(int(fd)) { // a zombie takes signals without complaint
+			kerr = unix.ESRCH
+			return
+		}
+		kerr = unix.PidfdSendSignal(int(fd), sig, nil, 0)
+	})
+	return errors.Join(err, kerr)
+}
+
+func closed(ch <-chan struct{}) bool {
+	select {
+	case <-ch:
+		return true
+	default:
+		return false
+	}
+}
