@@ -1,0 +1,280 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * wasm_shim.h: turn a WebAssembly engine into a containerd runtime.
+ *
+ * An engine fills in one wasm_shim_engine, hands it to wasm_shim_main() from
+ * its main() and links libwasmshim.a. The result, a static binary named
+ * containerd-shim-<name>-v1, is the runtime io.containerd.<name>.v1.
+ *
+ * One binary plays several processes. The callbacks run in two of them, and
+ * neither holds a Go runtime:
+ *
+ *   runner    the container's first process: run_wasi, stop, can_handle
+ *   compiler  a process without rights beside the container: compile
+ *   daemon    answers containerd: calls nothing, reads the descriptor's data
+ *
+ * How this header grows: members are appended to structs that carry their
+ * size, functions and constants are added, nothing is removed or changes its
+ * meaning within one major version. The library reads at most `size` bytes of
+ * a struct of yours, takes missing members as zero, and refuses one that is
+ * larger than it knows if the part that it does not know is not zero.
+ *
+ * Everywhere: strings end with a NUL, are UTF-8 where containerd says so, and
+ * hold any other byte where the user may put it (arguments, environment). No
+ * callback may return into the library by longjmp or by a C++ exception.
+ *
+ * A comment below that says nothing else means: OWNERSHIP: what the library
+ * returns is the library's and lives until the callback returns; what you pass
+ * is yours and is copied when it is needed later. THREAD: any thread, while
+ * the callback runs. PROCESS: runner and compiler. SINCE: 1.0.
+ */
+#ifndef WASM_SHIM_H
+#define WASM_SHIM_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* The version of this header. Majors do not mix; a newer minor only adds. */
+#define WASM_SHIM_ABI_MAJOR 1
+#define WASM_SHIM_ABI_MINOR 0
+#define WASM_SHIM_ABI_VERSION ((WASM_SHIM_ABI_MAJOR << 16) | WASM_SHIM_ABI_MINOR)
+
+/* What a callback returns. SINCE: 1.0 */
+enum {
+    WASM_SHIM_OK = 0,
+    /* The engine failed for a reason that no other status names. The container exits with 125. */
+    WASM_SHIM_ERROR = 1,
+    /* The guest cannot be loaded: unreadable, not Wasm, an import or export is missing. Exits with 126. */
+    WASM_SHIM_ERROR_LOAD = 2,
+    /* The guest's code was refused by the compiler. Exits with 126. */
+    WASM_SHIM_ERROR_COMPILE = 3,
+    /* The guest started and was stopped by a trap. Exits with 134. */
+    WASM_SHIM_ERROR_TRAP = 4,
+    /* The engine does not do this. */
+    WASM_SHIM_UNSUPPORTED = 5
+};
+
+/* What a guest is; bits, so that an engine can name a set of them. SINCE: 1.0 */
+enum {
+    WASM_SHIM_KIND_MODULE = 1,    /* a core WebAssembly module */
+    WASM_SHIM_KIND_COMPONENT = 2, /* a WebAssembly component */
+    WASM_SHIM_KIND_TEXT = 4,      /* WebAssembly text format */
+    WASM_SHIM_KIND_OTHER = 8      /* a file that can_handle says yes to */
+};
+
+/* Levels of wasm_shim_log. SINCE: 1.0 */
+enum {
+    WASM_SHIM_LOG_ERROR = 1,
+    WASM_SHIM_LOG_WARN = 2,
+    WASM_SHIM_LOG_INFO = 3,
+    WASM_SHIM_LOG_DEBUG = 4,
+    WASM_SHIM_LOG_TRACE = 5
+};
+
+/* Flags of wasm_shim_option. SINCE: 1.0 */
+enum {
+    /* The value changes what compile makes: it becomes part of the compile cache's key. */
+    WASM_SHIM_OPTION_AFFECTS_COMPILATION = 1
+};
+
+/*
+ * wasm_shim_context is one container, as a callback sees it.
+ * OWNERSHIP: the library's. Valid until the callback returns.
+ * THREAD: any, while the callback runs.
+ */
+typedef struct wasm_shim_context wasm_shim_context;
+
+/*
+ * wasm_shim_option declares one engine option that operators may set.
+ * A key that is not declared is refused before the engine is asked.
+ * OWNERSHIP: yours; constant from wasm_shim_main() on.
+ * PROCESS: daemon (as data). SINCE: 1.0
+ */
+typedef struct wasm_shim_option {
+    size_t size;      /* sizeof(wasm_shim_option) */
+    const char *key;  /* letters, digits, '-', '_' and '.' */
+    const char *help; /* one line; may be NULL */
+    uint32_t flags;   /* WASM_SHIM_OPTION_* */
+    uint32_t padding; /* 0 */
+} wasm_shim_option;
+
+/*
+ * wasm_shim_engine describes an engine. Fill the first three members by
+ * WASM_SHIM_ENGINE_HEAD and leave zero what you do not use.
+ * OWNERSHIP: yours, with everything that it points to; constant from
+ * wasm_shim_main() on. THREAD: wasm_shim_main's. PROCESS: every one, as data.
+ * SINCE: 1.0
+ */
+typedef struct wasm_shim_engine {
+    size_t size;        /* sizeof(wasm_shim_engine), as your compiler saw it */
+    uint32_t abi_major; /* WASM_SHIM_ABI_MAJOR */
+    uint32_t abi_minor; /* WASM_SHIM_ABI_MINOR */
+
+    uint32_t kinds; /* WASM_SHIM_KIND_* that the engine runs; at least one */
+    /* How long a guest may go on after stop() said WASM_SHIM_OK, in ms. 0 means 5000. */
+    uint32_t stop_deadline_ms;
+
+    const char *name;     /* "wasmtime": lower-case letters, digits and '-'; at most 63 bytes */
+    const char *version;  /* of the engine; may be NULL */
+    const char *revision; /* of its source; may be NULL */
+
+    const char *const *layer_types;         /* further OCI media types that it takes, then NULL; may be NULL */
+    const wasm_shim_option *const *options; /* pointers, then NULL; may be NULL */
+    const char *cache_key;                  /* what, beside version and options, decides whether an artifact fits */
+
+    void *user_data; /* handed to every callback */
+
+    /*
+     * can_handle says whether the engine runs a file that the core does not
+     * recognise. Asked only when kinds has WASM_SHIM_KIND_OTHER; may be NULL.
+     * Returns WASM_SHIM_OK, or WASM_SHIM_UNSUPPORTED.
+     * THREAD: the process's first. PROCESS: runner. SINCE: 1.0
+     */
+    int32_t (*can_handle)(wasm_shim_context *ctx, void *user_data);
+
+    /*
+     * run_wasi runs the guest with the process's descriptors 0 to 2 as its
+     * standard streams and returns when it has ended. Required.
+     * exit_code: set it to what the guest exited with; it is 0 before, its low
+     * eight bits count, and it is not looked at unless WASM_SHIM_OK is returned.
+     * Returns WASM_SHIM_OK when the guest ran to its end, whatever its exit
+     * code; else one of WASM_SHIM_ERROR*, after wasm_shim_set_error().
+     * Exiting the process from within is allowed.
+     * THREAD: the process's first, on its own stack. No signal is blocked.
+     * Handlers are set for every signal that terminates by default and is not
+     * raised by a fault (SIGTERM, SIGINT, ...); the engine may replace them.
+     * PROCESS: runner. SINCE: 1.0
+     */
+    int32_t (*run_wasi)(wasm_shim_context *ctx, int32_t *exit_code, void *user_data);
+
+    /*
+     * stop asks the guest to end because of a signal; may be NULL.
+     * Returns WASM_SHIM_OK when run_wasi is going to return soon: the runner
+     * then waits stop_deadline_ms and exits with 128 + sig. Anything else:
+     * it exits so at once.
+     * THREAD: a signal handler on any thread: only async-signal-safe calls.
+     * PROCESS: runner. SINCE: 1.0
+     */
+    int32_t (*stop)(int32_t sig, void *user_data);
+
+    /*
+     * compile makes an artifact of the guest's code; may be NULL. It sees the
+     * options that run_wasi will see. This version of the library does not
+     * call it yet.
+     * Returns WASM_SHIM_OK, WASM_SHIM_UNSUPPORTED (the original will be run),
+     * or one of WASM_SHIM_ERROR*.
+     * THREAD: the process's first. PROCESS: compiler. SINCE: 1.0
+     */
+    int32_t (*compile)(wasm_shim_context *ctx, void *user_data);
+} wasm_shim_engine;
+
+/* The first three members' values, for an initializer. SINCE: 1.0 */
+#define WASM_SHIM_ENGINE_HEAD sizeof(wasm_shim_engine), WASM_SHIM_ABI_MAJOR, WASM_SHIM_ABI_MINOR
+
+/*
+ * wasm_shim_main is the whole program: call it from main() with main's own
+ * argc and argv, and return what it returns. It decides by arguments and
+ * environment which process this one is. Call it once, before starting
+ * threads; print nothing before.
+ * Returns the process's exit status. It does not return in every process.
+ * OWNERSHIP: argv and engine stay yours and must stay in place.
+ * THREAD: the process's first. PROCESS: every one. SINCE: 1.0
+ */
+int wasm_shim_main(int argc, char **argv, const wasm_shim_engine *engine);
+
+/*
+ * wasm_shim_abi_version returns the WASM_SHIM_ABI_VERSION of the library.
+ * THREAD: any, at any time. PROCESS: every one. SINCE: 1.0
+ */
+uint32_t wasm_shim_abi_version(void);
+
+/*
+ * wasm_shim_set_error says why the callback is about to fail. The last message
+ * wins. First line: the reason in one sentence; more lines may follow (a
+ * backtrace). It reaches the container's stderr and the daemon's log.
+ * message: NULL takes back what was set.
+ * SINCE: 1.0
+ */
+void wasm_shim_set_error(wasm_shim_context *ctx, const char *message);
+
+/*
+ * wasm_shim_log writes one line to the container's stderr, if the level is
+ * within the log level that the operator has set (none: warnings and errors).
+ * level: WASM_SHIM_LOG_*. message: one line, without a line end.
+ * SINCE: 1.0
+ */
+void wasm_shim_log(wasm_shim_context *ctx, int32_t level, const char *message);
+
+/*
+ * The container's id, the id of its pod (its own where there is no pod), and
+ * containerd's namespace. Never NULL. SINCE: 1.0
+ */
+const char *wasm_shim_container_id(const wasm_shim_context *ctx);
+const char *wasm_shim_pod_id(const wasm_shim_context *ctx);
+const char *wasm_shim_namespace(const wasm_shim_context *ctx);
+
+/*
+ * The guest's arguments, the first being its own name, and its environment as
+ * "KEY=value". The environment is the guest's only: the runner's own is empty.
+ * list: set to an array of that many strings and a NULL; may be NULL.
+ * Returns the number of strings. SINCE: 1.0
+ */
+size_t wasm_shim_args(const wasm_shim_context *ctx, const char *const **list);
+size_t wasm_shim_env(const wasm_shim_context *ctx, const char *const **list);
+
+/* The guest's working directory, "/" by default. Never NULL. SINCE: 1.0 */
+const char *wasm_shim_cwd(const wasm_shim_context *ctx);
+
+/*
+ * The entrypoint "path#func". path: the absolute path of the guest's file in
+ * the container, which is the process's root. func: "_start" where the user
+ * named none. name: the file's name without directory and extension. arg0: the
+ * first argument as the user wrote it. Never NULL. SINCE: 1.0
+ */
+const char *wasm_shim_entry_path(const wasm_shim_context *ctx);
+const char *wasm_shim_entry_func(const wasm_shim_context *ctx);
+const char *wasm_shim_entry_name(const wasm_shim_context *ctx);
+const char *wasm_shim_entry_arg0(const wasm_shim_context *ctx);
+
+/* What the guest's first bytes say it is: one WASM_SHIM_KIND_*. SINCE: 1.0 */
+uint32_t wasm_shim_kind(const wasm_shim_context *ctx);
+
+/*
+ * The file that holds the guest: an absolute path in the container.
+ * Returns NULL where the guest comes as layers of an image. SINCE: 1.0
+ */
+const char *wasm_shim_source_file(const wasm_shim_context *ctx);
+
+/*
+ * An engine option's value, or NULL where nobody set it.
+ * key: one that the descriptor declares. SINCE: 1.0
+ */
+const char *wasm_shim_option_value(const wasm_shim_context *ctx, const char *key);
+
+/*
+ * Directories that the guest is to be given, with every right: the kernel
+ * enforces read-only mounts and users. There is at least one: "/" as "/".
+ * index: below wasm_shim_preopen_count(). host: the path in the container.
+ * guest: the name that the guest sees. Returns NULL beyond the end. SINCE: 1.0
+ */
+size_t wasm_shim_preopen_count(const wasm_shim_context *ctx);
+const char *wasm_shim_preopen_host(const wasm_shim_context *ctx, size_t index);
+const char *wasm_shim_preopen_guest(const wasm_shim_context *ctx, size_t index);
+
+/*
+ * The container's limits: memory in bytes and CPU time in thousandths of a
+ * CPU. Returns 0 where there is none. The kernel enforces them: they are here
+ * for an engine that sizes its memory or its threads. SINCE: 1.0
+ */
+uint64_t wasm_shim_memory_limit(const wasm_shim_context *ctx);
+uint64_t wasm_shim_cpu_limit(const wasm_shim_context *ctx);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* WASM_SHIM_H */
