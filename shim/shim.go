@@ -3,15 +3,24 @@
 // Package shim is the Go core of a containerd runtime for WebAssembly.
 package shim
 
+import (
+	"os"
+
+	"github.com/libwasmshim/libwasmshim/shim/internal/bootstrap"
+	"github.com/libwasmshim/libwasmshim/shim/internal/cli"
+	"github.com/libwasmshim/libwasmshim/shim/internal/container"
+	"github.com/libwasmshim/libwasmshim/shim/internal/entrypoint"
+)
+
 // Kind is a set of the kinds of guest that an engine runs.
 type Kind uint32
 
 // What the core recognises by looking at a file's first bytes.
 const (
-	KindModule    Kind = 1 << iota // a core WebAssembly module
-	KindComponent                  // a WebAssembly component
-	KindText                       // WebAssembly text format (.wat)
-	KindOther                      // anything that the engine's can_handle says yes to
+	KindModule    = Kind(entrypoint.Module)    // a core WebAssembly module
+	KindComponent = Kind(entrypoint.Component) // a WebAssembly component
+	KindText      = Kind(entrypoint.Text)      // WebAssembly text format (.wat)
+	KindOther     = Kind(entrypoint.Other)     // anything that the engine's can_handle says yes to
 )
 
 // Option is one engine option that operators may set.
@@ -36,15 +45,29 @@ type Descriptor struct {
 // Config adjusts the core.
 type Config struct {
 	NoSetupLogger   bool   // leave the process's logger alone
-	DefaultLogLevel string // "" means "info"
+	DefaultLogLevel string // "error", "warn", "info", "debug" or "trace"; "" means "info"
 }
 
-// Init is the container's first stage. It does not return.
-func Init() {}
+// Init is the container's first stage, inside its namespaces. It does not
+// return. The caller is the process's main thread, and argv[1] is "init".
+func Init() {
+	container.Init()
+}
 
 // Main runs every role that is written in Go and returns the exit code.
 // The arguments are those of the process. resultFD is the descriptor on which
 // the start role answers, -1 in any other role.
 func Main(d Descriptor, c Config, resultFD int) int {
-	return 0
+	args := os.Args[1:]
+	if !bootstrap.Called(args) {
+		return cli.Run(cli.Program{Engine: d.Name, EngineVersion: d.Version, EngineRevision: d.Revision}, os.Args, os.Stdout, os.Stderr)
+	}
+	level := c.DefaultLogLevel
+	if level == "" {
+		level = "info"
+	}
+	return bootstrap.Run(bootstrap.Engine{
+		Name: d.Name, Version: d.Version, Revision: d.Revision,
+		Kinds: entrypoint.Kind(d.Kinds), LogLevel: level, NoLogger: c.NoSetupLogger,
+	}, args, resultFD)
 }

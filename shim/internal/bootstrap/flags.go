@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package bootstrap answers containerd when it execs the binary: start,
+// delete and -info, in the dialect of each containerd, and runs the daemon
+// that a start leaves behind.
+package bootstrap
+
+import (
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/libwasmshim/libwasmshim/shim/internal/entrypoint"
+)
+
+// Engine is what the daemon knows of the engine.
+type Engine struct {
+	Name     string
+	Version  string
+	Revision string
+	Kinds    entrypoint.Kind
+	LogLevel string // logrus name; "" means info
+	NoLogger bool   // leave the logger alone
+}
+
+// Runtime is the name under which containerd knows an engine's shim.
+func (e Engine) Runtime() string {
+	return "io.containerd." + e.Name + ".v1"
+}
+
+// call is one invocation by containerd.
+type call struct {
+	namespace string
+	id        string
+	address   string // containerd's gRPC socket
+	bundle    string // absolute
+	debug     bool
+	info      bool
+	action    string // "start", "delete" or ""
+}
+
+// Called says whether args are containerd's calling convention and not a
+// person's.
+func Called(args []string) bool {
+	for _, a := range args {
+		if name := flagName(a); name == "info" || name == "namespace" || name == "publish-binary" {
+			return true
+		}
+	}
+	return slices.Contains([]string{"start", "delete"}, lastOf(args))
+}
+
+func flagName(arg string) string {
+	for range 2 {
+		if len(arg) > 0 && arg[0] == '-' {
+			arg = arg[1:]
+		}
+	}
+	return arg
+}
+
+func lastOf(args []string) string {
+	if len(args) == 0 {
+		return ""
+	}
+	return args[len(args)-1]
+}
+
+func parseCall(args []string) (call, error) {
+	var c call
+	fs := flag.NewFlagSet("containerd-shim", flag.ContinueOnError)
+	fs.SetOutput(io.Discard)
+	fs.StringVar(&c.namespace, "namespace", "", "")
+	fs.StringVar(&c.id, "id", "", "")
+	fs.StringVar(&c.address, "address", "", "")
+	fs.StringVar(&c.bundle, "bundle", "", "")
+	fs.BoolVar(&c.debug, "debug", false, "")
+	fs.BoolVar(&c.info, "info", false, "")
+	fs.String("publish-binary", "", "") // events go to TTRPC_ADDRESS
+	fs.String("socket", "", "")
+	fs.String("debug-socket", "", "")
+	if err := fs.Parse(args); err != nil {
+		return c, err
+	}
+	if c.info {
+		return c, nil
+	}
+	c.action = fs.Arg(0)
+	if c.action != "start" && c.action != "delete" {
+		return c, fmt.Errorf("unknown action %q: containerd calls a shim with start, delete or -info", c.action)
+	}
+	if c.namespace == "" {
+		return c, fmt.Errorf("%s needs -namespace, the containerd namespace of the container", c.action)
+	}
+	if c.id == "" || c.id != filepath.Base(c.id) || c.id == "." || c.id == ".." {
+		return c, fmt.Errorf("%s needs -id, the id of the container: found %q", c.action, c.id)
+	}
+	cwd, err := os.Getwd()
+	if err != nil {
+		return c, fmt.Errorf("working directory, which is the bundle: %w", err)
+	}
+	if c.bundle == "" {
+		c.bundle = cwd
+		// containerd's manager may call for another container of the same
+		// directory.
+		if c.action == "delete" {
+			c.bundle = filepath.Join(filepath.Dir(cwd), c.id)
+		}
+	}
+	if !filepath.IsAbs(c.bundle) {
+		c.bundle = filepath.Join(cwd, c.bundle)
+	}
+	return c, nil
+}
+
+// Run does what containerd asks for and returns the exit code. resultFD is
+// where the start role answers.
+func Run(e Engine, args []string, resultFD int) int {
+	c, err := parseCall(args)
+	if err == nil {
+		switch {
+		case c.info:
+			err = info(e, os.Stdin, os.Stdout)
+		case c.action == "delete":
+			err = remove(c, os.Stdout)
+		default:
+			return start(e, c, os.NewFile(uintptr(resultFD), "result"))
+		}
+	} else if resultFD >= 0 {
+		return refuse(os.NewFile(uintptr(resultFD), "result"), err)
+	}
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "%s: %v\n", e.Runtime(), err)
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bootstrap
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"syscall"
+	"time"
+
+	"github.com/containerd/log"
+	"github.com/containerd/ttrpc"
+
+	"github.com/libwasmshim/libwasmshim/shim/internal/task"
+)
+
+// flushTimeout bounds how long a daemon that is told to stop keeps trying to
+// deliver its last events.
+const flushTimeout = 5 * time.Second
+
+// serve is the daemon: it answers the Task service on l until containerd shuts
+// it down.
+func serve(e Engine, c call, req request, l *net.UnixListener) int {
+	// The garbage collector runs early: a node has a daemon for every pod.
+	debug.SetGCPercent(40)
+	if !e.NoLogger {
+		setupLog(c.bundle, e.LogLevel, req.debug)
+	}
+	logger := log.L.WithFields(log.Fields{"namespace": c.namespace, "runtime": e.Runtime()})
+	ctx, cancel := context.WithCancel(log.WithLogger(context.Background(), logger))
+	defer cancel()
+	socket := l.Addr().String()
+	defer os.Remove(socket)
+
+	stop := make(chan struct{})
+	publisher := task.NewPublisher(req.ttrpc, c.namespace)
+	service := task.New(ctx, task.Config{
+		Engine: e.Name, Kinds: e.Kinds, Namespace: c.namespace, Debug: req.debug, LogLevel: e.LogLevel,
+		Publish: publisher.Publish, Shutdown: func() { close(stop) },
+	})
+	srv, err := ttrpc.NewServer(ttrpc.WithServerHandshaker(ttrpc.UnixSocketRequireSameUser()))
+	if err != nil {
+		logger.WithError(err).Error("create ttrpc server")
+		return 1
+	}
+	service.Register(srv)
+	// containerd's log reader may be gone when something is logged: SIGPIPE
+	// must not kill the daemon. Notify and not Ignore, because an ignored
+	// signal stays ignored in every process that is started.
+	signals := make(chan os.Signal, 16)
+	signal.Notify(signals, syscall.SIGPIPE, syscall.SIGTERM, syscall.SIGINT, syscall.SIGUSR1)
+	failed := make(chan error, 1)
+	go func() { failed <- srv.Serve(ctx, l) }()
+
+	for {
+		select {
+		case s := <-signals:
+			switch s {
+			case syscall.SIGUSR1:
+				dumpStacks(logger)
+			case syscall.SIGTERM, syscall.SIGINT:
+				// The containers live on; containerd's delete cleans up.
+				logger.WithField("signal", s).Warn("shim daemon stops on a signal")
+				publisher.Close(flushTimeout)
+				return 0
+			}
+		case err := <-failed:
+			if !errors.Is(err, net.ErrClosed) && !errors.Is(err, ttrpc.ErrServerClosed) {
+				logger.WithError(err).Error("serve the Task service")
+			}
+			publisher.Close(flushTimeout)
+			return 1
+		case <-stop:
+			os.Remove(socket)
+			// Lets the answer to Shutdown out before the connection goes.
+			sctx, done := context.WithTimeout(ctx, time.Second)
+			_ = srv.Shutdown(sctx)
+			done()
+			publisher.Close(flushTimeout)
+			return 0
+		}
+	}
+}
+
+func dumpStacks(logger *log.Entry) {
+	buf := make([]byte, 64<<10)
+	n := runtime.Stack(buf, true)
+	for n == len(buf) {
+		buf = make([]byte, 2*len(buf))
+		n = runtime.Stack(buf, true)
+	}
+	logger.Infof("goroutine stacks:\n%s", buf[:n])
+}
+
+// setupLog sends the log to the FIFO in the bundle that containerd reads.
+func setupLog(bundle, level string, debugLevel bool) {
+	_ = log.SetFormat(log.TextFormat)
+	if debugLevel {
+		level = "debug"
+	}
+	if level != "" {
+		_ = log.SetLevel(level)
+	}
+	log.L.Logger.SetOutput(openLog(filepath.Join(bundle, "log")))
+}

@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bootstrap
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/containerd/containerd/api/types/runc/options"
+	"github.com/containerd/containerd/v2/pkg/schedcore"
+	"github.com/opencontainers/cgroups"
+	"golang.org/x/sys/unix"
+)
+
+// groupAnnotations name the group that shares one daemon, the first that is
+// set wins. The order is runc's shim's.
+var groupAnnotations = []string{
+	"io.containerd.runc.v2.group",
+	"io.kubernetes.cri.sandbox-id",
+}
+
+// start answers containerd on result and, unless the container joins a daemon
+// that runs already, goes on as the daemon.
+//
+// The caller is a child that the process that containerd started forked off
+// before Go ran: that process prints what is written to result and exits.
+func start(e Engine, c call, result *os.File) int {
+	l, req, out, err := bind(c)
+	if err != nil {
+		return refuse(result, err)
+	}
+	// From here on containerd may connect: the socket listens.
+	if err := reply(result, 0, out); err != nil {
+		if l != nil {
+			os.Remove(l.Addr().String())
+		}
+		return 1
+	}
+	if l == nil {
+		return 0
+	}
+	return serve(e, c, req, l)
+}
+
+func bind(c call) (_ *net.UnixListener, _ request, _ []byte, retErr error) {
+	input, err := io.ReadAll(io.LimitReader(os.Stdin, maxInput))
+	if err != nil {
+		return nil, request{}, nil, fmt.Errorf("read bootstrap parameters from standard input: %w", err)
+	}
+	if err := nullStdin(); err != nil {
+		return nil, request{}, nil, err
+	}
+	req := parseRequest(input, c)
+	group, err := groupOf(c)
+	if err != nil {
+		return nil, req, nil, err
+	}
+	path, err := socketPath(req.socketDir, c.address, c.namespace, group)
+	if err != nil {
+		return nil, req, nil, err
+	}
+	l, err := listen(path)
+	if err != nil {
+		return nil, req, nil, err
+	}
+	defer func() {
+		if retErr != nil && l != nil {
+			l.Close()
+			os.Remove(path)
+		}
+	}()
+	if err := os.WriteFile(filepath.Join(c.bundle, addressFile), []byte(scheme+path), 0o600); err != nil {
+		return nil, req, nil, fmt.Errorf("write address: %w", err)
+	}
+	if l != nil {
+		if err := settle(req); err != nil {
+			return nil, req, nil, err
+		}
+	}
+	out, err := req.dialect.answer(scheme + path)
+	return l, req, out, err
+}
+
+// groupOf reads the name of the daemon's group from the bundle's config.json;
+// a container without one is its own group.
+func groupOf(c call) (string, error) {
+	b, err := os.ReadFile(filepath.Join(c.bundle, "config.json"))
+	if err != nil {
+		return "", fmt.Errorf("read the bundle's config.json: %w", err)
+	}
+	var spec struct {
+		Annotations map[string]string `json:"annotations"`
+	}
+	if err := json.Unmarshal(b, &spec); err != nil {
+		return "", fmt.Errorf("parse %s: %w", filepath.Join(c.bundle, "config.json"), err)
+	}
+	for _, a := range groupAnnotations {
+		if g := spec.Annotations[a]; g != "" {
+			return g, nil
+		}
+	}
+	return c.id, nil
+}
+
+// settle gives the daemon its place on the machine: scheduling domain, cgroup
+// and a worse OOM score than containerd's.
+func settle(req request) error {
+	if os.Getenv("SCHED_CORE") != "" {
+		if err := schedcore.Create(schedcore.ProcessGroup); err != nil {
+			return fmt.Errorf("enable core scheduling: %w", err)
+		}
+	}
+	var o options.Options
+	if req.options != nil && req.options.MessageIs(&o) {
+		if err := req.options.UnmarshalTo(&o); err != nil {
+			return fmt.Errorf("read runtime options: %w", err)
+		}
+		if o.ShimCgroup != "" {
+			if err := joinCgroup(o.ShimCgroup); err != nil {
+				return fmt.Errorf("join ShimCgroup %s: %w", o.ShimCgroup, err)
+			}
+		}
+	}
+	return worsenOOMScore()
+}
+
+// joinCgroup moves this process into an existing cgroup, in every hierarchy
+// where it exists.
+func joinCgroup(path string) error {
+	if cgroups.IsCgroup2UnifiedMode() {
+		return cgroups.WriteCgroupProc(filepath.Join("/sys/fs/cgroup", path), os.Getpid())
+	}
+	mounts, err := cgroups.GetCgroupMounts(true)
+	if err != nil {
+		return err
+	}
+	joined := false
+	for _, m := range mounts {
+		dir := filepath.Join(m.Mountpoint, path)
+		if _, err := os.Stat(dir); err != nil {
+			continue
+		}
+		if err := cgroups.WriteCgroupProc(dir, os.Getpid()); err != nil {
+			return err
+		}
+		joined = true
+	}
+	if !joined {
+		return os.ErrNotExist
+	}
+	return nil
+}
+
+// worsenOOMScore makes the kernel kill the shim before containerd, whose score
+// this process inherited.
+func worsenOOMScore() error {
+	const file = "/proc/self/oom_score_adj"
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	score, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	if err != nil {
+		return fmt.Errorf("parse %s: %w", file, err)
+	}
+	return os.WriteFile(file, []byte(strconv.Itoa(min(score+1, 1000))), 0)
+}
+
+func nullStdin() error {
+	null, err := unix.Open(os.DevNull, unix.O_RDWR, 0)
+	if err != nil {
+		return fmt.Errorf("open %s: %w", os.DevNull, err)
+	}
+	defer unix.Close(null)
+	return unix.Dup2(null, 0)
+}
+
+// reply sends the exit code of the waiting process and what it prints.
+func reply(result *os.File, code byte, text []byte) error {
+	_, err := result.Write(append([]byte{code}, text...))
+	return errors.Join(err, result.Close())
+}
+
+func refuse(result *os.File, err error) int {
+	_ = reply(result, 1, []byte(err.Error()+"\n"))
+	return 1
+}

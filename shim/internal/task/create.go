@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package task
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"github.com/containerd/containerd/api/events"
+	api "github.com/containerd/containerd/api/runtime/task/v2"
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/libwasmshim/libwasmshim/shim/internal/container"
+	"github.com/libwasmshim/libwasmshim/shim/internal/entrypoint"
+	"github.com/libwasmshim/libwasmshim/shim/internal/stage"
+)
+
+// rootDir is the directory in a bundle that holds libcontainer's state.
+const rootDir = "shim"
+
+// initPidFile is where tools look for a container's pid.
+const initPidFile = "init.pid"
+
+func (s *Service) create(_ context.Context, r *api.CreateTaskRequest) (_ *api.CreateTaskResponse, retErr error) {
+	t, err := s.reserve(r.ID)
+	if err != nil {
+		return nil, err
+	}
+	defer t.mu.Unlock()
+	defer func() {
+		if retErr != nil {
+			t.state = gone
+			s.drop(r.ID)
+		}
+	}()
+	if err := s.build(t, r); err != nil {
+		return nil, fmt.Errorf("create container %s: %w", r.ID, err)
+	}
+	t.state = created
+	s.Publish(topicCreate, &events.TaskCreate{
+		ContainerID: r.ID, Bundle: r.Bundle, Rootfs: r.Rootfs, Checkpoint: r.Checkpoint, Pid: t.pid,
+		IO: &events.TaskIO{Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal},
+	})
+	go s.await(t)
+	return &api.CreateTaskResponse{Pid: t.pid}, nil
+}
+
+// build makes the container and fills in the task. On error nothing of it is
+// left.
+func (s *Service) build(t *task, r *api.CreateTaskRequest) (retErr error) {
+	if r.Terminal {
+		return fmt.Errorf("a terminal was asked for, which this shim does not support yet; run without -t: %w", errdefs.ErrNotImplemented)
+	}
+	if r.Checkpoint != "" {
+		return fmt.Errorf("restore from checkpoint %s is not supported: %w", r.Checkpoint, errdefs.ErrNotImplemented)
+	}
+	opts, err := parseOptions(r.Options)
+	if err != nil {
+		return err
+	}
+	spec, err := readSpec(r.Bundle)
+	if err != nil {
+		return err
+	}
+	rootfs, err := mountRootfs(r, spec)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if retErr != nil && rootfs.mounted {
+			retErr = errors.Join(retErr, mount.UnmountRecursive(rootfs.path, 0))
+		}
+	}()
+	io, err := openStdio(r.Stdin, r.Stdout, r.Stderr)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if retErr != nil {
+			io.close()
+		}
+	}()
+	entry, err := entrypoint.Resolve(spec, r.Bundle, rootfs.path, s.Engine, s.Kinds)
+	if err != nil {
+		return err
+	}
+	p := container.Process{
+		Args: spec.Process.Args, Env: spec.Process.Env, Spec: spec.Process,
+		Stdin: io.in, Stdout: io.out, Stderr: io.err,
+	}
+	if entry.Kind != entrypoint.Native {
+		status, err := s.asRunner(&p, s.context(r.ID, spec, entry), r.Bundle)
+		if err != nil {
+			return err
+		}
+		defer status.handedOver()
+		defer func() {
+			if retErr != nil {
+				status.close()
+			}
+		}()
+		t.status = status
+	}
+	c, err := container.Create(container.Config{
+		ID: r.ID, Root: filepath.Join(r.Bundle, rootDir), Bundle: r.Bundle, Spec: spec,
+		SystemdCgroup: opts.systemdCgroup(spec), NoPivotRoot: opts.NoPivotRoot, NoNewKeyring: opts.NoNewKeyring,
+	}, p)
+	if err != nil {
+		return err
+	}
+	io.handedOver()
+	pid := strconv.Itoa(c.Pid())
+	if err := os.WriteFile(filepath.Join(r.Bundle, initPidFile), []byte(pid), 0o644); err != nil {
+		return errors.Join(fmt.Errorf("write pid file: %w", err), abandon(c))
+	}
+	t.c, t.bundle, t.pid, t.io = c, r.Bundle, uint32(c.Pid()), io
+	if rootfs.mounted {
+		t.rootfs = rootfs.path
+	}
+	t.streams = streams{stdin: r.Stdin, stdout: r.Stdout, stderr: r.Stderr}
+	return nil
+}
+
+// asRunner makes the process the engine's: it executes the sealed binary,
+// which finds all that it needs in the context.
+func (s *Service) asRunner(p *container.Process, ctx *stage.Context, bundle string) (_ *statusPipe, retErr error) {
+	exe, err := s.exe.get(bundle)
+	if err != nil {
+		return nil, err
+	}
+	f, err := ctx.File()
+	if err != nil {
+		return nil, fmt.Errorf("write the runner's context: %w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	status, err := newStatusPipe(f)
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	p.Args = append([]string{"/proc/self/fd/" + strconv.Itoa(stage.FDExe)}, p.Args...)
+	p.Env = []string{stage.RoleEnv}
+	p.ExtraFiles = []*os.File{exe, f, status.w}
+	return status, nil
+}
+
+func (s *Service) context(id string, spec *specs.Spec, e entrypoint.Entry) *stage.Context {
+	c := &stage.Context{
+		ID: id, Pod: spec.Annotations["io.kubernetes.cri.sandbox-id"], Namespace: s.Namespace,
+		Args: spec.Process.Args, Env: spec.Process.Env, Cwd: spec.Process.Cwd,
+		Path: e.Path, Func: e.Func, Name: e.Name, Kind: uint32(e.Kind),
+		LogLevel: s.LogLevel,
+	}
+	if s.Debug {
+		c.LogLevel = "debug"
+	}
+	if spec.Linux != nil && spec.Linux.Resources != nil {
+		if m := spec.Linux.Resources.Memory; m != nil && m.Limit != nil && *m.Limit > 0 {
+			c.Memory = uint64(*m.Limit)
+		}
+		if cpu := spec.Linux.Resources.CPU; cpu != nil && cpu.Quota != nil && *cpu.Quota > 0 && cpu.Period != nil && *cpu.Period > 0 {
+			c.CPU = uint64(*cpu.Quota) * 1000 / *cpu.Period
+		}
+	}
+	return c
+}
+
+func readSpec(bundle string) (*specs.Spec, error) {
+	if !filepath.IsAbs(bundle) {
+		return nil, fmt.Errorf("bundle %q is not an absolute path: %w", bundle, errdefs.ErrInvalidArgument)
+	}
+	name := filepath.Join(bundle, "config.json")
+	b, err := os.ReadFile(name)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("%w: %w", err, errdefs.ErrNotFound)
+	}
+	if err != nil {
+		return nil, err
+	}
+	spec := &specs.Spec{}
+	if err := json.Unmarshal(b, spec); err != nil {
+		return nil, fmt.Errorf("parse %s: %w: %w", name, err, errdefs.ErrInvalidArgument)
+	}
+	if err := container.Validate(spec); err != nil {
+		return nil, err
+	}
+	if len(spec.Process.Args) == 0 {
+		return nil, fmt.Errorf("config.json has no process.args; they must name what to run: %w", errdefs.ErrInvalidArgument)
+	}
+	return spec, nil
+}
+
+type rootfs struct {
+	path    string
+	mounted bool
+}
+
+// mountRootfs mounts what containerd asks for at the bundle's rootfs. Without
+// mounts the root file system is where the spec says.
+func mountRootfs(r *api.CreateTaskRequest, spec *specs.Spec) (rootfs, error) {
+	if len(r.Rootfs) == 0 {
+		p := spec.Root.Path
+		if !filepath.IsAbs(p) {
+			p = filepath.Join(r.Bundle, p)
+		}
+		return rootfs{path: p}, nil
+	}
+	dir := filepath.Join(r.Bundle, "rootfs")
+	if err := os.Mkdir(dir, 0o711); err != nil && !errors.Is(err, os.ErrExist) {
+		return rootfs{}, err
+	}
+	var mounts []mount.Mount
+	for _, m := range r.Rootfs {
+		mounts = append(mounts, mount.Mount{Type: m.Type, Source: m.Source, Target: m.Target, Options: m.Options})
+	}
+	if err := mount.All(mounts, dir); err != nil {
+		return rootfs{}, errors.Join(fmt.Errorf("mount root file system: %w", err), mount.UnmountRecursive(dir, 0))
+	}
+	return rootfs{path: dir, mounted: true}, nil
+}
+
+// abandon undoes a create whose container exists already.
+func abandon(c *container.Container) error {
+	_ = c.Signal(sigkill, true)
+	_, err := c.Wait(context.Background())
+	return errors.Join(err, c.Delete())
+}

@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package task
+
+import (
+	"context"
+	"fmt"
+	"syscall"
+
+	"github.com/containerd/containerd/api/events"
+	api "github.com/containerd/containerd/api/runtime/task/v2"
+	tasktypes "github.com/containerd/containerd/api/types/task"
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	"google.golang.org/protobuf/types/known/emptypb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+)
+
+// The topics that containerd's clients subscribe to.
+const (
+	topicCreate = "/tasks/create"
+	topicStart  = "/tasks/start"
+	topicExit   = "/tasks/exit"
+	topicDelete = "/tasks/delete"
+)
+
+const sigkill = syscall.SIGKILL
+
+func (s *Service) start(_ context.Context, r *api.StartRequest) (*api.StartResponse, error) {
+	t, err := s.get(r.ID, r.ExecID)
+	if err != nil {
+		return nil, err
+	}
+	defer t.mu.Unlock()
+	if err := t.may(running, "start"); err != nil {
+		return nil, err
+	}
+	if err := t.c.Start(); err != nil {
+		return nil, fmt.Errorf("start container %s: %w", t.id, err)
+	}
+	t.state = running
+	// Published under the lock, which await takes before it tells of the exit:
+	// nobody sees an exit before the start.
+	s.Publish(topicStart, &events.TaskStart{ContainerID: t.id, Pid: t.pid})
+	return &api.StartResponse{Pid: t.pid}, nil
+}
+
+// await follows a container to its end.
+func (s *Service) await(t *task) {
+	exit, err := t.c.Wait(s.ctx)
+	if err != nil {
+		logFailure(s.ctx, t.id, "wait for the container", err)
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.exit = exit
+	t.state = stopped
+	if t.status != nil {
+		if stage, cause := t.status.read(); cause != "" {
+			log.G(s.ctx).WithFields(log.Fields{"instance": t.id, "stage": stage, "status": exit.Status}).Warnf("guest failed: %s", cause)
+		}
+	}
+	if err := writeRecord(t.bundle, exitRecord, t.record()); err != nil {
+		logFailure(s.ctx, t.id, "keep the exit status", err)
+	}
+	close(t.exited)
+	s.Publish(topicExit, &events.TaskExit{
+		ContainerID: t.id, ID: t.id, Pid: t.pid, ExitStatus: uint32(exit.Status), ExitedAt: timestamppb.New(exit.At),
+	})
+}
+
+func (s *Service) delete(_ context.Context, r *api.DeleteRequest) (*api.DeleteResponse, error) {
+	t, err := s.get(r.ID, r.ExecID)
+	if err != nil {
+		return nil, err
+	}
+	defer t.mu.Unlock()
+	if t.state == created {
+		// As runc's shim: a container that was never started may be deleted.
+		if err := s.killCreated(t); err != nil {
+			return nil, err
+		}
+	}
+	if err := t.may(gone, "delete"); err != nil {
+		return nil, err
+	}
+	if err := t.c.Delete(); err != nil {
+		return nil, fmt.Errorf("delete container %s: %w", t.id, err)
+	}
+	t.io.close()
+	if t.rootfs != "" {
+		if err := mount.UnmountRecursive(t.rootfs, 0); err != nil {
+			return nil, fmt.Errorf("unmount root file system %s: %w", t.rootfs, err)
+		}
+	}
+	resp := t.record()
+	if err := writeRecord(t.bundle, deletedRecord, resp); err != nil {
+		logFailure(s.ctx, t.id, "record that the container is gone", err)
+	}
+	t.state = gone
+	s.drop(t.id)
+	s.Publish(topicDelete, &events.TaskDelete{
+		ContainerID: t.id, Pid: t.pid, ExitStatus: resp.ExitStatus, ExitedAt: resp.ExitedAt,
+	})
+	return resp, nil
+}
+
+// killCreated ends a container that waits for its start. The task's lock is
+// held on entry and on return, and let go between for await to take.
+func (s *Service) killCreated(t *task) error {
+	if err := t.c.Signal(sigkill, true); err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("kill container %s: %w", t.id, err)
+	}
+	t.mu.Unlock()
+	<-t.exited
+	t.mu.Lock()
+	return nil
+}
+
+func (s *Service) kill(_ context.Context, r *api.KillRequest) (*emptypb.Empty, error) {
+	t, err := s.get(r.ID, r.ExecID)
+	if err != nil {
+		return nil, err
+	}
+	defer t.mu.Unlock()
+	err = t.c.Signal(syscall.Signal(r.Signal), r.All)
+	if errdefs.IsNotFound(err) || (err == nil && t.state == stopped) {
+		return nil, fmt.Errorf("container %s: process already finished: %w", t.id, errdefs.ErrNotFound)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("signal %d to container %s: %w", r.Signal, t.id, err)
+	}
+	return &emptypb.Empty{}, nil
+}
+
+func (s *Service) wait(ctx context.Context, r *api.WaitRequest) (*api.WaitResponse, error) {
+	t, err := s.get(r.ID, r.ExecID)
+	if err != nil {
+		return nil, err
+	}
+	t.mu.Unlock()
+	select {
+	case <-t.exited:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return &api.WaitResponse{ExitStatus: uint32(t.exit.Status), ExitedAt: timestamppb.New(t.exit.At)}, nil
+}
+
+func (s *Service) state(_ context.Context, r *api.StateRequest) (*api.StateResponse, error) {
+	t, err := s.get(r.ID, r.ExecID)
+	if err != nil {
+		return nil, err
+	}
+	defer t.mu.Unlock()
+	return &api.StateResponse{
+		ID: t.id, Bundle: t.bundle, Pid: t.pid, Status: t.state.proto(),
+		Stdin: t.stdin, Stdout: t.stdout, Stderr: t.stderr, Terminal: t.terminal,
+		ExitStatus: uint32(t.exit.Status), ExitedAt: timestamppb.New(t.exitTime()),
+	}, nil
+}
+
+func (s *Service) pids(_ context.Context, r *api.PidsRequest) (*api.PidsResponse, error) {
+	t, err := s.get(r.ID, "")
+	if err != nil {
+		return nil, err
+	}
+	defer t.mu.Unlock()
+	pids, err := t.c.Pids()
+	if err != nil {
+		return nil, fmt.Errorf("processes of container %s: %w", t.id, err)
+	}
+	resp := &api.PidsResponse{}
+	for _, pid := range pids {
+		resp.Processes = append(resp.Processes, &tasktypes.ProcessInfo{Pid: uint32(pid)})
+	}
+	return resp, nil
+}
+
+func (s *Service) closeIO(_ context.Context, r *api.CloseIORequest) (*emptypb.Empty, error) {
+	t, err := s.get(r.ID, r.ExecID)
+	if err != nil {
+		return nil, err
+	}
+	defer t.mu.Unlock()
+	if r.Stdin {
+		t.io.closeStdin()
+	}
+	return &emptypb.Empty{}, nil
+}

@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package task is containerd's Task service: what a daemon does for the
+// containers of its pod.
+package task
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+
+	api "github.com/containerd/containerd/api/runtime/task/v2"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/containerd/log"
+	"github.com/containerd/ttrpc"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/emptypb"
+
+	"github.com/libwasmshim/libwasmshim/shim/internal/entrypoint"
+)
+
+// The service's names. Version 3 has the messages of version 2, byte for byte,
+// so one implementation with one set of types serves both.
+var serviceNames = []string{"containerd.task.v2.Task", "containerd.task.v3.Task"}
+
+// Config is what the service needs from the daemon around it.
+type Config struct {
+	Engine    string // the engine's name, for messages
+	Kinds     entrypoint.Kind
+	Namespace string
+	Debug     bool
+	LogLevel  string
+	Publish   func(topic string, event proto.Message) // must not block
+	Shutdown  func()                                  // called once, when containerd is done with the daemon
+}
+
+// Service serves the containers of one daemon.
+type Service struct {
+	Config
+	ctx context.Context //nolint:containedctx // the daemon's life, for work that outlives a request
+
+	mu       sync.Mutex
+	tasks    map[string]*task // guarded by mu
+	stopping bool             // guarded by mu
+
+	exe sealedExe
+}
+
+// New returns a service without containers.
+func New(ctx context.Context, c Config) *Service {
+	return &Service{Config: c, ctx: ctx, tasks: map[string]*task{}}
+}
+
+// Register offers the service under both of its names.
+func (s *Service) Register(srv *ttrpc.Server) {
+	methods := map[string]ttrpc.Method{
+		"Create":   method(s.create),
+		"Start":    method(s.start),
+		"State":    method(s.state),
+		"Wait":     method(s.wait),
+		"Kill":     method(s.kill),
+		"Delete":   method(s.delete),
+		"Pids":     method(s.pids),
+		"CloseIO":  method(s.closeIO),
+		"Connect":  method(s.connect),
+		"Shutdown": method(s.shutdown),
+
+		"Exec":       unimplemented[api.ExecProcessRequest]("exec"),
+		"Pause":      unimplemented[api.PauseRequest]("pause"),
+		"Resume":     unimplemented[api.ResumeRequest]("resume"),
+		"Checkpoint": unimplemented[api.CheckpointTaskRequest]("checkpoint"),
+		"ResizePty":  unimplemented[api.ResizePtyRequest]("resize of a terminal"),
+		"Update":     unimplemented[api.UpdateTaskRequest]("update"),
+		"Stats":      unimplemented[api.StatsRequest]("stats"),
+	}
+	for _, name := range serviceNames {
+		srv.RegisterService(name, &ttrpc.ServiceDesc{Methods: methods})
+	}
+}
+
+// method adapts a handler to ttrpc. Here, and only here, errors get their gRPC
+// codes.
+func method[Req, Resp any](handle func(context.Context, *Req) (*Resp, error)) ttrpc.Method {
+	return func(ctx context.Context, unmarshal func(any) error) (any, error) {
+		var req Req
+		if err := unmarshal(&req); err != nil {
+			return nil, err
+		}
+		resp, err := handle(ctx, &req)
+		if err != nil {
+			return nil, errgrpc.ToGRPC(err)
+		}
+		return resp, nil
+	}
+}
+
+func unimplemented[Req any](what string) ttrpc.Method {
+	return method(func(context.Context, *Req) (*emptypb.Empty, error) {
+		return nil, fmt.Errorf("%s is not supported by this shim yet: %w", what, errdefs.ErrNotImplemented)
+	})
+}
+
+// reserve enters a new task, locked, which its creator unlocks when it is
+// ready for other calls.
+func (s *Service) reserve(id string) (*task, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopping {
+		return nil, fmt.Errorf("shim is shutting down: %w", errdefs.ErrUnavailable)
+	}
+	if _, ok := s.tasks[id]; ok {
+		return nil, fmt.Errorf("container %s exists in this shim already: %w", id, errdefs.ErrAlreadyExists)
+	}
+	t := &task{id: id, exited: make(chan struct{})}
+	t.mu.Lock()
+	s.tasks[id] = t
+	return t, nil
+}
+
+func (s *Service) drop(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.tasks, id)
+}
+
+// get returns a task, locked. The exec id of a request that has one must be
+// empty until exec is supported.
+func (s *Service) get(id, execID string) (*task, error) {
+	s.mu.Lock()
+	t := s.tasks[id]
+	s.mu.Unlock()
+	if t != nil {
+		t.mu.Lock()
+		if t.state == gone {
+			t.mu.Unlock()
+			t = nil
+		}
+	}
+	if t == nil {
+		return nil, fmt.Errorf("container %s is not in this shim: %w", id, errdefs.ErrNotFound)
+	}
+	if execID != "" {
+		t.mu.Unlock()
+		return nil, fmt.Errorf("process %s of container %s: %w", execID, id, errdefs.ErrNotFound)
+	}
+	return t, nil
+}
+
+func (s *Service) connect(_ context.Context, r *api.ConnectRequest) (*api.ConnectResponse, error) {
+	resp := &api.ConnectResponse{ShimPid: uint32(os.Getpid()), Version: "v3"}
+	if t, err := s.get(r.ID, ""); err == nil {
+		resp.TaskPid = t.pid
+		t.mu.Unlock()
+	}
+	return resp, nil
+}
+
+// shutdown ends the daemon unless it still has containers: containerd calls it
+// after every container of a pod.
+func (s *Service) shutdown(context.Context, *api.ShutdownRequest) (*emptypb.Empty, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.tasks) == 0 && !s.stopping {
+		s.stopping = true
+		s.exe.close()
+		s.Shutdown()
+	}
+	return &emptypb.Empty{}, nil
+}
+
+func logFailure(ctx context.Context, id, what string, err error) {
+	if err != nil && !errors.Is(err, context.Canceled) {
+		log.G(ctx).WithError(err).WithField("id", id).Error(what)
+	}
+}
