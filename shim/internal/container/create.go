@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runc/libcontainer"
 	"github.com/opencontainers/runc/libcontainer/configs"
+	"golang.org/x/sys/unix"
 )
 
 // createTimeout ends a Create that hangs, on a dead network mount for example.
@@ -45,29 +46,43 @@ func Create(cfg Config, p Process) (_ *Container, retErr error) {
 		privatePID: config.Namespaces.IsPrivate(configs.NEWPID),
 		execs:      map[*Exec]struct{}{},
 	}
-	if err := c.startInit(lp); err != nil {
-		if uerr := c.undo(); uerr != nil {
+	n := beginStart()
+	c.init, err = c.startInit(lp)
+	if err != nil {
+		err = errors.Join(err, c.killCgroup())
+	}
+	endStart(n, c.init)
+	if err != nil {
+		if uerr := c.destroy(); uerr != nil {
 			err = fmt.Errorf("%w (and clean up: %w)", err, uerr)
 		}
 		return nil, fmt.Errorf("create container %s: %w", cfg.ID, err)
 	}
+	go c.init.reap(c.initExited)
 	return c, nil
 }
 
-func (c *Container) startInit(lp *libcontainer.Process) error {
+func (c *Container) startInit(lp *libcontainer.Process) (*process, error) {
 	stop := time.AfterFunc(createTimeout, func() { _ = c.killCgroup() })
-	err := startChild(c.lc, lp)
+	p, err := startChild(c.lc, lp)
 	if !stop.Stop() {
-		err = fmt.Errorf("init was not up after %s and was killed: %w", createTimeout, errors.Join(context.DeadlineExceeded, err))
+		return nil, fmt.Errorf("init was not up after %s and was killed: %w", createTimeout, errors.Join(context.DeadlineExceeded, err))
 	}
-	if err != nil {
-		return err
+	return p, err
+}
+
+// startChild has libcontainer start lp.
+func startChild(lc *libcontainer.Container, lp *libcontainer.Process) (*process, error) {
+	err := lc.Start(lp)
+	if err == nil {
+		return newChild(lp)
 	}
-	if c.init, err = newChild(lp); err != nil {
-		return err
+	// libcontainer has killed and waited, as far as it knows the process; where it
+	// has, this fails.
+	if lp.Signal(unix.SIGKILL) == nil {
+		_, _ = lp.Wait()
 	}
-	go c.init.reap(c.initExited)
-	return nil
+	return nil, err
 }
 
 // initExited runs between the init's end and the news of it.
@@ -84,14 +99,6 @@ func (c *Container) initExited() {
 	for _, e := range execs {
 		<-e.done
 	}
-}
-
-func (c *Container) undo() error {
-	err := c.killCgroup()
-	if c.init != nil {
-		<-c.init.done
-	}
-	return errors.Join(err, c.destroy())
 }
 
 func createError(id string, err error) error {

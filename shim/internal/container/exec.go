@@ -35,15 +35,14 @@ func (c *Container) Exec(p Process) (*Exec, error) {
 	if status, err := c.lc.Status(); err == nil && status == libcontainer.Paused {
 		return nil, fmt.Errorf("exec in container %s: it is paused: %w", c.id, errdefs.ErrFailedPrecondition)
 	}
-	if err := startChild(c.lc, lp); err != nil {
-		if c.init.dead() {
+	n := beginStart()
+	child, err := startChild(c.lc, lp)
+	endStart(n, child)
+	if err != nil {
+		if c.init.dying() {
 			return nil, fmt.Errorf("%w (%w)", c.notRunning(), err)
 		}
 		return nil, fmt.Errorf("exec in container %s: %w", c.id, err)
-	}
-	child, err := newChild(lp)
-	if err != nil {
-		return nil, err
 	}
 	e := &Exec{child}
 	c.mu.Lock()

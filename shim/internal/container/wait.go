@@ -64,6 +64,7 @@ func (p *process) reap(last func()) {
 	if p.pidfd != nil {
 		p.pidfd.Close()
 	}
+	disown(p)
 	close(p.reaped)
 	last()
 	close(p.done)
@@ -114,6 +115,17 @@ func (p *process) wait(ctx context.Context) (Exit, error) {
 // dead tells whether the process has ended, reaped or not.
 func (p *process) dead() bool {
 	return errors.Is(p.signal(0), errdefs.ErrNotFound)
+}
+
+// dying tells whether the process is dead or on its way: the init of a pid
+// namespace waits for all processes in it before it becomes a zombie.
+func (p *process) dying() bool {
+	const exiting = 4 // PF_EXITING
+	if p.dead() {
+		return true
+	}
+	s, err := readStat(p.pid)
+	return err != nil || s.flags&exiting != 0
 }
 
 func (p *process) signal(sig syscall.Signal) error {

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+// The program that the tests run in containers.
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static void exit7(int sig) {
+  (void)sig;
+  _exit(7);
+}
+
+static int list_fds(void) {
+  DIR *d = opendir("/proc/self/fd");
+  struct dirent *e;
+  if (!d)
+    return 1;
+  while ((e = readdir(d)))
+    if (e->d_name[0] != '.' && atoi(e->d_name) != dirfd(d))
+      printf("%s\n", e->d_name);
+  return closedir(d);
+}
+
+static int print_user(void) {
+  gid_t groups[64];
+  int n = getgroups(64, groups);
+  printf("uid %d gid %d groups", getuid(), getgid());
+  for (int i = 0; i < n; i++)
+    printf(" %d", groups[i]);
+  printf("\n");
+  return 0;
+}
+
+extern char **environ;
+
+int main(int argc, char **argv) {
+  const char *cmd = argc > 1 ? argv[1] : "";
+  int n = argc > 2 ? atoi(argv[2]) : 0;
+  struct stat st;
+  if (!strcmp(cmd, "exit"))
+    return n;
+  if (!strcmp(cmd, "sleep"))
+    for (;;)
+      pause();
+  if (!strcmp(cmd, "term")) { // exits with 7 on SIGTERM
+    signal(SIGTERM, exit7);
+    puts("ready");
+    fflush(stdout);
+    for (;;)
+      pause();
+  }
+  if (!strcmp(cmd, "fork")) { // leaves a sleeping child behind and exits
+    if (fork() == 0)
+      for (;;)
+        pause();
+    return n;
+  }
+  if (!strcmp(cmd, "fds"))
+    return list_fds();
+  if (!strcmp(cmd, "user"))
+    return print_user();
+  if (!strcmp(cmd, "env")) {
+    for (char **e = environ; *e; e++)
+      puts(*e);
+    return 0;
+  }
+  if (!strcmp(cmd, "owner") && argc > 2 && stat(argv[2], &st) == 0) {
+    printf("%d:%d\n", st.st_uid, st.st_gid);
+    return 0;
+  }
+  return 99;
+}
