@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+
+# The engine to build: a directory below engines/ or examples/, or a path.
+ENGINE ?= wasmtime
+PREFIX ?= /usr/local
+DESTDIR ?=
+
+# netgo, osusergo: a static binary must not load glibc's NSS plugins.
+# seccomp: libcontainer applies profiles. The others leave out code that a shim
+# never runs.
+export TAGS := netgo osusergo seccomp urfave_cli_no_docs runc_nocriu
+export GOFLAGS := -buildvcs=false -tags=netgo,osusergo,seccomp,urfave_cli_no_docs,runc_nocriu
+SHIM := dist/containerd-shim-$(notdir $(ENGINE))-v1
+
+.DEFAULT_GOAL := help
+.PHONY: help deps build shim demo test unit e2e test-containerd16 soak-container abi fuzz lint bench install clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+deps: ## Install or build what builds and tests need (Debian packages, containerd, runc)
+	@scripts/deps.sh
+
+build: ## Build libwasmshim.a
+	@scripts/pack.sh
+
+shim: ## Build dist/containerd-shim-ENGINE-v1 (ENGINE=wasmtime)
+	@scripts/shim.sh $(ENGINE)
+
+demo: ## Run a WebAssembly container on a private containerd, from nothing
+	@scripts/demo.sh
+
+test: deps ## Run every test
+	@scripts/test.sh all
+
+unit: ## Run the tests that need neither root nor containerd
+	@scripts/test.sh unit
+
+e2e: deps ## Run the end-to-end tests on containerd 2.4.2
+	@scripts/test.sh e2e
+
+test-containerd16: deps ## Run the smoke suite on Debian's containerd 1.6
+	@scripts/test.sh containerd16
+
+soak-container: ## Create and destroy 32,000 containers in one process
+	WASMSHIM_SOAK_ROUNDS=1000 go test -count=1 -timeout 60m -run TestSoak -v ./shim/internal/container
+
+abi: build ## Check the C header and what the library exports
+	@scripts/test.sh abi
+
+fuzz: ## Fuzz the decoders, a fixed number of inputs each
+	@scripts/test.sh fuzz
+
+lint: ## Check style
+	@scripts/lint.sh
+
+bench: deps shim ## Measure latencies and memory against runc's shim
+	go run ./bench
+
+install: shim ## Install the shim to DESTDIR/PREFIX/bin
+	install -D -m 0755 $(SHIM) $(DESTDIR)$(PREFIX)/bin/$(notdir $(SHIM))
+
+clean: ## Remove what was built here (caches outside the tree stay)
+	rm -rf build dist bench/out

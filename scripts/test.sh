@@ -1,0 +1,65 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# test.sh all|unit|e2e|containerd16|abi|fuzz
+#
+# Runs a set of tests and prints what failed, last.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+log=$(mktemp -d)
+trap 'rm -rf "$log"' EXIT
+failed=()
+
+# run NAME COMMAND...: one step; its output is shown, and again if it failed.
+run() {
+    local name=$1
+    shift
+    echo "== $name"
+    if ! "$@" 2>&1 | tee "$log/$name"; then
+        failed+=("$name")
+    fi
+}
+
+go_test() { go test -count=1 "$@"; }
+
+unit() {
+    run unit go_test -timeout 15m ./shim/... ./test/harness/...
+}
+abi() {
+    run abi go_test -timeout 15m ./cabi/... ./abi/...
+}
+shims() {
+    run build scripts/shim.sh wasmtime && run build-c-engine scripts/shim.sh c-engine
+}
+e2e() {
+    run e2e go_test -timeout 30m ./test/e2e/...
+}
+containerd16() {
+    run containerd16 go_test -timeout 15m ./test/containerd16/...
+}
+fuzz() {
+    run fuzz-stage go_test -run '^$' -fuzz FuzzDecode -fuzztime 200000x ./shim/internal/stage
+}
+
+case ${1:-} in
+all) shims && unit && abi && e2e && containerd16 ;;
+unit | abi | fuzz) "$1" ;;
+e2e | containerd16) shims && "$1" ;;
+*)
+    echo "usage: $0 all|unit|e2e|containerd16|abi|fuzz" >&2
+    exit 2
+    ;;
+esac
+
+if [ ${#failed[@]} -gt 0 ]; then
+    for name in "${failed[@]}"; do
+        echo
+        echo "== failed: $name"
+        grep -E -A 20 -- '--- FAIL|^FAIL|panic:|error:|Error' "$log/$name" | tail -n 200 || tail -n 50 "$log/$name"
+    done
+    echo
+    echo "failed: ${failed[*]}"
+    exit 1
+fi
+echo "all passed"
