@@ -176,7 +176,7 @@ func Start(ctx context.Context, v Version) (_ *Daemon, retErr error) {
 			_ = d.Stop()
 		}
 	}()
-	for _, sub := range []string{"", "tmp", "fifo", "guests"} {
+	for _, sub := range []string{"", "tmp", "fifo"} {
 		if err := os.Mkdir(filepath.Join(dir, sub), 0o711); err != nil {
 			return nil, err
 		}

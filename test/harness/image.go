@@ -8,7 +8,9 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"os"
 	"path"
+	"path/filepath"
 	"runtime"
 	"sort"
 	"strings"
@@ -171,3 +173,37 @@ func (d *Daemon) Image(ctx context.Context, name string, files map[string]File, 
 
 // Snapshotter is the one that images are unpacked in.
 const Snapshotter = "overlayfs"
+
+// RootFS writes files as an image would hold them into a new directory.
+func (d *Daemon) RootFS(files map[string]File) (string, error) {
+	root := filepath.Join(d.Dir, FreshID("rootfs"))
+	for _, name := range sorted(files) {
+		f, file := files[name], filepath.Join(root, name)
+		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+			return "", err
+		}
+		if strings.HasSuffix(name, "/") {
+			if err := os.MkdirAll(file, 0o755); err != nil {
+				return "", err
+			}
+			continue
+		}
+		if f.Link != "" {
+			if err := os.Symlink(f.Link, file); err != nil {
+				return "", err
+			}
+			continue
+		}
+		mode := os.FileMode(f.Mode)
+		if mode == 0 {
+			mode = 0o755
+		}
+		if err := os.WriteFile(file, f.Data, mode); err != nil {
+			return "", err
+		}
+		if err := os.Chown(file, f.UID, 0); err != nil {
+			return "", err
+		}
+	}
+	return root, nil
+}

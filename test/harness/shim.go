@@ -105,9 +105,8 @@ func (d *Daemon) ShimCommand(ctx context.Context, binary, bundle string, dialect
 	return cmd, nil
 }
 
-// StartShim starts a shim for a bundle that was made by hand, as containerd
-// would, and connects to it.
-func (d *Daemon) StartShim(ctx context.Context, binary, bundle string, dialect Dialect) (*Shim, error) {
+// start runs the shim's start command in a bundle and connects to the shim.
+func (d *Daemon) start(ctx context.Context, binary, bundle string, dialect Dialect) (*Shim, error) {
 	cmd, err := d.ShimCommand(ctx, binary, bundle, dialect, "start")
 	if err != nil {
 		return nil, err

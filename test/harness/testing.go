@@ -130,3 +130,28 @@ func (t *T) Create(c Config) *Container {
 func (t *T) Finish(c *Container) (Result, error) {
 	return t.Daemon.Finish(t.Ctx, c)
 }
+
+// ByHand makes a container past containerd. The end of the test removes it.
+func (t *T) ByHand(c HandConfig) *ByHand {
+	t.Helper()
+	h, err := t.TryByHand(c)
+	require.NoError(t, err)
+	return h
+}
+
+// TryByHand is ByHand where the shim may refuse to start.
+func (t *T) TryByHand(c HandConfig) (*ByHand, error) {
+	t.Helper()
+	if c.Runtime == "" {
+		c.Runtime = t.Runtime
+	}
+	h, err := t.Daemon.ByHand(t.Ctx, c)
+	if err == nil {
+		t.Cleanup(func() {
+			if err := h.Close(t.Ctx); err != nil {
+				t.Errorf("%v", err)
+			}
+		})
+	}
+	return h, err
+}

@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package harness
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	task3 "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/containerd/api/types"
+	"github.com/containerd/containerd/v2/core/containers"
+	"github.com/containerd/containerd/v2/pkg/cio"
+	"github.com/containerd/containerd/v2/pkg/oci"
+	"golang.org/x/sys/unix"
+)
+
+// ByHand is a container on a shim that the harness itself started, as
+// containerd would: bundles can be wrong, calls come in any order, and no
+// containerd stands between.
+type ByHand struct {
+	*Shim
+	ID             string
+	Bundle         string
+	RootFS         string // bind-mounted as the container's root; "" for none
+	Stdout, Stderr *Buffer
+	Log            Buffer // what the shim logged
+
+	d      *Daemon
+	binary string
+	io     cio.IO
+	log    *os.File
+}
+
+// HandConfig says what to make by hand.
+type HandConfig struct {
+	ID      string // "" means a fresh one
+	Runtime string
+	Dialect Dialect
+	RootFS  string // a directory
+	Args    []string
+	Opts    []oci.SpecOpts
+	Stdin   io.Reader
+	NoIO    bool
+	// Config is config.json's text; nil means made from Args and Opts, empty means no config.json.
+	Config *string
+	// Shim is an earlier container's, whose shim this one is to use.
+	Shim *ByHand
+}
+
+// ByHand makes a bundle and starts a shim for it. Close it at the end.
+func (d *Daemon) ByHand(ctx context.Context, c HandConfig) (_ *ByHand, retErr error) {
+	if c.ID == "" {
+		c.ID = FreshID("c")
+	}
+	binary, err := d.ShimBinary(c.Runtime)
+	if err != nil {
+		return nil, err
+	}
+	h := &ByHand{
+		ID: c.ID, Bundle: filepath.Join(d.State, "byhand", c.ID), RootFS: c.RootFS,
+		Stdout: &Buffer{}, Stderr: &Buffer{}, d: d, binary: binary,
+	}
+	defer func() {
+		if retErr != nil {
+			_ = h.Close(ctx)
+		}
+	}()
+	if err := os.MkdirAll(filepath.Join(h.Bundle, "rootfs"), 0o711); err != nil {
+		return nil, err
+	}
+	if c.Config == nil {
+		text, err := d.spec(ctx, c)
+		if err != nil {
+			return nil, err
+		}
+		c.Config = &text
+	}
+	if *c.Config != "" {
+		if err := os.WriteFile(filepath.Join(h.Bundle, "config.json"), []byte(*c.Config), 0o600); err != nil {
+			return nil, err
+		}
+	}
+	creator := cio.NewCreator(cio.WithStreams(c.Stdin, h.Stdout, h.Stderr), cio.WithFIFODir(filepath.Join(d.Dir, "fifo")))
+	if c.NoIO {
+		creator = cio.NullIO
+	}
+	if h.io, err = creator(c.ID); err != nil {
+		return nil, err
+	}
+	if err := h.openLog(); err != nil {
+		return nil, err
+	}
+	if c.Shim != nil {
+		h.Shim, err = Dial(c.Shim.Address)
+	} else {
+		h.Shim, err = d.start(ctx, binary, h.Bundle, c.Dialect)
+	}
+	return h, err
+}
+
+// openLog makes the FIFO that shims log to and reads it, as containerd does.
+func (h *ByHand) openLog() error {
+	path := filepath.Join(h.Bundle, "log")
+	if err := unix.Mkfifo(path, 0o700); err != nil {
+		return fmt.Errorf("make log fifo: %w", err)
+	}
+	f, err := os.OpenFile(path, os.O_RDWR|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return fmt.Errorf("open log fifo: %w", err)
+	}
+	h.log = f
+	go func() { _, _ = io.Copy(&h.Log, f) }()
+	return nil
+}
+
+func (d *Daemon) spec(ctx context.Context, c HandConfig) (string, error) {
+	opts := append([]oci.SpecOpts{oci.WithProcessArgs(c.Args...)}, c.Opts...)
+	spec, err := oci.GenerateSpec(d.Context(ctx), nil, &containers.Container{ID: c.ID}, opts...)
+	if err != nil {
+		return "", err
+	}
+	spec.Root.Path = "rootfs"
+	text, err := json.Marshal(spec)
+	return string(text), err
+}
+
+// Create asks the shim to create the task.
+func (h *ByHand) Create(ctx context.Context) (*task3.CreateTaskResponse, error) {
+	return h.Shim.Create(ctx, h.Request())
+}
+
+// Request is what Create asks.
+func (h *ByHand) Request() *task3.CreateTaskRequest {
+	r := &task3.CreateTaskRequest{ID: h.ID, Bundle: h.Bundle}
+	if h.RootFS != "" {
+		r.Rootfs = []*types.Mount{{Type: "bind", Source: h.RootFS, Options: []string{"rbind"}}}
+	}
+	if h.io != nil {
+		c := h.io.Config()
+		r.Stdin, r.Stdout, r.Stderr, r.Terminal = c.Stdin, c.Stdout, c.Stderr, c.Terminal
+	}
+	return r
+}
+
+// CloseStdin closes the client's end of stdin.
+func (h *ByHand) CloseStdin() {
+	if h.io != nil {
+		h.io.Cancel()
+	}
+}
+
+// DeleteCommand runs the shim's delete command for the bundle and returns what it printed.
+func (h *ByHand) DeleteCommand(ctx context.Context) ([]byte, error) {
+	cmd, err := h.d.ShimCommand(ctx, h.binary, h.Bundle, Dialect23, "delete")
+	if err != nil {
+		return nil, err
+	}
+	out, err := cmd.Output()
+	if err != nil {
+		return nil, fmt.Errorf("shim delete: %w", err)
+	}
+	return out, nil
+}
+
+// Close ends the container and, if that was the last, the shim.
+func (h *ByHand) Close(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 20*time.Second)
+	defer cancel()
+	if h.Shim != nil {
+		_, _ = h.Kill(ctx, &task3.KillRequest{ID: h.ID, Signal: 9, All: true})
+		short, cancel := context.WithTimeout(ctx, 2*time.Second)
+		_, _ = h.Wait(short, &task3.WaitRequest{ID: h.ID})
+		_, _ = h.Delete(short, &task3.DeleteRequest{ID: h.ID})
+		cancel()
+		_, _ = h.Shutdown(ctx, &task3.ShutdownRequest{ID: h.ID})
+		h.Shim.Close()
+	}
+	if h.io != nil {
+		h.io.Cancel()
+		h.io.Close()
+	}
+	if h.log != nil {
+		h.log.Close()
+	}
+	_, err := h.DeleteCommand(ctx)
+	for _, m := range mounts(h.d.Name) {
+		if strings.HasPrefix(m, h.Bundle+"/") {
+			return fmt.Errorf("still mounted: %s", m) // and so not safe to remove
+		}
+	}
+	if err := os.RemoveAll(h.Bundle); err != nil {
+		return err
+	}
+	_ = os.Remove(filepath.Dir(h.Bundle)) // if it is empty
+	return err
+}
