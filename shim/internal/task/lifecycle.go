@@ -25,7 +25,11 @@ const (
 	topicDelete = "/tasks/delete"
 )
 
-const sigkill = syscall.SIGKILL
+const (
+	sigkill = syscall.SIGKILL
+	// maxSignal is the last real-time signal.
+	maxSignal = 64
+)
 
 func (s *Service) start(_ context.Context, r *api.StartRequest) (*api.StartResponse, error) {
 	t, err := s.get(r.ID, r.ExecID)
@@ -125,11 +129,16 @@ func (s *Service) kill(_ context.Context, r *api.KillRequest) (*emptypb.Empty, e
 		return nil, err
 	}
 	defer t.mu.Unlock()
-	err = t.c.Signal(syscall.Signal(r.Signal), r.All)
-	if errdefs.IsNotFound(err) || (err == nil && t.state == stopped) {
-		return nil, fmt.Errorf("container %s: process already finished: %w", t.id, errdefs.ErrNotFound)
+	if r.Signal > maxSignal {
+		return nil, fmt.Errorf("signal %d does not exist; accepted: 0 to %d: %w", r.Signal, maxSignal, errdefs.ErrInvalidArgument)
 	}
-	if err != nil {
+	err = t.c.Signal(syscall.Signal(r.Signal), r.All)
+	switch {
+	case errdefs.IsNotFound(err) && r.All:
+		return &emptypb.Empty{}, nil // all of none, as runc's shim has it
+	case errdefs.IsNotFound(err):
+		return nil, fmt.Errorf("container %s: process already finished: %w", t.id, errdefs.ErrNotFound)
+	case err != nil:
 		return nil, fmt.Errorf("signal %d to container %s: %w", r.Signal, t.id, err)
 	}
 	return &emptypb.Empty{}, nil

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"sync"
 
 	api "github.com/containerd/containerd/api/runtime/task/v2"
@@ -106,6 +107,9 @@ func unimplemented[Req any](what string) ttrpc.Method {
 // reserve enters a new task, locked, which its creator unlocks when it is
 // ready for other calls.
 func (s *Service) reserve(id string) (*task, error) {
+	if id == "" || id != filepath.Base(id) || id == "." || id == ".." {
+		return nil, fmt.Errorf("container id %q is not a name: %w", id, errdefs.ErrInvalidArgument)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.stopping {
