@@ -134,7 +134,7 @@ func (p *process) signal(sig syscall.Signal) error {
 		return gone
 	}
 	err := p.kill(sig)
-	if errors.Is(err, os.ErrProcessDone) || errors.Is(err, os.ErrClosed) || errors.Is(err, unix.ESRCH) {
+	if errors.Is(err, os.ErrProcessDone) || errors.Is(err, unix.ESRCH) {
 		return gone
 	}
 	if err != nil {
@@ -149,17 +149,18 @@ func (p *process) kill(sig syscall.Signal) error {
 	}
 	conn, err := p.pidfd.SyscallConn()
 	if err != nil {
-		return err
+		return os.ErrProcessDone
 	}
-	var kerr error
-	err = conn.Control(func(fd uintptr) {
+	if cerr := conn.Control(func(fd uintptr) {
 		if exited(int(fd)) { // a zombie takes signals without complaint
-			kerr = unix.ESRCH
+			err = os.ErrProcessDone
 			return
 		}
-		kerr = unix.PidfdSendSignal(int(fd), sig, nil, 0)
-	})
-	return errors.Join(err, kerr)
+		err = unix.PidfdSendSignal(int(fd), sig, nil, 0)
+	}); cerr != nil {
+		return os.ErrProcessDone // closed, so reaped
+	}
+	return err
 }
 
 func closed(ch <-chan struct{}) bool {
