@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// A WASI guest that does as its arguments say, one after the other.
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+)
+
+func main() {
+	for _, do := range os.Args[1:] {
+		verb, with, _ := strings.Cut(do, "=")
+		if err := run(verb, with); err != nil {
+			fmt.Fprintf(os.Stderr, "%s: %v\n", do, err)
+			os.Exit(1)
+		}
+	}
+	if len(os.Args) < 2 {
+		fmt.Println("hello from WebAssembly")
+	}
+}
+
+func run(verb, with string) error {
+	switch verb {
+	case "hello":
+		fmt.Println("hello from WebAssembly")
+	case "echo":
+		fmt.Println(with)
+	case "args":
+		fmt.Printf("%q\n", os.Args)
+	case "env":
+		for _, kv := range os.Environ() {
+			fmt.Println(kv)
+		}
+	case "cwd":
+		dir, err := os.Getwd()
+		fmt.Println(dir)
+		return err
+	case "ls":
+		entries, err := os.ReadDir(with)
+		for _, e := range entries {
+			fmt.Println(e.Name())
+		}
+		return err
+	case "read":
+		data, err := os.ReadFile(with)
+		os.Stdout.Write(data)
+		return err
+	case "write":
+		return os.WriteFile(with, []byte("written\n"), 0o644)
+	case "stdin":
+		n, err := io.Copy(os.Stdout, os.Stdin)
+		fmt.Printf("stdin ended after %d bytes\n", n)
+		return err
+	case "stderr":
+		fmt.Fprintln(os.Stderr, with)
+	case "sleep":
+		d, err := time.ParseDuration(with)
+		time.Sleep(d)
+		return err
+	case "spin":
+		for i := 0; ; i++ {
+			spun = i
+		}
+	case "panic":
+		panic(with)
+	case "exit":
+		code, err := strconv.Atoi(with)
+		if err != nil {
+			return err
+		}
+		os.Exit(code)
+	default:
+		return fmt.Errorf("unknown")
+	}
+	return nil
+}
+
+var spun int
