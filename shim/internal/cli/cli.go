@@ -51,7 +51,7 @@ runs on the engine; any other runs natively, as with runc.`, p.Engine),
 		},
 	}
 	if err := app.Run(args); err != nil {
-		fmt.Fprintf(errOut, "%s: %v; see %s --help\n", name, err, name)
+		_, _ = fmt.Fprintf(errOut, "%s: %v; see %s --help\n", name, err, name)
 		return 1
 	}
 	return 0

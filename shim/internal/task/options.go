@@ -33,13 +33,12 @@ func parseOptions(a *anypb.Any) (runtimeOptions, error) {
 		return o, fmt.Errorf("parse runtime options: %w: %w", err, errdefs.ErrInvalidArgument)
 	}
 	for name, set := range map[string]bool{
-		"BinaryName":     o.BinaryName != "",
-		"Root":           o.Root != "",
-		"CriuImagePath":  o.CriuImagePath != "",
-		"CriuWorkPath":   o.CriuWorkPath != "",
-		"IoUid":          o.IoUid != 0,
-		"IoGid":          o.IoGid != 0,
-		"TaskApiAddress": o.TaskApiAddress != "",
+		"BinaryName":    o.BinaryName != "",
+		"Root":          o.Root != "",
+		"CriuImagePath": o.CriuImagePath != "",
+		"CriuWorkPath":  o.CriuWorkPath != "",
+		"IoUid":         o.IoUid != 0,
+		"IoGid":         o.IoGid != 0,
 	} {
 		if set {
 			return o, fmt.Errorf("runtime option %s is not supported by this shim; remove it from the runtime's options: %w", name, errdefs.ErrNotImplemented)
