@@ -59,7 +59,7 @@ func Init() {
 // the start role answers, -1 in any other role.
 func Main(d Descriptor, c Config, resultFD int) int {
 	args := os.Args[1:]
-	if !bootstrap.Called(args) {
+	if resultFD < 0 && !bootstrap.Called(args) {
 		return cli.Run(cli.Program{Engine: d.Name, EngineVersion: d.Version, EngineRevision: d.Revision}, os.Args, os.Stdout, os.Stderr)
 	}
 	level := c.DefaultLogLevel

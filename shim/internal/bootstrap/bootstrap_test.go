@@ -35,15 +35,19 @@ func TestParseCall(t *testing.T) {
 	require.NoError(t, err)
 	t.Chdir(dir)
 
-	c, err := parseCall(strings.Fields("-namespace ns -address /run/c.sock -publish-binary /bin/c -id one -debug start"))
+	c, err := parseCall(strings.Fields("-namespace ns -address /run/c.sock -publish-binary /bin/c -id one -debug start"), false)
 	require.NoError(t, err)
 	require.Equal(t, call{namespace: "ns", id: "one", address: "/run/c.sock", bundle: dir, debug: true, action: "start"}, c)
 
-	c, err = parseCall(strings.Fields("-namespace ns -id one delete"))
+	c, err = parseCall([]string{"-namespace", "ns", "-id", "one", ""}, true)
+	require.NoError(t, err)
+	require.Equal(t, "start", c.action)
+
+	c, err = parseCall(strings.Fields("-namespace ns -id one delete"), false)
 	require.NoError(t, err)
 	require.Equal(t, filepath.Join(filepath.Dir(dir), "one"), c.bundle)
 
-	c, err = parseCall(strings.Fields("-namespace ns -id one -bundle /b/one delete"))
+	c, err = parseCall(strings.Fields("-namespace ns -id one -bundle /b/one delete"), false)
 	require.NoError(t, err)
 	require.Equal(t, "/b/one", c.bundle)
 
@@ -56,7 +60,7 @@ func TestParseCall(t *testing.T) {
 		"-namespace ns -id .. delete":  `found ".."`,
 		"-nonsense start":              "-nonsense",
 	} {
-		_, err := parseCall(strings.Fields(line))
+		_, err := parseCall(strings.Fields(line), false)
 		require.ErrorContains(t, err, want, line)
 	}
 }

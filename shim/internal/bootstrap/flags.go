@@ -69,7 +69,9 @@ func lastOf(args []string) string {
 	return args[len(args)-1]
 }
 
-func parseCall(args []string) (call, error) {
+// parseCall parses containerd's flags. started says that the action is start:
+// the daemon's command line has lost the word.
+func parseCall(args []string, started bool) (call, error) {
 	var c call
 	fs := flag.NewFlagSet("containerd-shim", flag.ContinueOnError)
 	fs.SetOutput(io.Discard)
@@ -89,6 +91,9 @@ func parseCall(args []string) (call, error) {
 		return c, nil
 	}
 	c.action = fs.Arg(0)
+	if started {
+		c.action = "start"
+	}
 	if c.action != "start" && c.action != "delete" {
 		return c, fmt.Errorf("unknown action %q: containerd calls a shim with start, delete or -info", c.action)
 	}
@@ -119,7 +124,7 @@ func parseCall(args []string) (call, error) {
 // Run does what containerd asks for and returns the exit code. resultFD is
 // where the start role answers.
 func Run(e Engine, args []string, resultFD int) int {
-	c, err := parseCall(args)
+	c, err := parseCall(args, resultFD >= 0)
 	if err == nil {
 		switch {
 		case c.info:
