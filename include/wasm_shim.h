@@ -103,8 +103,8 @@ typedef struct wasm_shim_option {
 } wasm_shim_option;
 
 /*
- * wasm_shim_engine describes an engine. Fill the first three members by
- * WASM_SHIM_ENGINE_HEAD and leave zero what you do not use.
+ * wasm_shim_engine describes an engine. Set the first three members, by
+ * WASM_SHIM_ENGINE_HEAD or by hand, and leave zero what you do not use.
  * OWNERSHIP: yours, with everything that it points to; constant from
  * wasm_shim_main() on. THREAD: wasm_shim_main's. PROCESS: every one, as data.
  * SINCE: 1.0
@@ -172,8 +172,9 @@ typedef struct wasm_shim_engine {
     int32_t (*compile)(wasm_shim_context *ctx, void *user_data);
 } wasm_shim_engine;
 
-/* The first three members' values, for an initializer. SINCE: 1.0 */
-#define WASM_SHIM_ENGINE_HEAD sizeof(wasm_shim_engine), WASM_SHIM_ABI_MAJOR, WASM_SHIM_ABI_MINOR
+/* Sets the first three members, in a designated initializer (C99, C++20). SINCE: 1.0 */
+#define WASM_SHIM_ENGINE_HEAD                                                                                          \
+    .size = sizeof(wasm_shim_engine), .abi_major = WASM_SHIM_ABI_MAJOR, .abi_minor = WASM_SHIM_ABI_MINOR
 
 /*
  * wasm_shim_main is the whole program: call it from main() with main's own

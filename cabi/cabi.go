@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package cabi joins the C contract of include/wasm_shim.h to the Go core: it
+// decides in C which process this one is, plays the runner, and hands an
+// engine's descriptor to package shim. Nothing else imports "C".
+//
+// The C files build as C11; what they export beside wasm_shim_* is made local
+// by scripts/pack.sh.
+package cabi
+
+/*
+#cgo CFLAGS: -std=gnu11 -O2 -Wall -Wextra -Wno-unused-parameter -fvisibility=hidden -D_GNU_SOURCE -I${SRCDIR}/../include
+#include "cabi.h"
+*/
+import "C"
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime/debug"
+
+	"github.com/libwasmshim/libwasmshim/shim"
+)
+
+//export wasmshimGoInit
+func wasmshimGoInit() {
+	defer barrier(nil)
+	shim.Init()
+}
+
+// resultFD is -1, or the pipe on which the `start` command waits for an answer.
+//
+//export wasmshimGoMain
+func wasmshimGoMain(e *C.wasm_shim_engine, resultFD C.int) (code C.int) {
+	defer barrier(&code)
+	// The C side has blanked the word "start".
+	if n := len(os.Args); n > 1 && os.Args[n-1] == "" && resultFD >= 0 {
+		os.Args = os.Args[:n-1]
+	}
+	d, err := descriptor(e)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "wasm_shim_main:", err)
+		return 1
+	}
+	return C.int(shim.Main(d, shim.Config{}, int(resultFD)))
+}
+
+// barrier ends a panic: beyond it there is only C, where it would abort the
+// process without a word.
+func barrier(code *C.int) {
+	if p := recover(); p != nil {
+		fmt.Fprintf(os.Stderr, "panic: %v\n%s", p, debug.Stack())
+		if code != nil {
+			*code = 2
+		}
+	}
+}
+
+// descriptor copies what the daemon needs to know: data, no callbacks. The C
+// side has checked it.
+func descriptor(e *C.wasm_shim_engine) (shim.Descriptor, error) {
+	d := shim.Descriptor{
+		Name:     C.GoString(e.name),
+		Version:  C.GoString(e.version),
+		Revision: C.GoString(e.revision),
+		Kinds:    shim.Kind(e.kinds),
+		CacheKey: C.GoString(e.cache_key),
+	}
+	for i := C.size_t(0); ; i++ {
+		s := C.wasmshim_layer_type(e, i)
+		if s == nil {
+			break
+		}
+		d.LayerTypes = append(d.LayerTypes, C.GoString(s))
+	}
+	for i := C.size_t(0); ; i++ {
+		p := C.wasmshim_option_at(e, i)
+		if p == nil {
+			break
+		}
+		var o C.wasm_shim_option
+		var msg [256]C.char
+		if C.wasmshim_option_read(p, &o, &msg[0], C.size_t(len(msg))) < 0 {
+			return d, errors.New(C.GoString(&msg[0]))
+		}
+		d.Options = append(d.Options, shim.Option{
+			Key:                C.GoString(o.key),
+			Help:               C.GoString(o.help),
+			AffectsCompilation: o.flags&C.WASM_SHIM_OPTION_AFFECTS_COMPILATION != 0,
+		})
+	}
+	return d, nil
+}

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// What the files of this directory share. None of these names leaves
+// libwasmshim.a: scripts/pack.sh makes all but wasm_shim_* local.
+
+#ifndef WASMSHIM_CABI_H
+#define WASMSHIM_CABI_H
+
+#include <signal.h>
+#include <stddef.h>
+
+#include "wasm_shim.h"
+
+// Exit codes of a container that the engine could not run to its end.
+enum {
+    WASMSHIM_EXIT_ERROR = 125,
+    WASMSHIM_EXIT_LOAD = 126,
+    WASMSHIM_EXIT_TRAP = 134,
+    WASMSHIM_EXIT_SIGNAL = 128, // plus the signal
+};
+
+// Copies src's known part to *dst, which is zeroed before. Returns 0, or -1
+// with a sentence in msg that says what is wrong with the descriptor.
+int wasmshim_engine_read(const wasm_shim_engine *src, wasm_shim_engine *dst, char *msg, size_t msg_size);
+
+// Copies one option of a descriptor by the same rule.
+int wasmshim_option_read(const wasm_shim_option *src, wasm_shim_option *dst, char *msg, size_t msg_size);
+
+// An element of a descriptor's lists; NULL at their end.
+const char *wasmshim_layer_type(const wasm_shim_engine *engine, size_t index);
+const wasm_shim_option *wasmshim_option_at(const wasm_shim_engine *engine, size_t index);
+
+// Plays the container's first process; returns its exit code.
+int wasmshim_runner(int argc, char **argv, const wasm_shim_engine *engine);
+
+// Sets handler for every signal that terminates by default and is not raised
+// by a fault, and unblocks all signals.
+void wasmshim_catch_signals(void (*handler)(int));
+
+// Starts the Go runtime; only then may a Go export be called. argv must be the
+// process's own: Go finds environment and auxiliary vector behind it.
+void wasmshim_start_go(int argc, char **argv);
+
+#endif

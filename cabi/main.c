@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// wasm_shim_main: which process is this one? Decided before the Go runtime
+// exists, because most of them do without it, and the rest start it once.
+
+#include "cabi.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "_cgo_export.h"
+
+// Go's own constructor, moved out of .init_array by scripts/pack.sh so that it
+// does not run before nsexec, which needs a process with a single thread. The
+// linker defines both names around the section. Weak, because they do not
+// exist where this package is part of an ordinary Go program.
+typedef void constructor(int, char **, char **);
+extern constructor *const __start_wasmshim_rt0[] __attribute__((weak));
+extern constructor *const __stop_wasmshim_rt0[] __attribute__((weak));
+
+void wasmshim_start_go(int argc, char **argv) {
+    for (constructor *const *c = __start_wasmshim_rt0; c < __stop_wasmshim_rt0; c++)
+        (*c)(argc, argv, environ);
+}
+
+static void end_created(int sig) {
+    _exit(WASMSHIM_EXIT_SIGNAL + sig);
+}
+
+static int go_init(int argc, char **argv) {
+    // A first process ignores signals that it has no handler for. Until the
+    // container is started, this is what a signal finds; exec takes it away.
+    wasmshim_catch_signals(end_created);
+    wasmshim_start_go(argc, argv);
+    wasmshimGoInit();
+    return 1;
+}
+
+static int go_main(int argc, char **argv, const wasm_shim_engine *engine, int result_fd) {
+    wasmshim_start_go(argc, argv);
+    return wasmshimGoMain((wasm_shim_engine *)engine, result_fd);
+}
+
+// The flags that containerd gives a shim and that take no value.
+static bool is_switch(const char *flag) {
+    return strcmp(flag, "debug") == 0 || strcmp(flag, "v") == 0 || strcmp(flag, "info") == 0;
+}
+
+// Returns the argument that is not a flag if it is the only and last one, and
+// sets *bundle to the value of -bundle; NULL otherwise.
+static char *command(int argc, char **argv, const char **bundle) {
+    int i = 1;
+    for (; i < argc && argv[i][0] == '-' && argv[i][1] != 0; i++) {
+        const char *flag = argv[i] + (argv[i][1] == '-' ? 2 : 1);
+        const char *equals = strchr(flag, '=');
+        if (equals != NULL) {
+            if (strncmp(flag, "bundle=", sizeof("bundle=") - 1) == 0)
+                *bundle = equals + 1;
+        } else if (!is_switch(flag)) {
+            if (++i < argc && strcmp(flag, "bundle") == 0)
+                *bundle = argv[i];
+        }
+    }
+    return i == argc - 1 ? argv[i] : NULL;
+}
+
+static int write_all(int fd, const char *p, size_t n) {
+    while (n > 0) {
+        ssize_t w = write(fd, p, n);
+        if (w < 0 && errno == EINTR)
+            continue;
+        if (w < 0)
+            return -1;
+        p += w;
+        n -= (size_t)w;
+    }
+    return 0;
+}
+
+// Answers `delete` from the record that the daemon left once it had cleaned
+// up. Returns false if there is none: then the cleanup is ours, in Go.
+static bool answer_delete(const char *bundle) {
+    char path[PATH_MAX];
+    char record[4096];
+    int n = snprintf(path, sizeof(path), "%s/shim.deleted", bundle);
+    if (n < 0 || (size_t)n >= sizeof(path))
+        return false;
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    if (fd < 0)
+        return false;
+    struct stat st;
+    bool ok = fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && st.st_size > 0 && st.st_size <= (off_t)sizeof(record) &&
+              read(fd, record, sizeof(record)) == st.st_size;
+    close(fd);
+    return ok && write_all(STDOUT_FILENO, record, (size_t)st.st_size) == 0;
+}
+
+static int null_output(void) {
+    int fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+    if (fd < 0 || dup2(fd, STDOUT_FILENO) < 0 || dup2(fd, STDERR_FILENO) < 0)
+        return -1;
+    if (fd > STDERR_FILENO)
+        close(fd);
+    return 0;
+}
+
+// The daemon's half of `start`. word is "start" itself, the last argument: it
+// is taken out of the command line, which shows this process as what it is.
+static int daemon_main(int argc, char **argv, const wasm_shim_engine *engine, char *word, int result_fd) {
+    setsid();
+    if (null_output() < 0) {
+        static const char text[] = "\1open /dev/null for the shim daemon's output";
+        write_all(result_fd, text, sizeof(text) - 1);
+        return 1;
+    }
+    memset(word, 0, strlen(word));
+    // Without it the line ends with a few NULs more; not all kernels allow it.
+    prctl(PR_SET_MM, PR_SET_MM_ARG_END, word, 0, 0);
+    return go_main(argc, argv, engine, result_fd);
+}
+
+// Waits for the daemon's answer: one byte, the exit code, and a text.
+static int relay(int fd, pid_t daemon) {
+    char text[65536];
+    size_t n = 0;
+    ssize_t r;
+    while (n < sizeof(text) && ((r = read(fd, text + n, sizeof(text) - n)) > 0 || (r < 0 && errno == EINTR)))
+        n += r > 0 ? (size_t)r : 0;
+    if (n > 0) {
+        int code = (unsigned char)text[0];
+        write_all(code == 0 ? STDOUT_FILENO : STDERR_FILENO, text + 1, n - 1);
+        return code;
+    }
+    int status = 0;
+    if (waitpid(daemon, &status, 0) == daemon && WIFSIGNALED(status))
+        fprintf(stderr, "shim daemon died before it answered (signal %d)\n", WTERMSIG(status));
+    else
+        fprintf(stderr, "shim daemon died before it answered (exit %d)\n", WEXITSTATUS(status));
+    return 1;
+}
+
+// `start` forks here, where a process is small and has one thread, instead of
+// executing the binary and starting Go a second time.
+static int start(int argc, char **argv, const wasm_shim_engine *engine, char *word) {
+    int result[2];
+    if (pipe2(result, O_CLOEXEC) < 0) {
+        perror("pipe for the shim daemon's answer");
+        return 1;
+    }
+    pid_t pid = fork();
+    if (pid < 0) {
+        perror("fork the shim daemon");
+        return 1;
+    }
+    if (pid == 0) {
+        close(result[0]);
+        return daemon_main(argc, argv, engine, word, result[1]);
+    }
+    close(result[1]);
+    // The parent must not hold open what the daemon reads.
+    close(STDIN_FILENO);
+    return relay(result[0], pid);
+}
+
+int wasm_shim_main(int argc, char **argv, const wasm_shim_engine *given) {
+    const char *role = getenv("_WASMSHIM_ROLE");
+    bool runner = role != NULL && strcmp(role, "runner") == 0;
+    // The role is looked at first: a container's arguments may be anything.
+    if (!runner && argc == 2 && strcmp(argv[1], "init") == 0 && getenv("_LIBCONTAINER_INITPIPE") != NULL)
+        return go_init(argc, argv);
+
+    static wasm_shim_engine engine;
+    char msg[512];
+    if (wasmshim_engine_read(given, &engine, msg, sizeof(msg)) < 0) {
+        fprintf(stderr, "wasm_shim_main: %s\n", msg);
+        return runner ? WASMSHIM_EXIT_ERROR : 1;
+    }
+    if (runner)
+        return wasmshim_runner(argc, argv, &engine);
+
+    const char *bundle = ".";
+    char *word = command(argc, argv, &bundle);
+    if (word != NULL && strcmp(word, "delete") == 0 && answer_delete(bundle))
+        return 0;
+    if (word != NULL && strcmp(word, "start") == 0)
+        return start(argc, argv, &engine, word);
+    return go_main(argc, argv, &engine, -1);
+}
+
+uint32_t wasm_shim_abi_version(void) {
+    return WASM_SHIM_ABI_VERSION;
+}

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// The context that the daemon passes to a runner; shim/internal/stage writes
+// it and says how it is laid out. Both ends are the same binary, so whatever
+// this decoder does not know is an error. It trusts no byte of its input.
+
+#ifndef WASMSHIM_STAGE_H
+#define WASMSHIM_STAGE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum {
+    WASMSHIM_STAGE_MAX = 64 << 20, // as in the encoder
+};
+
+struct wasmshim_list {
+    const char **items; // ends with a NULL that count leaves out
+    size_t count;
+};
+
+struct wasmshim_preopen {
+    const char *host;
+    const char *guest;
+};
+
+// Strings point into the decoded bytes and are never NULL.
+struct wasmshim_stage {
+    const char *id;
+    const char *pod;
+    const char *ns;
+    const char *entry_path;
+    const char *entry_func;
+    const char *entry_name;
+    const char *cwd;
+    const char *log_level;
+    struct wasmshim_list args;
+    struct wasmshim_list env;
+    struct wasmshim_list options; // "key=value"
+    struct wasmshim_preopen *preopens;
+    size_t preopen_count;
+    uint64_t memory; // bytes, 0 for no limit
+    uint64_t cpu;    // thousandths of a CPU, 0 for no limit
+    uint32_t kind;
+    void *block; // what all lists live in
+};
+
+// Fills *out from size bytes, which must stay in place as long as *out is
+// used. Returns NULL, or a constant text that says what is wrong with them.
+const char *wasmshim_stage_decode(const uint8_t *bytes, size_t size, struct wasmshim_stage *out);
+
+void wasmshim_stage_free(struct wasmshim_stage *stage);
+
+#endif

@@ -1,0 +1,42 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+#
+# Packs the Go core and its C parts into build/libwasmshim.a.
+#
+# A plain c-archive starts Go from .init_array, before main and before
+# libcontainer's nsexec constructor, which needs a process with one thread. So:
+#  1. Go's .init_array becomes the section wasmshim_rt0; cabi/main.c calls the
+#     function pointers in it in those processes that need Go.
+#  2. All members become one object: a linker takes only those members of an
+#     archive that somebody refers to, and nobody refers to a constructor.
+#  3. All symbols but those of wasm_shim.h become local.
+set -eu
+cd "$(dirname "$0")/.."
+
+out=build/libwasmshim.a
+work=build/pack
+mkdir -p "$work"
+
+# Warnings are for `make lint`; here, debug information would only cost time.
+CGO_ENABLED=1 CGO_CFLAGS="${CGO_CFLAGS:--O2}" go build -buildmode=c-archive -trimpath \
+    -tags "netgo osusergo seccomp" -ldflags "-s -w" -o "$work/go.a" ./cmd/libwasmshim
+
+# Same input, same script, same symbols: nothing to do.
+seccomp=$(${PKG_CONFIG:-pkg-config} --variable=libdir libseccomp)/libseccomp.a
+stamp=$(cat "$work/go.a" "$seccomp" abi/symbols.txt "$0" | sha256sum)
+if [ -e "$out" ] && [ "$stamp" = "$(cat "$work/stamp" 2>/dev/null)" ]; then
+    exit 0
+fi
+
+rm -rf "$work/members" "$work/stamp"
+mkdir "$work/members"
+(cd "$work/members" && ar x ../go.a)
+objcopy --rename-section .init_array=wasmshim_rt0 "$work/members/go.o"
+ld -r -d -o "$work/wasmshim.o" "$work"/members/*.o --start-group "$seccomp" --end-group
+objcopy --keep-global-symbols=abi/symbols.txt "$work/wasmshim.o"
+
+rm -f "$out.new"
+ar rcsD "$out.new" "$work/wasmshim.o"
+mv "$out.new" "$out"
+rm -rf "$work/members" "$work/wasmshim.o"
+echo "$stamp" >"$work/stamp"

@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# One engine, linked with libwasmshim.a; scripts/shim.sh says how to call it.
+
+OBJ := build/engine/$(NAME)
+OUT := dist/containerd-shim-$(NAME)-v1
+
+-include $(DIR)/engine.mk
+
+SOURCES := $(wildcard $(DIR)/*.c $(DIR)/*.cc $(DIR)/*.cpp)
+OBJECTS := $(SOURCES:$(DIR)/%=$(OBJ)/%.o)
+HAS_CXX := $(filter %.cc %.cpp,$(SOURCES))
+FLAGS := -O2 -fno-pie -ffunction-sections -fdata-sections -Iinclude
+# Static, because the binary is executed in the container's empty root; at a
+# fixed address, because then no page has to be relocated and made private.
+LINK := -static -no-pie -s -Wl,--gc-sections
+
+$(OUT): $(OBJECTS) build/libwasmshim.a $(wildcard $(DIR)/engine.mk) scripts/shim.mk
+	mkdir -p $(@D)
+	$(if $(HAS_CXX),$(CXX),$(CC)) $(LINK) $(LDFLAGS) -o $@.new $(OBJECTS) build/libwasmshim.a $(ENGINE_LIBS)
+	mv $@.new $@
+
+$(OBJ)/%.c.o: $(DIR)/%.c scripts/shim.mk $(wildcard $(DIR)/engine.mk)
+	mkdir -p $(@D)
+	$(CC) -std=gnu11 $(FLAGS) $(ENGINE_CFLAGS) $(CFLAGS) -MMD -c -o $@ $<
+
+$(OBJ)/%.cc.o: $(DIR)/%.cc scripts/shim.mk $(wildcard $(DIR)/engine.mk)
+	mkdir -p $(@D)
+	$(CXX) -std=c++17 $(FLAGS) $(ENGINE_CXXFLAGS) $(CXXFLAGS) -MMD -c -o $@ $<
+
+$(OBJ)/%.cpp.o: $(DIR)/%.cpp scripts/shim.mk $(wildcard $(DIR)/engine.mk)
+	mkdir -p $(@D)
+	$(CXX) -std=c++17 $(FLAGS) $(ENGINE_CXXFLAGS) $(CXXFLAGS) -MMD -c -o $@ $<
+
+-include $(OBJECTS:.o=.d)

@@ -1,0 +1,38 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+#
+# Usage: scripts/shim.sh ENGINE
+#
+# Builds dist/containerd-shim-<name>-v1 from an engine's C or C++ sources and
+# libwasmshim.a. ENGINE is a name in engines/ or examples/, or a directory. A
+# file engine.mk in it may set ENGINE_CFLAGS, ENGINE_CXXFLAGS and ENGINE_LIBS.
+set -eu
+start=$(pwd)
+cd "$(dirname "$0")/.."
+
+has_sources() {
+    for f in "$1"/*.c "$1"/*.cc "$1"/*.cpp; do
+        [ -f "$f" ] && return 0
+    done
+    return 1
+}
+
+dir=
+for d in "engines/${1:-}" "examples/${1:-}" "$start/${1:-}" "${1:-}"; do
+    if [ -n "${1:-}" ] && has_sources "$d"; then
+        dir=$(cd "$d" && pwd)
+        break
+    fi
+done
+if [ -z "$dir" ]; then
+    echo "shim.sh: no C or C++ sources for engine \"${1:-}\". Known engines:" >&2
+    for d in engines/* examples/*; do
+        if has_sources "$d"; then
+            echo "  ${d##*/}" >&2
+        fi
+    done
+    exit 2
+fi
+
+scripts/pack.sh
+exec ${MAKE:-make} --no-print-directory -s -f scripts/shim.mk DIR="$dir" NAME="${dir##*/}"
