@@ -22,6 +22,7 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/libwasmshim/libwasmshim/test/harness"
+	"github.com/libwasmshim/libwasmshim/test/smoke"
 )
 
 // A step is one call on a shim and what it answered.
@@ -113,7 +114,7 @@ func (c *caller) begin(config harness.HandConfig) {
 }
 
 func (c *caller) busybox() string {
-	root, err := c.RootFS(busyboxFiles(c.T))
+	root, err := c.RootFS(smoke.Files(c.T))
 	require.NoError(c, err)
 	c.Cleanup(func() { require.NoError(c, os.RemoveAll(root)) })
 	return root
@@ -314,7 +315,7 @@ var cases = []struct {
 		}
 	}},
 	{"through containerd", func(c *caller) {
-		container, err := c.NewContainer(c.Ctx, harness.Config{Runtime: c.Runtime, Image: busybox(c.T), Args: []string{"/bin/nope"}})
+		container, err := c.NewContainer(c.Ctx, harness.Config{Runtime: c.Runtime, Image: smoke.Image(c.T), Args: []string{"/bin/nope"}})
 		require.NoError(c, err)
 		task, err := container.NewTask(c.Ctx, nullIO)
 		c.note("create: no such program", nil, err)
@@ -324,7 +325,7 @@ var cases = []struct {
 			c.note("delete", nil, err)
 		}
 		require.NoError(c, container.Delete(c.Ctx, client.WithSnapshotCleanup))
-		container, err = c.NewContainer(c.Ctx, harness.Config{Runtime: c.Runtime, Image: busybox(c.T), Args: []string{"/etc"}})
+		container, err = c.NewContainer(c.Ctx, harness.Config{Runtime: c.Runtime, Image: smoke.Image(c.T), Args: []string{"/etc"}})
 		require.NoError(c, err)
 		task, err = container.NewTask(c.Ctx, nullIO, client.WithRootFS([]mount.Mount{{Type: "bind", Source: "/no/such/dir", Options: []string{"bind"}}}))
 		c.note("create: rootfs cannot be mounted", nil, err)
@@ -334,7 +335,7 @@ var cases = []struct {
 		}
 		require.NoError(c, container.Delete(c.Ctx, client.WithSnapshotCleanup))
 		for _, program := range []string{"/etc", "/data", "relative", ""} {
-			container, err = c.NewContainer(c.Ctx, harness.Config{Runtime: c.Runtime, Image: busybox(c.T), Opts: []oci.SpecOpts{oci.WithProcessArgs(program)}})
+			container, err = c.NewContainer(c.Ctx, harness.Config{Runtime: c.Runtime, Image: smoke.Image(c.T), Opts: []oci.SpecOpts{oci.WithProcessArgs(program)}})
 			require.NoError(c, err)
 			task, err = container.NewTask(c.Ctx, nullIO)
 			c.note(fmt.Sprintf("create: program is %q", program), nil, err)
@@ -366,8 +367,8 @@ func TestLikeRunc(t *testing.T) {
 	for _, test := range cases {
 		t.Run(test.name, func(t *testing.T) {
 			var theirs, ours []step
-			t.Run("runc", func(t *testing.T) { theirs = record(t, runcRuntime, test.run) })
-			t.Run("ours", func(t *testing.T) { ours = record(t, ourRuntime, test.run) })
+			t.Run("runc", func(t *testing.T) { theirs = record(t, smoke.Runc, test.run) })
+			t.Run("ours", func(t *testing.T) { ours = record(t, smoke.Ours, test.run) })
 			var table strings.Builder
 			for i := range max(len(theirs), len(ours)) {
 				if i < len(theirs) {

@@ -121,7 +121,7 @@ func (h *ByHand) openLog() error {
 
 func (d *Daemon) spec(ctx context.Context, c HandConfig) (string, error) {
 	opts := append([]oci.SpecOpts{oci.WithProcessArgs(c.Args...)}, c.Opts...)
-	spec, err := oci.GenerateSpec(d.Context(ctx), nil, &containers.Container{ID: c.ID}, opts...)
+	spec, err := oci.GenerateSpec(d.In(ctx), nil, &containers.Container{ID: c.ID}, opts...)
 	if err != nil {
 		return "", err
 	}
@@ -189,7 +189,7 @@ func (h *ByHand) Close(ctx context.Context) error {
 		h.log.Close()
 	}
 	_, err := h.DeleteCommand(ctx)
-	for _, m := range mounts(h.d.Name) {
+	for _, m := range mounts(h.d.Namespace) {
 		if strings.HasPrefix(m, h.Bundle+"/") {
 			return fmt.Errorf("still mounted: %s", m) // and so not safe to remove
 		}

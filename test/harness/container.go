@@ -91,7 +91,7 @@ const (
 
 // NewContainer makes a container without a task.
 func (d *Daemon) NewContainer(ctx context.Context, c Config) (client.Container, error) {
-	ctx = d.Context(ctx)
+	ctx = d.In(ctx)
 	if c.ID == "" {
 		c.ID = FreshID("c")
 	}
@@ -127,14 +127,14 @@ func (d *Daemon) Create(ctx context.Context, c Config) (*Container, error) {
 	}
 	created := &Container{Container: container}
 	if err := d.createTask(ctx, created, c); err != nil {
-		_ = container.Delete(d.Context(ctx), client.WithSnapshotCleanup)
+		_ = container.Delete(d.In(ctx), client.WithSnapshotCleanup)
 		return nil, err
 	}
 	return created, nil
 }
 
 func (d *Daemon) createTask(ctx context.Context, created *Container, c Config) (retErr error) {
-	ctx = d.Context(ctx)
+	ctx = d.In(ctx)
 	created.Stdout, created.Stderr = &Buffer{}, &Buffer{}
 	creator := cio.Creator(cio.NullIO)
 	if !c.NoIO {
@@ -156,7 +156,7 @@ func (d *Daemon) Run(ctx context.Context, c Config) (*Container, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := container.Task.Start(d.Context(ctx)); err != nil {
+	if err := container.Task.Start(d.In(ctx)); err != nil {
 		_ = d.Remove(ctx, container)
 		return nil, fmt.Errorf("start %s: %w", container.ID(), err)
 	}
@@ -176,12 +176,12 @@ func (d *Daemon) Finish(ctx context.Context, c *Container) (Result, error) {
 		_ = d.Remove(context.WithoutCancel(ctx), c)
 		return Result{Stdout: c.Stdout.String(), Stderr: c.Stderr.String()}, err
 	}
-	status, err := c.Task.Delete(d.Context(ctx)) // waits for the end of the output too
+	status, err := c.Task.Delete(d.In(ctx)) // waits for the end of the output too
 	if err != nil {
 		return Result{}, fmt.Errorf("delete task %s: %w", c.ID(), err)
 	}
 	result := Result{Code: status.ExitCode(), At: status.ExitTime(), Stdout: c.Stdout.String(), Stderr: c.Stderr.String()}
-	return result, c.Delete(d.Context(ctx), client.WithSnapshotCleanup)
+	return result, c.Delete(d.In(ctx), client.WithSnapshotCleanup)
 }
 
 // Wait waits until the container has exited.
@@ -205,7 +205,7 @@ func (d *Daemon) Once(ctx context.Context, c Config) (Result, error) {
 
 // Remove ends a container in whatever state it is and removes it.
 func (d *Daemon) Remove(ctx context.Context, c *Container) error {
-	ctx, cancel := context.WithTimeout(d.Context(ctx), 30*time.Second)
+	ctx, cancel := context.WithTimeout(d.In(ctx), 30*time.Second)
 	defer cancel()
 	if c.Task != nil {
 		_ = c.Task.Kill(ctx, syscall.SIGKILL, client.WithKillAll)

@@ -51,7 +51,7 @@ const (
 // Daemon is a running private containerd.
 type Daemon struct {
 	Version   Version
-	Name      string // also its containerd namespace
+	Namespace string // its containerd namespace, which no other daemon has; also the name of Dir
 	Dir       string
 	State     string // bundles are below
 	Address   string // gRPC; the ttrpc one is Address + ".ttrpc"
@@ -162,7 +162,7 @@ func Start(ctx context.Context, v Version) (_ *Daemon, retErr error) {
 	dir := filepath.Join(base, name)
 	d := &Daemon{
 		Version:   v,
-		Name:      name,
+		Namespace: name,
 		Dir:       dir,
 		State:     filepath.Join(dir, "state"),
 		Address:   filepath.Join(dir, "c.sock"),
@@ -172,7 +172,7 @@ func Start(ctx context.Context, v Version) (_ *Daemon, retErr error) {
 	}
 	defer func() {
 		if retErr != nil {
-			retErr = fmt.Errorf("start containerd %s: %w\n%s", v, retErr, d.Log(20))
+			retErr = fmt.Errorf("start containerd %s: %w\n%s", v, retErr, d.LogTail(20))
 			_ = d.Stop()
 		}
 	}()
@@ -247,7 +247,7 @@ func (d *Daemon) connect(ctx context.Context) error {
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
-	c, err := client.New(d.Address, client.WithDefaultNamespace(d.Name), client.WithTimeout(time.Minute))
+	c, err := client.New(d.Address, client.WithDefaultNamespace(d.Namespace), client.WithTimeout(time.Minute))
 	if err != nil {
 		return err
 	}
@@ -262,14 +262,14 @@ func (d *Daemon) connect(ctx context.Context) error {
 // Pid is the containerd's process id.
 func (d *Daemon) Pid() int { return d.cmd.Process.Pid }
 
-// Context is ctx in the daemon's namespace.
-func (d *Daemon) Context(ctx context.Context) context.Context {
-	return namespaces.WithNamespace(ctx, d.Name)
+// In is ctx in the daemon's namespace.
+func (d *Daemon) In(ctx context.Context) context.Context {
+	return namespaces.WithNamespace(ctx, d.Namespace)
 }
 
 // Bundle is the bundle directory of a container's task.
 func (d *Daemon) Bundle(id string) string {
-	return filepath.Join(d.State, "io.containerd.runtime.v2.task", d.Name, id)
+	return filepath.Join(d.State, "io.containerd.runtime.v2.task", d.Namespace, id)
 }
 
 // LookPath finds a program as the daemon does.
@@ -292,8 +292,8 @@ func (d *Daemon) ShimBinary(runtime string) (string, error) {
 	return d.LookPath("containerd-shim-" + strings.Join(parts[len(parts)-2:], "-"))
 }
 
-// Log is the last lines of containerd's log. Shims log there too.
-func (d *Daemon) Log(lines int) string {
+// LogTail is the last lines of containerd's log. Shims log there too.
+func (d *Daemon) LogTail(lines int) string {
 	text, _ := os.ReadFile(filepath.Join(d.Dir, "log"))
 	all := strings.Split(strings.TrimSpace(string(text)), "\n")
 	return strings.Join(all[max(0, len(all)-lines):], "\n")
@@ -341,7 +341,7 @@ func (d *Daemon) Stop() error {
 			<-d.done
 		}
 	}
-	return clear(d.Name)
+	return clear(d.Namespace)
 }
 
 // Sweep clears away what is left of daemons whose owner is gone.

@@ -32,9 +32,9 @@ type Events struct {
 
 // Subscribe starts collecting. Stop it with Close.
 func (d *Daemon) Subscribe(ctx context.Context) *Events {
-	ctx, stop := context.WithCancel(d.Context(ctx))
+	ctx, stop := context.WithCancel(d.In(ctx))
 	e := &Events{stop: stop, done: make(chan struct{})}
-	received, errs := d.Client.Subscribe(ctx, `namespace==`+d.Name+`,topic~="^/tasks/"`)
+	received, errs := d.Client.Subscribe(ctx, `namespace==`+d.Namespace+`,topic~="^/tasks/"`)
 	go func() {
 		defer close(e.done)
 		for {

@@ -156,7 +156,7 @@ func (d *Daemon) Image(ctx context.Context, name string, files map[string]File, 
 	if err != nil {
 		return nil, fmt.Errorf("make image %s: %w", name, err)
 	}
-	ctx = d.Context(ctx)
+	ctx = d.In(ctx)
 	imported, err := d.Client.Import(ctx, bytes.NewReader(data))
 	if err != nil {
 		return nil, fmt.Errorf("import image %s: %w", name, err)

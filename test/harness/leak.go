@@ -19,28 +19,28 @@ type Snapshot map[string]bool
 // Snapshot looks at the machine.
 func (d *Daemon) Snapshot() Snapshot {
 	s := Snapshot{}
-	for _, p := range processes(d.Name) {
+	for _, p := range processes(d.Namespace) {
 		if p.Pid == d.Pid() || p.Parent == os.Getpid() {
 			continue // containerd, or a program that the test runs
 		}
 		s["process "+p.String()] = true
 	}
-	for _, m := range mounts(d.Name) {
+	for _, m := range mounts(d.Namespace) {
 		s["mount "+m] = true
 	}
-	for _, c := range cgroups(d.Name) {
-		if filepath.Base(c) != d.Name { // the parent of all stays, as runc leaves it
+	for _, c := range cgroups(d.Namespace) {
+		if filepath.Base(c) != d.Namespace { // the parent of all stays, as runc leaves it
 			s["cgroup "+c] = true
 		}
 	}
-	dirs := []string{d.State, d.SocketDir, filepath.Join(d.Dir, "fifo"), filepath.Join(d.Dir, "tmp"), runcRoot(d.Name)}
+	dirs := []string{d.State, d.SocketDir, filepath.Join(d.Dir, "fifo"), filepath.Join(d.Dir, "tmp"), runcRoot(d.Namespace)}
 	for _, f := range files(dirs...) {
-		if strings.HasSuffix(f, "/io.containerd.runtime.v2.task/"+d.Name) || strings.HasSuffix(f, runcRoot(d.Name)) || strings.HasSuffix(f, d.SocketDir) {
+		if strings.HasSuffix(f, "/io.containerd.runtime.v2.task/"+d.Namespace) || strings.HasSuffix(f, runcRoot(d.Namespace)) || strings.HasSuffix(f, d.SocketDir) {
 			continue // parents that stay
 		}
 		s["file "+f] = true
 	}
-	for _, socket := range oldSockets(d.Name, counter.Load()) {
+	for _, socket := range oldSockets(d.Namespace, counter.Load()) {
 		s["socket "+socket] = true
 	}
 	return s
@@ -81,4 +81,17 @@ func oldSockets(name string, ids int64) []string {
 		}
 	}
 	return found
+}
+
+// Shims are the shim processes of the daemon.
+func (d *Daemon) Shims() []Process {
+	var shims []Process
+	for _, p := range processes(d.Namespace) {
+		args := strings.Fields(p.Args)
+		if p.State != 'Z' && len(args) > 1 && strings.Contains(filepath.Base(args[0]), "containerd-shim-") && strings.Contains(p.Args, "-namespace "+d.Namespace) {
+			p.State = 'S' // so that one shim equals itself
+			shims = append(shims, p)
+		}
+	}
+	return shims
 }

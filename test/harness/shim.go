@@ -76,20 +76,20 @@ const (
 // as its working directory.
 func (d *Daemon) ShimCommand(ctx context.Context, binary, bundle string, dialect Dialect, action string) (*exec.Cmd, error) {
 	id := filepath.Base(bundle)
-	args := []string{"-namespace", d.Name, "-address", d.Address, "-publish-binary", "/bin/false", "-id", id}
+	args := []string{"-namespace", d.Namespace, "-address", d.Address, "-publish-binary", "/bin/false", "-id", id}
 	if action == "delete" {
 		args = append(args, "-bundle", bundle)
 	}
 	cmd := exec.CommandContext(ctx, binary, append(args, action)...)
 	cmd.Dir = bundle
-	cmd.Env = append(d.Env(), "GOMAXPROCS=2", "TTRPC_ADDRESS="+d.Address+".ttrpc", "GRPC_ADDRESS="+d.Address, "NAMESPACE="+d.Name)
+	cmd.Env = append(d.Env(), "GOMAXPROCS=2", "TTRPC_ADDRESS="+d.Address+".ttrpc", "GRPC_ADDRESS="+d.Address, "NAMESPACE="+d.Namespace)
 	if dialect != Dialect16 {
 		cmd.Env = append(cmd.Env, "MAX_SHIM_VERSION=2")
 	}
 	if dialect == Dialect23 && action == "start" {
 		params, err := proto.Marshal(&bootapi.BootstrapParams{
 			InstanceID:             id,
-			Namespace:              d.Name,
+			Namespace:              d.Namespace,
 			LogLevel:               bootapi.LogLevel_LOG_LEVEL_INFO,
 			ContainerdVersion:      string(d.Version),
 			ContainerdGrpcAddress:  d.Address,

@@ -39,7 +39,7 @@ func Main(m *testing.M, v Version) {
 	}()
 	code := m.Run()
 	if code != 0 {
-		fmt.Fprintf(os.Stderr, "last lines of containerd's log:\n%s\n", daemon.Log(40))
+		fmt.Fprintf(os.Stderr, "last lines of containerd's log:\n%s\n", daemon.LogTail(40))
 	}
 	if err := daemon.Stop(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -65,7 +65,7 @@ func New(t *testing.T, runtime string) *T {
 	if daemon == nil {
 		t.Skip("needs root: containerd makes namespaces, mounts and cgroups")
 	}
-	ctx, cancel := context.WithTimeout(daemon.Context(context.Background()), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(daemon.In(context.Background()), 2*time.Minute)
 	t.Cleanup(cancel)
 	tt := &T{T: t, Daemon: daemon, Runtime: runtime, Ctx: ctx, before: daemon.Snapshot()}
 	t.Cleanup(func() {

@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package smoke holds the tests that every shim must pass on every containerd:
+// ours, and runc's, which shows that the tests themselves are right.
+package smoke
+
+import (
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	apievents "github.com/containerd/containerd/api/events"
+	"github.com/containerd/containerd/v2/client"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/stretchr/testify/require"
+
+	"github.com/libwasmshim/libwasmshim/test/guests"
+	"github.com/libwasmshim/libwasmshim/test/harness"
+)
+
+// The runtimes under test.
+const (
+	Ours = "io.containerd.wasmtime.v1"
+	Runc = "io.containerd.runc.v2"
+)
+
+// Files is a root file system with every guest at /NAME, and busybox.
+func Files(t testing.TB) map[string]harness.File {
+	dir, err := guests.Dir()
+	require.NoError(t, err)
+	entries, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	files := map[string]harness.File{
+		"tmp/": {}, "proc/": {}, "dev/": {}, "sys/": {}, "work/": {},
+		"etc/passwd": {Data: []byte("root:x:0:0::/:/bin/sh\nuser:x:1000:1000::/work:/bin/sh\n"), Mode: 0o644},
+		"etc/group":  {Data: []byte("root:x:0:\nuser:x:1000:\n"), Mode: 0o644},
+		"etc/data":   {Data: []byte("just text\n"), Mode: 0o644},
+		"etc/secret": {Data: []byte("for root\n"), Mode: 0o600},
+	}
+	for _, e := range entries {
+		data, err := os.ReadFile(filepath.Join(dir, e.Name()))
+		require.NoError(t, err)
+		files[e.Name()] = harness.File{Data: data}
+	}
+	cache, err := harness.CacheDir()
+	require.NoError(t, err)
+	busybox, err := os.ReadFile(filepath.Join(cache, "busybox-static/bin/busybox"))
+	require.NoError(t, err)
+	files["bin/busybox"] = harness.File{Data: busybox}
+	for _, name := range []string{"sh", "sleep", "cat", "true", "id", "ls", "kill", "echo", "env", "pwd", "trap"} {
+		files["bin/"+name] = harness.File{Link: "busybox"}
+	}
+	return files
+}
+
+// Image is an image of Files.
+func Image(t *harness.T) client.Image {
+	return t.Image("guests", Files(t), ocispec.ImageConfig{Env: []string{"PATH=/bin"}, Cmd: []string{"/hello.wasm"}})
+}
+
+// Run is the suite on one runtime.
+func Run(t *testing.T, runtime string) {
+	hellos := map[string][]string{"native": {"/native"}, "script": {"/script.sh", "a"}}
+	cats := map[string][]string{"native": {"/bin/cat"}}
+	sleepers := map[string][]string{"native": {"/bin/sh", "-c", "trap 'exit 143' TERM; echo ready; while :; do sleep 0.01; done"}}
+	if runtime == Ours {
+		hellos["module"] = []string{"/hello.wasm"}
+		hellos["text"] = []string{"/hello.wat"}
+		hellos["component"] = []string{"/component-hello.wasm"}
+		hellos["Go"] = []string{"/go.wasm"}
+		cats["module"] = []string{"/cat.wasm"}
+		cats["component"] = []string{"/component-cat.wasm"}
+		sleepers["sleeping module"] = []string{"/sleep.wasm"}
+		sleepers["looping module"] = []string{"/spin.wasm"}
+		sleepers["looping component"] = []string{"/component-spin.wasm"}
+	}
+	for name, args := range hellos {
+		t.Run("hello/"+name, func(t *testing.T) { hello(harness.New(t, runtime), args) })
+	}
+	for name, args := range cats {
+		t.Run("stdin/"+name, func(t *testing.T) { stdin(harness.New(t, runtime), args) })
+	}
+	for name, args := range sleepers {
+		t.Run("SIGTERM/"+name, func(t *testing.T) { signals(harness.New(t, runtime), args, syscall.SIGTERM, 143) })
+		t.Run("SIGKILL/"+name, func(t *testing.T) { signals(harness.New(t, runtime), args, syscall.SIGKILL, 137) })
+	}
+	t.Run("exit code", func(t *testing.T) {
+		tt := harness.New(t, runtime)
+		result := tt.Once(harness.Config{Image: Image(tt), Args: []string{"/script.sh"}, Env: []string{"CODE=42"}})
+		require.EqualValues(t, 42, result.Code, "%+v", result)
+	})
+	t.Run("pod", func(t *testing.T) { pod(harness.New(t, runtime), hellos) })
+	t.Run("crash of containerd", func(t *testing.T) { crash(harness.New(t, runtime)) })
+}
+
+// hello runs a guest to its end and looks at states, output, events and what
+// is left.
+func hello(t *harness.T, args []string) {
+	events := t.Subscribe(t.Ctx)
+	defer events.Close()
+	c := t.Create(harness.Config{Image: Image(t), Args: args})
+	pid := c.Task.Pid()
+	require.NotZero(t, pid)
+	requireStatus(t, c, client.Created)
+	require.NoError(t, c.Task.Start(t.Ctx))
+	require.Equal(t, pid, c.Task.Pid(), "start answers with the pid of create")
+	require.NoError(t, c.Wait(t.Ctx))
+	requireStatus(t, c, client.Stopped)
+	result, err := t.Finish(c)
+	require.NoError(t, err)
+	require.Zero(t, result.Code, "%+v", result)
+	require.Contains(t, result.Stdout, "hello")
+	require.Empty(t, result.Stderr)
+	require.WithinDuration(t, time.Now(), result.At, time.Minute)
+
+	want := []string{"create", "start", "exit", "delete"}
+	topics := events.Topics(c.ID(), want...)
+	if t.Runtime == Runc && len(topics) == 3 {
+		return // runc's shim ends before it has sent the last one, now and then
+	}
+	require.Equal(t, want, topics)
+	all := events.Of(c.ID())
+	require.EqualValues(t, pid, all[0].Body.(*apievents.TaskCreate).Pid)
+	require.Equal(t, t.Bundle(c.ID()), all[0].Body.(*apievents.TaskCreate).Bundle)
+	require.EqualValues(t, pid, all[1].Body.(*apievents.TaskStart).Pid)
+	exit := all[2].Body.(*apievents.TaskExit)
+	require.EqualValues(t, pid, exit.Pid)
+	require.Equal(t, c.ID(), exit.ID)
+	require.Zero(t, exit.ExitStatus)
+	require.True(t, exit.ExitedAt.AsTime().Equal(result.At), "%v, %v", exit.ExitedAt.AsTime(), result.At)
+	require.EqualValues(t, pid, all[3].Body.(*apievents.TaskDelete).Pid)
+	t.RequireNothingLeft()
+}
+
+func requireStatus(t *harness.T, c *harness.Container, want client.ProcessStatus) {
+	t.Helper()
+	status, err := c.Task.Status(t.Ctx)
+	require.NoError(t, err)
+	require.Equal(t, want, status.Status)
+}
+
+// stdin: what the client writes arrives, and its end too.
+func stdin(t *harness.T, cat []string) {
+	in, write := io.Pipe()
+	c := t.Run(harness.Config{Image: Image(t), Args: cat, Stdin: in})
+	for _, line := range []string{"one\n", "two\n"} {
+		_, err := io.WriteString(write, line)
+		require.NoError(t, err)
+		require.NoError(t, c.Stdout.WaitFor(line, 10*time.Second))
+	}
+	requireStatus(t, c, client.Running)
+	require.NoError(t, write.Close())
+	require.NoError(t, c.Task.CloseIO(t.Ctx, client.WithStdinCloser))
+	result, err := t.Finish(c)
+	require.NoError(t, err)
+	require.Zero(t, result.Code)
+	require.True(t, strings.HasPrefix(result.Stdout, "one\ntwo\n"), result.Stdout)
+}
+
+// signals: what ends a guest is in its exit code, at once.
+func signals(t *harness.T, sleeper []string, signal syscall.Signal, code uint32) {
+	c := t.Run(harness.Config{Image: Image(t), Args: sleeper})
+	require.NoError(t, c.Stdout.WaitFor("ready", 10*time.Second))
+	began := time.Now()
+	require.NoError(t, c.Task.Kill(t.Ctx, signal))
+	require.NoError(t, c.Wait(t.Ctx))
+	require.Less(t, time.Since(began), 2*time.Second, "without a grace period")
+	result, err := t.Finish(c)
+	require.NoError(t, err)
+	require.Equal(t, code, result.Code, "%+v", result)
+}
+
+// pod: containers of a pod share one shim, which ends with the last of them.
+func pod(t *harness.T, guests map[string][]string) {
+	image := Image(t)
+	id := harness.FreshID("pod")
+	sandbox := t.Run(harness.Config{ID: id, Pod: id, Image: image, Args: []string{"/native", "sleep"}})
+	require.NoError(t, sandbox.Stdout.WaitFor("ready", 10*time.Second))
+	require.Len(t, t.Shims(), 1)
+	shim := t.Shims()[0]
+	for name, args := range guests {
+		result := t.Once(harness.Config{Pod: id, Image: image, Args: args})
+		require.Zero(t, result.Code, "%s: %+v", name, result)
+		require.Contains(t, result.Stdout, "hello", name)
+		require.Equal(t, []harness.Process{shim}, t.Shims(), "one shim for the pod")
+	}
+	requireStatus(t, sandbox, client.Running)
+	require.NoError(t, t.Remove(t.Ctx, sandbox))
+	t.RequireNothingLeft()
+}
+
+// crash: a container goes on when containerd is killed, and is found again.
+func crash(t *harness.T) {
+	// Not t.Run: its cleanup would use the client of before the crash.
+	c, err := t.Daemon.Run(t.Ctx, harness.Config{Runtime: t.Runtime, Image: Image(t), Args: []string{"/native", "sleep"}})
+	require.NoError(t, err)
+	require.NoError(t, c.Stdout.WaitFor("ready", 10*time.Second))
+	pid := c.Task.Pid()
+	require.NoError(t, t.Kill())
+	require.NoError(t, t.Restart(t.Ctx))
+	again, err := t.Client.LoadContainer(t.Ctx, c.ID())
+	require.NoError(t, err)
+	task, err := again.Task(t.Ctx, nil)
+	require.NoError(t, err)
+	status, err := task.Status(t.Ctx)
+	require.NoError(t, err)
+	require.Equal(t, client.Running, status.Status)
+	require.Equal(t, pid, task.Pid())
+	exited, err := task.Wait(t.Ctx)
+	require.NoError(t, err)
+	require.NoError(t, task.Kill(t.Ctx, syscall.SIGKILL))
+	exit := <-exited
+	require.NoError(t, exit.Error())
+	require.EqualValues(t, 137, exit.ExitCode())
+	_, err = task.Delete(t.Ctx)
+	require.NoError(t, err)
+	require.NoError(t, again.Delete(t.Ctx, client.WithSnapshotCleanup))
+	c.Task.IO().Cancel()
+	c.Task.IO().Close()
+}
