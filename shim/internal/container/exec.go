@@ -35,9 +35,7 @@ func (c *Container) Exec(p Process) (*Exec, error) {
 	if status, err := c.lc.Status(); err == nil && status == libcontainer.Paused {
 		return nil, fmt.Errorf("exec in container %s: it is paused: %w", c.id, errdefs.ErrFailedPrecondition)
 	}
-	n := beginStart()
-	child, err := startChild(c.lc, lp)
-	endStart(n, child)
+	child, err := startWithin(createTimeout, c.lc, lp, nil, nil)
 	if err != nil {
 		if c.init.dying() {
 			return nil, fmt.Errorf("%w (%w)", c.notRunning(), err)

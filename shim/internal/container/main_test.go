@@ -5,14 +5,18 @@ package container
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/cgroups/manager"
 	"github.com/opencontainers/runc/libcontainer/specconv"
@@ -106,6 +110,15 @@ func (p Process) with(args ...string) Process {
 	return p
 }
 
+// hostPID makes the container share the host's pid namespace.
+func hostPID(cfg Config) Config {
+	l := cfg.Spec.Linux
+	l.Namespaces = slices.DeleteFunc(l.Namespaces, func(ns specs.LinuxNamespace) bool {
+		return ns.Type == specs.PIDNamespace
+	})
+	return cfg
+}
+
 // mustWait fails the test where a process does not end.
 func mustWait(t *testing.T, w interface {
 	Wait(context.Context) (Exit, error)
@@ -116,6 +129,64 @@ func mustWait(t *testing.T, w interface {
 	exit, err := w.Wait(ctx)
 	require.NoError(t, err)
 	return exit.Status
+}
+
+// output runs the guest in a container of its own and returns what it prints.
+func output(t *testing.T, cfg Config, p Process) string {
+	t.Helper()
+	r, w, err := os.Pipe()
+	require.NoError(t, err)
+	defer r.Close()
+	defer w.Close()
+	p.Stdout, p.Stderr = w, w
+	c := mustCreate(t, cfg, p)
+	require.NoError(t, c.Start())
+	status := mustWait(t, c)
+	require.NoError(t, c.Delete())
+	w.Close()
+	b, err := io.ReadAll(r)
+	require.NoError(t, err)
+	require.Zero(t, status, "exit status, output %q", b)
+	return string(b)
+}
+
+// mustCreate creates a container and removes it after the test.
+func mustCreate(t *testing.T, cfg Config, p Process) *Container {
+	t.Helper()
+	c, err := Create(cfg, p)
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		if err := c.Signal(syscall.SIGKILL, true); err != nil && !errdefs.IsNotFound(err) {
+			t.Errorf("kill: %v", err)
+		}
+		mustWait(t, c)
+		require.NoError(t, c.Delete())
+		require.NoDirExists(t, cfg.Root)
+		requireNoCgroup(t, cfg)
+	})
+	return c
+}
+
+func mustRun(t *testing.T, cfg Config, p Process) *Container {
+	t.Helper()
+	c := mustCreate(t, cfg, p)
+	require.NoError(t, c.Start())
+	return c
+}
+
+func requireNoCgroup(t *testing.T, cfg Config) {
+	t.Helper()
+	for _, path := range cgroupPaths(cfg.Spec.Linux.CgroupsPath) {
+		require.NoDirExists(t, path)
+	}
+}
+
+// requireNothing asserts that a failed Create left nothing.
+func requireNothing(t *testing.T, cfg Config) {
+	t.Helper()
+	require.NoDirExists(t, cfg.Root)
+	requireNoCgroup(t, cfg)
+	require.Empty(t, children(t))
 }
 
 // children lists this process's children, zombies included, as "pid comm state".

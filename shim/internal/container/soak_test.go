@@ -65,11 +65,11 @@ func TestSoak(t *testing.T) {
 
 	require.Empty(t, children(t), "children, zombies or not")
 	require.Empty(t, leftCgroups(), "cgroups")
+	require.Len(t, mountNamespaces(t), 1, "threads in a container's mount namespace")
 	require.Equal(t, before, mounts(t), "mounts")
 	left, err := os.ReadDir(dir)
 	require.NoError(t, err)
 	require.Empty(t, left, "directories")
-	require.Len(t, mountNamespaces(t), 1, "threads in a container's mount namespace")
 	if !eventually(func() bool { return runtime.NumGoroutine() <= goroutines }) {
 		stacks := make([]byte, 1<<20)
 		t.Errorf("%d goroutines, %d before:\n%s", runtime.NumGoroutine(), goroutines, stacks[:runtime.Stack(stacks, true)])
@@ -101,6 +101,7 @@ var soakKinds = []struct {
 	{"kill before start", soakKillCreated},
 	{"kill during exec", soakKillExec},
 	{"kill during create", soakKillCreate},
+	{"leave a process behind", soakHostPID},
 }
 
 // soakRound is one life. It returns an error for a wrong exit code, an
@@ -190,6 +191,20 @@ func soakKillExec(cfg Config, p Process, rng *rand.Rand) error {
 	return errors.Join(err, endOfLife(c, cfg, 137))
 }
 
+// soakHostPID has an init that leaves a child behind, which the kernel does not
+// kill in the host's pid namespace.
+func soakHostPID(cfg Config, p Process, rng *rand.Rand) error {
+	want := rng.IntN(256)
+	c, err := Create(hostPID(cfg), p.with("fork", strconv.Itoa(want)))
+	if err != nil {
+		return err
+	}
+	if err := c.Start(); err != nil {
+		return err
+	}
+	return endOfLife(c, cfg, want)
+}
+
 // soakKillCreate kills whatever it finds in the cgroup while Create runs.
 func soakKillCreate(cfg Config, p Process, rng *rand.Rand) error {
 	stop, stopped := make(chan struct{}), make(chan struct{})
@@ -197,7 +212,7 @@ func soakKillCreate(cfg Config, p Process, rng *rand.Rand) error {
 	if len(cgroupPaths(cgroupParent)) == 1 {
 		path = filepath.Join("/sys/fs/cgroup", cfg.Spec.Linux.CgroupsPath, "cgroup.procs")
 	}
-	delay := time.Duration(rng.Int64N(int64(100 * time.Millisecond)))
+	delay := time.Duration(rng.Int64N(int64(400 * time.Millisecond)))
 	go func() {
 		defer close(stopped)
 		time.Sleep(delay)

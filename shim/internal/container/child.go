@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/opencontainers/runc/libcontainer"
+	"golang.org/x/sys/unix"
+)
+
+// createTimeout ends a start that hangs, on a dead network mount for example. It
+// is shorter than the kubelet's two minutes, so that our reason is what the user
+// reads. A variable for tests.
+var createTimeout = 100 * time.Second
+
+// startWithin has libcontainer start lp. If that fails, it calls kill, reaps,
+// and calls undo. After the timeout it calls kill; if even that does not end the
+// start, it returns and leaves the rest to a goroutine.
+func startWithin(timeout time.Duration, lc *libcontainer.Container, lp *libcontainer.Process, kill, undo func() error) (*process, error) {
+	type result struct {
+		child *process
+		err   error
+	}
+	results := make(chan result, 1)
+	late := make(chan struct{})
+	go func() {
+		n := beginStart()
+		child, err := startChild(lc, lp)
+		if err == nil && closed(late) {
+			child, err = nil, errors.Join(context.DeadlineExceeded, endChild(lp))
+		}
+		if err != nil {
+			err = errors.Join(err, call(kill))
+		}
+		endStart(n, child)
+		if err != nil {
+			err = errors.Join(err, call(undo))
+		}
+		results <- result{child, err}
+	}()
+	timer := time.NewTimer(timeout)
+	defer timer.Stop()
+	select {
+	case r := <-results:
+		return r.child, r.err
+	case <-timer.C:
+	}
+	close(late)
+	err := fmt.Errorf("it was not up after %s and is being killed: %w", timeout, context.DeadlineExceeded)
+	err = errors.Join(err, call(kill))
+	timer.Reset(killTimeout)
+	select {
+	case r := <-results:
+		if r.err == nil { // up in the last moment
+			return r.child, nil
+		}
+		return nil, errors.Join(err, r.err)
+	case <-timer.C:
+		return nil, errors.Join(err, errors.New("it still hangs"))
+	}
+}
+
+func startChild(lc *libcontainer.Container, lp *libcontainer.Process) (*process, error) {
+	if err := lc.Start(lp); err != nil {
+		// libcontainer has killed and waited, as far as it knows the process; where it
+		// has, this does nothing.
+		_ = endChild(lp)
+		return nil, err
+	}
+	return newChild(lp)
+}
+
+// endChild kills and reaps a child that nobody else waits for.
+func endChild(lp *libcontainer.Process) error {
+	if err := lp.Signal(unix.SIGKILL); err != nil {
+		return err
+	}
+	_, _ = lp.Wait() // the error says that it was killed
+	return nil
+}
+
+func call(f func() error) error {
+	if f == nil {
+		return nil
+	}
+	return f()
+}

@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package container
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runc/libcontainer/configs"
+	"github.com/opencontainers/runc/libcontainer/specconv"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/stretchr/testify/require"
+)
+
+func validSpec() *specs.Spec {
+	spec := specconv.Example()
+	spec.Process.Terminal = false
+	return spec
+}
+
+func TestValidate(t *testing.T) {
+	require.NoError(t, Validate(validSpec()))
+	for _, tc := range []struct {
+		name string
+		edit func(*specs.Spec)
+		want string
+	}{
+		{"no process", func(s *specs.Spec) { s.Process = nil }, "no process"},
+		{"no root", func(s *specs.Spec) { s.Root = nil }, "no root.path"},
+		{"empty root", func(s *specs.Spec) { s.Root.Path = "" }, "no root.path"},
+		{"no linux", func(s *specs.Spec) { s.Linux = nil }, "no mount namespace"},
+		{"no namespaces", func(s *specs.Spec) { s.Linux.Namespaces = nil }, "no mount namespace"},
+		{"no mounts", func(s *specs.Spec) { s.Mounts = nil }, "no mount at /proc"},
+		{"other mount at /proc", func(s *specs.Spec) { s.Mounts = []specs.Mount{{Destination: "/proc", Type: "tmpfs"}} }, "no mount at /proc"},
+		{"relative cwd", func(s *specs.Spec) { s.Process.Cwd = "tmp" }, `process.cwd is "tmp"`},
+		{"no cwd", func(s *specs.Spec) { s.Process.Cwd = "" }, "process.cwd is empty"},
+		{"root cgroup", func(s *specs.Spec) { s.Linux.CgroupsPath = "/x/.." }, `"/x/.." is the root cgroup`},
+		{"relative root cgroup", func(s *specs.Spec) { s.Linux.CgroupsPath = ".." }, "is the root cgroup"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			spec := validSpec()
+			tc.edit(spec)
+			err := Validate(spec)
+			require.ErrorIs(t, err, errdefs.ErrInvalidArgument)
+			require.ErrorContains(t, err, tc.want)
+		})
+	}
+	t.Run("no spec", func(t *testing.T) { require.ErrorIs(t, Validate(nil), errdefs.ErrInvalidArgument) })
+	t.Run("terminal", func(t *testing.T) {
+		spec := validSpec()
+		spec.Process.Terminal = true
+		require.ErrorIs(t, Validate(spec), errdefs.ErrNotImplemented)
+	})
+	t.Run("a bind mount is a /proc, too", func(t *testing.T) {
+		spec := validSpec()
+		spec.Mounts = []specs.Mount{{Destination: "/proc/", Type: "none", Source: "/proc", Options: []string{"rbind"}}}
+		require.NoError(t, Validate(spec))
+	})
+}
+
+func TestNewProcess(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		p    Process
+		want string
+	}{
+		{"no spec", Process{Args: []string{"x"}}, "no process"},
+		{"no args", Process{Spec: &specs.Process{Cwd: "/"}}, "process.args is empty"},
+		{"empty program", Process{Args: []string{""}, Spec: &specs.Process{Cwd: "/"}}, "process.args is empty"},
+		{"rlimit", Process{Args: []string{"x"}, Spec: &specs.Process{Cwd: "/", Rlimits: []specs.POSIXRlimit{{Type: "NOFILE"}}}}, `process.rlimits has type "NOFILE"`},
+		{"affinity", Process{Args: []string{"x"}, Spec: &specs.Process{Cwd: "/", ExecCPUAffinity: &specs.CPUAffinity{Initial: "x"}}}, "process.execCPUAffinity"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			_, err := newProcess(tc.p, true)
+			require.ErrorIs(t, err, errdefs.ErrInvalidArgument)
+			require.ErrorContains(t, err, tc.want)
+		})
+	}
+}
+
+// TestPaths checks that nothing in a config depends on this process's working
+// directory or cgroup.
+func TestPaths(t *testing.T) {
+	dir, err := filepath.EvalSymlinks(t.TempDir())
+	require.NoError(t, err)
+	link := filepath.Join(t.TempDir(), "link")
+	require.NoError(t, os.Symlink(dir, link))
+
+	spec := validSpec()
+	spec.Root.Path = "rootfs"
+	spec.Annotations = map[string]string{"bundle": "/evil"}
+	spec.Mounts = append(spec.Mounts, specs.Mount{Destination: "/data", Source: "data", Options: []string{"bind"}})
+	config, err := newConfig(Config{ID: "id", Bundle: link, Spec: spec})
+	require.NoError(t, err)
+	require.Equal(t, filepath.Join(dir, "rootfs"), config.Rootfs)
+	require.Equal(t, filepath.Join(dir, "data"), config.Mounts[len(config.Mounts)-1].Source)
+	require.Equal(t, []string{"bundle=/evil", "bundle=" + dir}, config.Labels)
+	require.Equal(t, "rootfs", spec.Root.Path, "the caller's spec is changed")
+
+	for path, want := range map[string]string{"": "/id", "a": "/a", "../a": "/a", "/a//b/": "/a/b"} {
+		spec.Linux.CgroupsPath = path
+		config, err := newConfig(Config{ID: "id", Bundle: dir, Spec: spec})
+		require.NoError(t, err)
+		require.Equal(t, want, config.Cgroups.Path)
+	}
+}
+
+// TestDefaultDevicesAreNotShared is about libcontainer's package-wide list of
+// default devices, which a user namespace makes it write to.
+func TestDefaultDevicesAreNotShared(t *testing.T) {
+	owner := func(c *configs.Config) uint32 { return c.Devices[0].Uid }
+	cfg := Config{ID: "id", Bundle: t.TempDir(), Spec: validSpec()}
+	before, err := newConfig(cfg)
+	require.NoError(t, err)
+
+	cfg.Spec = validSpec()
+	cfg.Spec.Linux.Namespaces = append(cfg.Spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
+	ids := []specs.LinuxIDMapping{{HostID: 100000, Size: 65536}}
+	cfg.Spec.Linux.UIDMappings, cfg.Spec.Linux.GIDMappings = ids, ids
+	mapped, err := newConfig(cfg)
+	require.NoError(t, err)
+
+	cfg.Spec = validSpec()
+	after, err := newConfig(cfg)
+	require.NoError(t, err)
+	require.Equal(t, []uint32{0, 100000, 0}, []uint32{owner(before), owner(mapped), owner(after)})
+}
+
+// FuzzSpec: no config.json makes us panic.
+func FuzzSpec(f *testing.F) {
+	b, err := json.Marshal(validSpec())
+	require.NoError(f, err)
+	f.Add(b)
+	f.Add([]byte(`{}`))
+	f.Add([]byte(`{"process":{"cwd":"/","args":["x"],"capabilities":null,"rlimits":[{}]},"root":{"path":"r"},
+		"mounts":[{"destination":"/proc","type":"proc","uidMappings":[{}]}],"hooks":{"prestart":[{}],"poststop":[{"timeout":0}]},
+		"linux":{"namespaces":[{"type":"mount"},{"type":"user"}],"seccomp":{"syscalls":[{}]},"intelRdt":{},"personality":{},
+		"devices":[{}],"resources":{"devices":[{}],"memory":{},"cpu":{},"pids":{},"blockIO":{"weightDevice":[{}]},"network":{"priorities":[{}]},
+		"hugepageLimits":[{}],"rdma":{"a":{}},"unified":{"a":"b"}},"timeOffsets":{"boottime":{}},"netDevices":{"eth0":{}},"memoryPolicy":{}}}`))
+	dir := f.TempDir()
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var spec *specs.Spec
+		if json.Unmarshal(b, &spec) != nil || Validate(spec) != nil {
+			return
+		}
+		_, _ = newConfig(Config{ID: "id", Bundle: dir, Spec: spec})
+		_, _ = newProcess(Process{Args: spec.Process.Args, Spec: spec.Process}, true)
+	})
+}
