@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// wasmtime as a containerd runtime.
+
+#include "wasmtime.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <malloc.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+void trim_heap(void) {
+    malloc_trim(0);
+}
+
+// Maps the guest's file: its pages are the page cache's, not this process's.
+static int32_t map_source(struct guest *g) {
+    int fd = open(g->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    if (fd < 0)
+        return fail(g, WASM_SHIM_ERROR_LOAD, "cannot open %s: %s", g->path, strerror(errno));
+    struct stat st;
+    if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))
+        return fail(g, WASM_SHIM_ERROR_LOAD, "%s is not a regular file", g->path);
+    if (st.st_size == 0)
+        return fail(g, WASM_SHIM_ERROR_LOAD, "%s is empty", g->path);
+    void *bytes = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+    if (bytes == MAP_FAILED)
+        return fail(g, WASM_SHIM_ERROR_LOAD, "cannot map %s: %s", g->path, strerror(errno));
+    close(fd);
+    g->bytes = bytes;
+    g->size = (size_t)st.st_size;
+    return WASM_SHIM_OK;
+}
+
+static int32_t assemble(struct guest *g) {
+    wasm_byte_vec_t binary;
+    wasmtime_error_t *error = wasmtime_wat2wasm((const char *)g->bytes, g->size, &binary);
+    if (error != NULL)
+        return fail_with(g, WASM_SHIM_ERROR_COMPILE, error, "cannot read %s", g->path);
+    munmap((void *)g->bytes, g->size);
+    g->bytes = (const uint8_t *)binary.data;
+    g->size = binary.size;
+    return WASM_SHIM_OK;
+}
+
+// Bytes 4 to 7 are version and layer; layer 1 is a component.
+static int is_component(const struct guest *g) {
+    return g->size >= 8 && memcmp(g->bytes, "\0asm", 4) == 0 && g->bytes[6] == 1 && g->bytes[7] == 0;
+}
+
+static int32_t run_wasi(wasm_shim_context *ctx, int32_t *exit_code, void *user_data) {
+    (void)user_data;
+    // Else tokio starts a thread for each CPU. The environment was emptied by
+    // the library, so that no RUST_BACKTRACE lengthens messages.
+    setenv("TOKIO_WORKER_THREADS", "1", 1);
+    // One heap for the few threads there are: a second one costs memory.
+    mallopt(M_ARENA_MAX, 1);
+
+    struct guest g = {.ctx = ctx, .path = wasm_shim_source_file(ctx)};
+    int32_t status = map_source(&g);
+    if (status == WASM_SHIM_OK && wasm_shim_kind(ctx) == WASM_SHIM_KIND_TEXT)
+        status = assemble(&g);
+    if (status != WASM_SHIM_OK)
+        return status;
+
+    wasm_config_t *config = wasm_config_new();
+    wasmtime_config_parallel_compilation_set(config, getenv("PARALLEL") != NULL);
+    g.engine = wasm_engine_new_with_config(config);
+    g.store = wasmtime_store_new(g.engine, NULL, NULL);
+    g.context = wasmtime_store_context(g.store);
+    status = is_component(&g) ? run_component(&g) : run_module(&g);
+    *exit_code = g.exit_code;
+    return status;
+}
+
+static const wasm_shim_engine engine = {
+    WASM_SHIM_ENGINE_HEAD, .kinds = WASM_SHIM_KIND_MODULE | WASM_SHIM_KIND_COMPONENT | WASM_SHIM_KIND_TEXT,
+    .name = "wasmtime",    .version = WASMTIME_VERSION,
+    .cache_key = "1",      .run_wasi = run_wasi,
+};
+
+int main(int argc, char **argv) {
+    return wasm_shim_main(argc, argv, &engine);
+}

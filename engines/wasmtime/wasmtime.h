@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#ifndef ENGINE_WASMTIME_H
+#define ENGINE_WASMTIME_H
+
+#include <wasm.h>
+#include <wasmtime.h>
+
+#include "wasm_shim.h"
+
+// Everything that one guest needs. Nothing in it is freed: the process ends
+// with the guest, and the kernel is quicker at it.
+struct guest {
+    wasm_shim_context *ctx;
+    wasm_engine_t *engine;
+    wasmtime_store_t *store;
+    wasmtime_context_t *context;
+    const char *path;
+    const uint8_t *bytes;
+    size_t size;
+    int32_t exit_code;
+};
+
+int32_t run_module(struct guest *g);
+int32_t run_component(struct guest *g);
+
+// Gives the store the guest's arguments, environment and directories.
+int32_t set_wasi(struct guest *g);
+
+// Gives back to the kernel what compiling took: a guest may sleep for weeks.
+void trim_heap(void);
+
+// Sets the context's error; the functions return status.
+int32_t fail(struct guest *g, int32_t status, const char *format, ...) __attribute__((format(printf, 3, 4)));
+
+// The same with what wasmtime says, in one line. Consumes error.
+int32_t fail_with(struct guest *g, int32_t status, wasmtime_error_t *error, const char *format, ...)
+    __attribute__((format(printf, 4, 5)));
+
+// What a call that returned error or trap means: the guest's own exit, whose
+// code it stores, a trap, or, if neither, status. Consumes both; one is NULL.
+int32_t ended(struct guest *g, int32_t status, wasmtime_error_t *error, wasm_trap_t *trap);
+
+#endif
