@@ -156,15 +156,20 @@ func mustCreate(t *testing.T, cfg Config, p Process) *Container {
 	c, err := Create(cfg, p)
 	require.NoError(t, err)
 	t.Cleanup(func() {
-		if err := c.Signal(syscall.SIGKILL, true); err != nil && !errdefs.IsNotFound(err) {
-			t.Errorf("kill: %v", err)
-		}
-		mustWait(t, c)
-		require.NoError(t, c.Delete())
+		endCreated(t, c)
 		require.NoDirExists(t, cfg.Root)
 		requireNoCgroup(t, cfg)
 	})
 	return c
+}
+
+func endCreated(t *testing.T, c *Container) {
+	t.Helper()
+	if err := c.Signal(syscall.SIGKILL, true); err != nil && !errdefs.IsNotFound(err) {
+		t.Errorf("kill: %v", err)
+	}
+	mustWait(t, c)
+	require.NoError(t, c.Delete())
 }
 
 func mustRun(t *testing.T, cfg Config, p Process) *Container {

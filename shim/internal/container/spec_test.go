@@ -86,6 +86,7 @@ func TestNewProcess(t *testing.T) {
 func TestPaths(t *testing.T) {
 	dir, err := filepath.EvalSymlinks(t.TempDir())
 	require.NoError(t, err)
+	require.NoError(t, os.Mkdir(filepath.Join(dir, "rootfs"), 0o755))
 	link := filepath.Join(t.TempDir(), "link")
 	require.NoError(t, os.Symlink(dir, link))
 
@@ -113,6 +114,7 @@ func TestPaths(t *testing.T) {
 func TestDefaultDevicesAreNotShared(t *testing.T) {
 	owner := func(c *configs.Config) uint32 { return c.Devices[0].Uid }
 	cfg := Config{ID: "id", Bundle: t.TempDir(), Spec: validSpec()}
+	require.NoError(t, os.Mkdir(filepath.Join(cfg.Bundle, "rootfs"), 0o755))
 	before, err := newConfig(cfg)
 	require.NoError(t, err)
 
@@ -141,6 +143,7 @@ func FuzzSpec(f *testing.F) {
 		"devices":[{}],"resources":{"devices":[{}],"memory":{},"cpu":{},"pids":{},"blockIO":{"weightDevice":[{}]},"network":{"priorities":[{}]},
 		"hugepageLimits":[{}],"rdma":{"a":{}},"unified":{"a":"b"}},"timeOffsets":{"boottime":{}},"netDevices":{"eth0":{}},"memoryPolicy":{}}}`))
 	dir := f.TempDir()
+	require.NoError(f, os.Mkdir(filepath.Join(dir, "rootfs"), 0o755))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var spec *specs.Spec
 		if json.Unmarshal(b, &spec) != nil || Validate(spec) != nil {
