@@ -192,20 +192,16 @@ func TestSocketPath(t *testing.T) {
 }
 
 func TestGroupOf(t *testing.T) {
-	c := call{id: "one", bundle: t.TempDir()}
-	_, err := groupOf(c)
-	require.ErrorIs(t, err, os.ErrNotExist)
+	c := call{id: "one", bundle: "/b"}
 	for spec, want := range map[string]string{
 		`{}`: "one",
 		`{"annotations":{"io.kubernetes.cri.sandbox-id":"pod"}}`:                                       "pod",
 		`{"annotations":{"io.kubernetes.cri.sandbox-id":"pod","io.containerd.runc.v2.group":"group"}}`: "group",
 	} {
-		require.NoError(t, os.WriteFile(filepath.Join(c.bundle, "config.json"), []byte(spec), 0o600))
-		g, err := groupOf(c)
+		g, err := groupOf(c, []byte(spec))
 		require.NoError(t, err)
 		require.Equal(t, want, g)
 	}
-	require.NoError(t, os.WriteFile(filepath.Join(c.bundle, "config.json"), []byte("{"), 0o600))
-	_, err = groupOf(c)
-	require.ErrorContains(t, err, "config.json")
+	_, err := groupOf(c, []byte("{"))
+	require.ErrorContains(t, err, "parse /b/config.json")
 }

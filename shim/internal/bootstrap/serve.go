@@ -25,8 +25,8 @@ import (
 const flushTimeout = 5 * time.Second
 
 // serve is the daemon: it answers the Task service on l until containerd shuts
-// it down.
-func serve(e Engine, c call, req request, l *net.UnixListener) int {
+// it down. config is the text of the first container's config.json.
+func serve(e Engine, c call, req request, l *net.UnixListener, config []byte) int {
 	// The garbage collector runs early: a node has a daemon for every pod.
 	debug.SetGCPercent(40)
 	if !e.NoLogger {
@@ -44,6 +44,7 @@ func serve(e Engine, c call, req request, l *net.UnixListener) int {
 		Engine: e.Name, Kinds: e.Kinds, Namespace: c.namespace, Debug: req.debug, LogLevel: e.LogLevel,
 		Publish: publisher.Publish, Shutdown: func() { close(stop) },
 	})
+	service.Prepare(c.bundle, config)
 	srv, err := ttrpc.NewServer(ttrpc.WithServerHandshaker(ttrpc.UnixSocketRequireSameUser()))
 	if err != nil {
 		logger.WithError(err).Error("create ttrpc server")

@@ -17,6 +17,8 @@ import (
 	"github.com/containerd/containerd/v2/pkg/schedcore"
 	"github.com/opencontainers/cgroups"
 	"golang.org/x/sys/unix"
+
+	"github.com/libwasmshim/libwasmshim/shim/internal/container"
 )
 
 // groupAnnotations name the group that shares one daemon, the first that is
@@ -32,7 +34,12 @@ var groupAnnotations = []string{
 // The caller is a child that the process that containerd started forked off
 // before Go ran: that process prints what is written to result and exits.
 func start(e Engine, c call, result *os.File) int {
-	l, req, out, err := bind(c)
+	go container.WarmCgroups()
+	config, err := readConfig(c.bundle)
+	if err != nil {
+		return refuse(result, err)
+	}
+	l, req, out, err := bind(c, config)
 	if err != nil {
 		return refuse(result, err)
 	}
@@ -46,10 +53,10 @@ func start(e Engine, c call, result *os.File) int {
 	if l == nil {
 		return 0
 	}
-	return serve(e, c, req, l)
+	return serve(e, c, req, l, config)
 }
 
-func bind(c call) (_ *net.UnixListener, _ request, _ []byte, retErr error) {
+func bind(c call, config []byte) (_ *net.UnixListener, _ request, _ []byte, retErr error) {
 	input, err := io.ReadAll(io.LimitReader(os.Stdin, maxInput))
 	if err != nil {
 		return nil, request{}, nil, fmt.Errorf("read bootstrap parameters from standard input: %w", err)
@@ -58,7 +65,7 @@ func bind(c call) (_ *net.UnixListener, _ request, _ []byte, retErr error) {
 		return nil, request{}, nil, err
 	}
 	req := parseRequest(input, c)
-	group, err := groupOf(c)
+	group, err := groupOf(c, config)
 	if err != nil {
 		return nil, req, nil, err
 	}
@@ -88,17 +95,21 @@ func bind(c call) (_ *net.UnixListener, _ request, _ []byte, retErr error) {
 	return l, req, out, err
 }
 
-// groupOf reads the name of the daemon's group from the bundle's config.json;
-// a container without one is its own group.
-func groupOf(c call) (string, error) {
-	b, err := os.ReadFile(filepath.Join(c.bundle, "config.json"))
+func readConfig(bundle string) ([]byte, error) {
+	b, err := os.ReadFile(filepath.Join(bundle, "config.json"))
 	if err != nil {
-		return "", fmt.Errorf("read the bundle's config.json: %w", err)
+		return nil, fmt.Errorf("read the bundle's config.json: %w", err)
 	}
+	return b, nil
+}
+
+// groupOf finds the name of the daemon's group in the text of a config.json; a
+// container without one is its own group.
+func groupOf(c call, config []byte) (string, error) {
 	var spec struct {
 		Annotations map[string]string `json:"annotations"`
 	}
-	if err := json.Unmarshal(b, &spec); err != nil {
+	if err := json.Unmarshal(config, &spec); err != nil {
 		return "", fmt.Errorf("parse %s: %w", filepath.Join(c.bundle, "config.json"), err)
 	}
 	for _, a := range groupAnnotations {

@@ -3,6 +3,7 @@
 package task
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
 
 	"github.com/containerd/containerd/api/events"
 	api "github.com/containerd/containerd/api/runtime/task/v2"
@@ -61,14 +63,16 @@ func (s *Service) build(t *task, r *api.CreateTaskRequest) (retErr error) {
 	if r.Checkpoint != "" {
 		return fmt.Errorf("restore from checkpoint %s is not supported: %w", r.Checkpoint, errdefs.ErrNotImplemented)
 	}
+	steps := newSteps()
 	opts, err := parseOptions(r.Options)
 	if err != nil {
 		return err
 	}
-	spec, err := readSpec(r.Bundle)
+	spec, err := s.readSpec(r.Bundle)
 	if err != nil {
 		return err
 	}
+	steps.done("spec")
 	rootfs, err := mountRootfs(r, spec)
 	if err != nil {
 		return err
@@ -78,6 +82,7 @@ func (s *Service) build(t *task, r *api.CreateTaskRequest) (retErr error) {
 			retErr = errors.Join(retErr, mount.UnmountRecursive(rootfs.path, 0))
 		}
 	}()
+	steps.done("rootfs")
 	io, err := openStdio(r.Stdin, r.Stdout, r.Stderr)
 	if err != nil {
 		return err
@@ -87,10 +92,12 @@ func (s *Service) build(t *task, r *api.CreateTaskRequest) (retErr error) {
 			io.close()
 		}
 	}()
+	steps.done("streams")
 	entry, err := entrypoint.Resolve(spec, r.Bundle, rootfs.path, s.Engine, s.Kinds)
 	if err != nil {
 		return err
 	}
+	steps.done("entrypoint")
 	p := container.Process{
 		Args: spec.Process.Args, Env: spec.Process.Env, Spec: spec.Process,
 		Stdin: io.in, Stdout: io.out, Stderr: io.err,
@@ -108,6 +115,7 @@ func (s *Service) build(t *task, r *api.CreateTaskRequest) (retErr error) {
 		}()
 		t.status = status
 	}
+	steps.done("stage")
 	c, err := container.Create(container.Config{
 		ID: r.ID, Root: filepath.Join(r.Bundle, rootDir), Bundle: r.Bundle, Spec: spec,
 		SystemdCgroup: opts.systemdCgroup(spec), NoPivotRoot: opts.NoPivotRoot, NoNewKeyring: opts.NoNewKeyring,
@@ -115,6 +123,8 @@ func (s *Service) build(t *task, r *api.CreateTaskRequest) (retErr error) {
 	if err != nil {
 		return err
 	}
+	steps.done("libcontainer")
+	steps.log(s.ctx, "create", r.ID)
 	io.handedOver()
 	pid := strconv.Itoa(c.Pid())
 	if err := os.WriteFile(filepath.Join(r.Bundle, initPidFile), []byte(pid), 0o644); err != nil {
@@ -171,21 +181,56 @@ func (s *Service) context(id string, spec *specs.Spec, e entrypoint.Entry) *stag
 	return c
 }
 
-func readSpec(bundle string) (*specs.Spec, error) {
+// Prepare does what can be done for the first container before containerd asks
+// for it: while containerd connects, the other processor has nothing to do.
+// config is the text of the bundle's config.json.
+func (s *Service) Prepare(bundle string, config []byte) {
+	s.prepared.Lock()
+	go func() {
+		defer s.prepared.Unlock()
+		spec := &specs.Spec{}
+		if json.Unmarshal(config, spec) == nil {
+			s.prepared.text, s.prepared.spec = config, spec
+		}
+		_, _ = s.exe.get(bundle) // create meets the error again, and reports it
+	}()
+}
+
+// prepared is a spec that was parsed ahead, to be taken once.
+type prepared struct {
+	sync.Mutex
+	text []byte      // guarded by Mutex
+	spec *specs.Spec // guarded by Mutex
+}
+
+func (p *prepared) take(text []byte) *specs.Spec {
+	p.Lock()
+	defer p.Unlock()
+	defer func() { p.text, p.spec = nil, nil }()
+	if p.spec == nil || !bytes.Equal(text, p.text) {
+		return nil
+	}
+	return p.spec
+}
+
+func (s *Service) readSpec(bundle string) (*specs.Spec, error) {
 	if !filepath.IsAbs(bundle) {
 		return nil, fmt.Errorf("bundle %q is not an absolute path: %w", bundle, errdefs.ErrInvalidArgument)
 	}
 	name := filepath.Join(bundle, "config.json")
-	b, err := os.ReadFile(name)
+	text, err := os.ReadFile(name)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("%w: %w", err, errdefs.ErrNotFound)
 	}
 	if err != nil {
 		return nil, err
 	}
-	spec := &specs.Spec{}
-	if err := json.Unmarshal(b, spec); err != nil {
-		return nil, fmt.Errorf("parse %s: %w: %w", name, err, errdefs.ErrInvalidArgument)
+	spec := s.prepared.take(text)
+	if spec == nil {
+		spec = &specs.Spec{}
+		if err := json.Unmarshal(text, spec); err != nil {
+			return nil, fmt.Errorf("parse %s: %w: %w", name, err, errdefs.ErrInvalidArgument)
+		}
 	}
 	if err := container.Validate(spec); err != nil {
 		return nil, err

@@ -47,7 +47,8 @@ type Service struct {
 	tasks    map[string]*task // guarded by mu
 	stopping bool             // guarded by mu
 
-	exe sealedExe
+	exe      sealedExe
+	prepared prepared
 }
 
 // New returns a service without containers.
