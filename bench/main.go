@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Bench measures our shim against runc's on one private containerd: latencies,
+// throughput, memory, and which programs run when.
+//
+//	go run ./bench [-n 30] [-only latency,rate,memory,steps] [-go]
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"runtime"
+	"strings"
+	"syscall"
+	"text/tabwriter"
+
+	"github.com/containerd/containerd/v2/client"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/libwasmshim/libwasmshim/test/guests"
+	"github.com/libwasmshim/libwasmshim/test/harness"
+)
+
+const (
+	ours = "io.containerd.wasmtime.v1"
+	runc = "io.containerd.runc.v2"
+)
+
+// subject is a guest on a runtime.
+type subject struct {
+	name    string
+	runtime string
+	args    []string
+}
+
+// bench is one run of everything.
+type bench struct {
+	*harness.Daemon
+	ctx   context.Context
+	image client.Image
+	n     int
+}
+
+func main() {
+	n := flag.Int("n", 30, "measured lives of each subject")
+	only := flag.String("only", "latency,rate,memory,steps", "what to measure")
+	withGo := flag.Bool("go", false, "also measure a 2.8 MB module (Go), compiled at every start")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	err := run(ctx, *n, strings.Split(*only, ","), *withGo)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, n int, only []string, withGo bool) (retErr error) {
+	d, err := harness.Start(ctx, harness.Containerd24)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err := d.Stop(); err != nil && retErr == nil {
+			retErr = err
+		}
+	}()
+	b := &bench{Daemon: d, ctx: d.In(ctx), n: n}
+	files := map[string]harness.File{}
+	for _, name := range []string{"hello.wasm", "sleep.wasm", "go.wasm", "native"} {
+		data, err := guests.Read(name)
+		if err != nil {
+			return err
+		}
+		files[name] = harness.File{Data: data}
+	}
+	if b.image, err = d.Image(ctx, "bench", files, ocispec.ImageConfig{}); err != nil {
+		return err
+	}
+
+	baseline := subject{"native, runc's shim", runc, []string{"/native"}}
+	hellos := []subject{
+		{"wasm, our shim", ours, []string{"/hello.wasm"}},
+		{"native, our shim", ours, []string{"/native"}},
+		baseline,
+	}
+	sleepers := []subject{
+		{"wasm, our shim", ours, []string{"/sleep.wasm"}},
+		{"native, our shim", ours, []string{"/native", "sleep"}},
+		{"native, runc's shim", runc, []string{"/native", "sleep"}},
+	}
+	if withGo {
+		hellos = append([]subject{{"Go wasm, our shim", ours, []string{"/go.wasm"}}}, hellos...)
+		sleepers = append([]subject{{"Go wasm, our shim", ours, []string{"/go.wasm", "echo=ready", "sleep=1h"}}}, sleepers...)
+	}
+	hellos, sleepers = b.present(hellos), b.present(sleepers)
+
+	var kernel syscall.Utsname
+	_ = syscall.Uname(&kernel)
+	fmt.Printf("containerd %s, %d CPUs, Linux %s, %s\n", d.Version, runtime.NumCPU(), cString(kernel.Release[:]), runtime.Version())
+	for _, what := range only {
+		switch what {
+		case "latency":
+			err = b.latency(hellos)
+		case "rate":
+			err = b.rate(hellos)
+		case "memory":
+			err = b.memory(sleepers)
+		case "steps":
+			err = b.steps(hellos)
+		default:
+			err = fmt.Errorf("nothing is called %q", what)
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w\nthe last of containerd's log:\n%s", what, err, d.LogTail(20))
+		}
+	}
+	return nil
+}
+
+// present leaves out the subjects whose shim is not built.
+func (b *bench) present(all []subject) []subject {
+	var found []subject
+	for _, s := range all {
+		if _, err := b.ShimBinary(s.runtime); err != nil {
+			fmt.Fprintf(os.Stderr, "bench: without %s: %v\n", s.name, err)
+			continue
+		}
+		found = append(found, s)
+	}
+	return found
+}
+
+func cString(s []int8) string {
+	var b strings.Builder
+	for _, c := range s {
+		if c == 0 {
+			break
+		}
+		b.WriteByte(byte(c))
+	}
+	return b.String()
+}
+
+// table prints rows of tab-separated cells.
+func table(title string, rows ...string) {
+	fmt.Printf("\n%s\n", title)
+	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
+	for _, row := range rows {
+		fmt.Fprintln(w, row+"\t")
+	}
+	w.Flush()
+}
