@@ -16,6 +16,9 @@ cd "$(dirname "$0")/.."
 out=build/libwasmshim.a
 work=build/pack
 mkdir -p "$work"
+# One at a time: two builds would write the same files.
+exec 9>build/pack.lock
+flock 9
 
 # Warnings are for `make lint`; here, debug information would only cost time.
 CGO_ENABLED=1 CGO_CFLAGS="${CGO_CFLAGS:--O2}" go build -buildmode=c-archive -trimpath \

@@ -35,4 +35,7 @@ if [ -z "$dir" ]; then
 fi
 
 scripts/pack.sh
+# One at a time: two builds would write the same files.
+exec 9>build/shim.lock
+flock 9
 exec ${MAKE:-make} --no-print-directory -s -f scripts/shim.mk DIR="$dir" NAME="${dir##*/}"

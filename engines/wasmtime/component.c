@@ -70,6 +70,7 @@ static int32_t call(struct guest *g, const wasmtime_component_func_t *func) {
                     entry, g->path, params);
 
     wasmtime_component_val_t result = {0};
+    trim_memory();
     wasmtime_error_t *error = wasmtime_component_func_call(func, g->context, NULL, 0, &result, has_result ? 1 : 0);
     if (error != NULL)
         return ended(g, WASM_SHIM_ERROR_TRAP, error, NULL);
@@ -86,7 +87,6 @@ int32_t run_component(struct guest *g) {
     wasmtime_error_t *error = wasmtime_component_new(g->engine, g->bytes, g->size, &component);
     if (error != NULL)
         return fail_with(g, WASM_SHIM_ERROR_COMPILE, error, "cannot compile %s", g->path);
-    trim_heap();
 
     wasmtime_component_export_index_t *index = NULL;
     int32_t status = find_entry(g, component, &index);

@@ -6,5 +6,8 @@
 WASMTIME := $(shell go list -m -f '{{.Dir}}' github.com/bytecodealliance/wasmtime-go/v44)
 WASMTIME_ARCH := linux-$(shell uname -m)
 
-ENGINE_CFLAGS := -Wall -Wextra -Werror -isystem $(WASMTIME)/build/include
-ENGINE_LIBS := $(WASMTIME)/build/$(WASMTIME_ARCH)/libwasmtime.a -lpthread -ldl -lm
+ENGINE_CFLAGS := -D_GNU_SOURCE -Wall -Wextra -Werror -isystem $(WASMTIME)/build/include
+# The linker warns of getaddrinfo, dlopen and the like in a static binary: they
+# are in the library, and the guest's way to them is closed.
+WASMTIME_QUIET := $(shell ld --help | grep -o -m 1 -e --no-warnings)
+ENGINE_LIBS := $(WASMTIME_QUIET:%=-Wl,%) $(WASMTIME)/build/$(WASMTIME_ARCH)/libwasmtime.a -lpthread -ldl -lm

@@ -28,51 +28,80 @@ static const char *skip_number(const char *line) {
 static void join_lines(char *text) {
     char *out = text;
     char *save = NULL;
+    bool cause = false;
     for (char *line = strtok_r(text, "\n", &save); line != NULL; line = strtok_r(NULL, "\n", &save)) {
-        const char *from = skip_number(line + strspn(line, " "));
+        const char *indented = line + strspn(line, " ");
+        const char *from = skip_number(indented);
         size_t n = strlen(from);
-        if (n == 0 || strcmp(from, "Caused by:") == 0)
+        if (strcmp(from, "Caused by:") == 0) {
+            cause = true;
             continue;
-        // Never overtakes the reader: the two characters replace a line end
-        // and an indent, or the words that were left out.
-        if (out > text) {
-            *out++ = ':';
-            *out++ = ' ';
         }
+        if (n == 0)
+            continue;
+        // Never overtakes the reader: it replaces a line end, and a number or
+        // the words that were left out.
+        if (out > text && (cause || from > indented))
+            *out++ = ':';
+        if (out > text)
+            *out++ = ' ';
+        cause = false;
         memmove(out, from, n);
         out += n;
     }
     *out = 0;
 }
 
-int32_t fail_with(struct guest *g, int32_t status, wasmtime_error_t *error, const char *format, ...) {
-    wasm_name_t message;
+// Consumes v.
+static char *copy_text(wasm_byte_vec_t *v) {
+    size_t n = v->size;
+    while (n > 0 && (v->data[n - 1] == 0 || v->data[n - 1] == '\n'))
+        n--;
+    char *text = strndup(v->data, n);
+    wasm_byte_vec_delete(v);
+    return text != NULL ? text : strdup("");
+}
+
+char *error_line(wasmtime_error_t *error) {
+    wasm_byte_vec_t message;
     wasmtime_error_message(error, &message);
     wasmtime_error_delete(error);
-    char *cause = strndup(message.data, message.size);
-    wasm_byte_vec_delete(&message);
+    char *text = copy_text(&message);
+    join_lines(text);
+    return text;
+}
 
+int32_t fail_with(struct guest *g, int32_t status, wasmtime_error_t *error, const char *format, ...) {
     char what[1024];
     va_list args;
     va_start(args, format);
     vsnprintf(what, sizeof(what), format, args);
     va_end(args);
-    if (cause != NULL)
-        join_lines(cause);
-    return fail(g, status, "%s: %s", what, cause != NULL ? cause : "out of memory");
+    char *why = error_line(error);
+    fail(g, status, "%s: %s", what, why);
+    free(why);
+    return status;
 }
 
-// A trap's text goes to the user as it is: the message is followed by the
-// backtrace. Consumes text.
-static int32_t fail_with_text(struct guest *g, int32_t status, wasm_byte_vec_t *text) {
-    size_t n = text->size;
-    while (n > 0 && (text->data[n - 1] == 0 || text->data[n - 1] == '\n'))
-        n--;
-    char *copy = strndup(text->data, n);
-    wasm_byte_vec_delete(text);
-    wasm_shim_set_error(g->ctx, copy);
-    free(copy);
-    return status;
+// wasmtime's text is the backtrace and then the cause. The cause comes first
+// here: the first line is what a log shows. Consumes message.
+static int32_t fail_with_trap(struct guest *g, wasm_byte_vec_t *message) {
+    static const char separator[] = "\n\nCaused by:\n";
+    char *text = copy_text(message);
+    char *cause = strstr(text, separator);
+    char *whole = NULL;
+    if (cause != NULL) {
+        *cause = 0;
+        cause += sizeof(separator) - 1;
+        join_lines(cause);
+        cause += strspn(cause, " ");
+        if (asprintf(&whole, "%s\n%s", cause, text) < 0)
+            whole = NULL;
+    }
+    wasm_shim_set_error(g->ctx, whole != NULL ? whole : text);
+    free(whole);
+    free(text);
+    return WASM_SHIM_ERROR_TRAP;
 }
 
 static bool has_trace(const wasmtime_error_t *error) {
@@ -88,7 +117,7 @@ int32_t ended(struct guest *g, int32_t status, wasmtime_error_t *error, wasm_tra
     if (trap != NULL) {
         wasm_trap_message(trap, &text);
         wasm_trap_delete(trap);
-        return fail_with_text(g, WASM_SHIM_ERROR_TRAP, &text);
+        return fail_with_trap(g, &text);
     }
     int code;
     if (wasmtime_error_exit_status(error, &code)) {
@@ -101,5 +130,5 @@ int32_t ended(struct guest *g, int32_t status, wasmtime_error_t *error, wasm_tra
         return fail_with(g, status, error, "cannot start %s", g->path);
     wasmtime_error_message(error, &text);
     wasmtime_error_delete(error);
-    return fail_with_text(g, WASM_SHIM_ERROR_TRAP, &text);
+    return fail_with_trap(g, &text);
 }

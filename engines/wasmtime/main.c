@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <link.h>
 #include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,8 +14,29 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-void trim_heap(void) {
+enum {
+    STACK_TRIM = 256 << 10,
+};
+
+static int drop_segments(struct dl_phdr_info *info, size_t size, void *data) {
+    (void)size;
+    (void)data;
+    for (size_t i = 0; i < info->dlpi_phnum; i++) {
+        const ElfW(Phdr) *p = &info->dlpi_phdr[i];
+        if (p->p_type == PT_LOAD && (p->p_flags & PF_W) == 0)
+            madvise((void *)(info->dlpi_addr + (p->p_vaddr & ~(uintptr_t)4095)), p->p_memsz, MADV_DONTNEED);
+    }
+    return 1; // the first is the program itself
+}
+
+void trim_memory(void) {
     malloc_trim(0);
+    // The compiler's code and tables: they stay in the page cache, for the next
+    // one, and what this process still needs of its own comes back from there.
+    dl_iterate_phdr(drop_segments, NULL);
+    // The stack below this function, where the compiler has been.
+    char *here = (char *)((uintptr_t)__builtin_frame_address(0) & ~(uintptr_t)4095);
+    madvise(here - STACK_TRIM - 4096, STACK_TRIM, MADV_DONTNEED);
 }
 
 // Maps the guest's file: its pages are the page cache's, not this process's.
@@ -36,11 +58,28 @@ static int32_t map_source(struct guest *g) {
     return WASM_SHIM_OK;
 }
 
+// A parser's message has a drawing of the place below it; the place's numbers
+// are enough.
+static int32_t fail_text(struct guest *g, wasmtime_error_t *error) {
+    static const char mark[] = " --> <anon>:";
+    char *line = error_line(error);
+    char *place = strstr(line, mark);
+    if (place == NULL) {
+        fail(g, WASM_SHIM_ERROR_COMPILE, "cannot read %s: %s", g->path, line);
+    } else {
+        *place = 0;
+        place += sizeof(mark) - 1;
+        fail(g, WASM_SHIM_ERROR_COMPILE, "cannot read %s:%.*s: %s", g->path, (int)strcspn(place, " "), place, line);
+    }
+    free(line);
+    return WASM_SHIM_ERROR_COMPILE;
+}
+
 static int32_t assemble(struct guest *g) {
     wasm_byte_vec_t binary;
     wasmtime_error_t *error = wasmtime_wat2wasm((const char *)g->bytes, g->size, &binary);
     if (error != NULL)
-        return fail_with(g, WASM_SHIM_ERROR_COMPILE, error, "cannot read %s", g->path);
+        return fail_text(g, error);
     munmap((void *)g->bytes, g->size);
     g->bytes = (const uint8_t *)binary.data;
     g->size = binary.size;
@@ -68,7 +107,7 @@ static int32_t run_wasi(wasm_shim_context *ctx, int32_t *exit_code, void *user_d
         return status;
 
     wasm_config_t *config = wasm_config_new();
-    wasmtime_config_parallel_compilation_set(config, getenv("PARALLEL") != NULL);
+    wasmtime_config_parallel_compilation_set(config, g.size > (256 << 10));
     g.engine = wasm_engine_new_with_config(config);
     g.store = wasmtime_store_new(g.engine, NULL, NULL);
     g.context = wasmtime_store_context(g.store);

@@ -58,6 +58,7 @@ static int32_t call(struct guest *g, const wasmtime_func_t *func, size_t results
     if (results > sizeof(values) / sizeof(values[0]))
         return fail(g, WASM_SHIM_ERROR_LOAD, "the entrypoint of %s returns %zu values", g->path, results);
     wasm_trap_t *trap = NULL;
+    trim_memory();
     wasmtime_error_t *error = wasmtime_func_call(g->context, func, NULL, 0, values, results, &trap);
     if (error != NULL || trap != NULL)
         return ended(g, WASM_SHIM_ERROR_TRAP, error, trap);
@@ -70,7 +71,6 @@ int32_t run_module(struct guest *g) {
     wasmtime_error_t *error = wasmtime_module_new(g->engine, g->bytes, g->size, &module);
     if (error != NULL)
         return fail_with(g, WASM_SHIM_ERROR_COMPILE, error, "cannot compile %s", g->path);
-    trim_heap();
 
     size_t results = 0;
     int32_t status = check_function(g, module, entry, &results);

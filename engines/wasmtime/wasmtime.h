@@ -27,8 +27,9 @@ int32_t run_component(struct guest *g);
 // Gives the store the guest's arguments, environment and directories.
 int32_t set_wasi(struct guest *g);
 
-// Gives back to the kernel what compiling took: a guest may sleep for weeks.
-void trim_heap(void);
+// Gives back to the kernel what compiling and linking took: from here on it is
+// only the guest that runs, and it may sleep for weeks.
+void trim_memory(void);
 
 // Sets the context's error; the functions return status.
 int32_t fail(struct guest *g, int32_t status, const char *format, ...) __attribute__((format(printf, 3, 4)));
@@ -36,6 +37,9 @@ int32_t fail(struct guest *g, int32_t status, const char *format, ...) __attribu
 // The same with what wasmtime says, in one line. Consumes error.
 int32_t fail_with(struct guest *g, int32_t status, wasmtime_error_t *error, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
+
+// What wasmtime says, in one line; the caller frees it. Consumes error.
+char *error_line(wasmtime_error_t *error);
 
 // What a call that returned error or trap means: the guest's own exit, whose
 // code it stores, a trap, or, if neither, status. Consumes both; one is NULL.
