@@ -5,6 +5,7 @@ package container
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"time"
@@ -39,24 +40,44 @@ func (c *Container) killCgroup() error {
 	return killCgroup(m)
 }
 
-// killCgroup kills every process in m until none is left.
-func killCgroup(m cgroups.Manager) error {
+// killCgroup kills every process in m, and those of also that are still the
+// same, until none is left.
+func killCgroup(m cgroups.Manager, also ...stat) error {
+	// A dying process leaves the cgroup before it has let go of its mounts: those
+	// once seen are watched until they are zombies or gone.
+	seen := map[int]stat{}
+	for _, s := range also {
+		seen[s.pid] = s
+	}
 	deadline := time.Now().Add(killTimeout)
 	for delay := time.Millisecond; ; delay = min(2*delay, 50*time.Millisecond) {
 		pids, err := allPids(m)
-		if err != nil || len(pids) == 0 {
+		if err != nil {
 			return err
 		}
 		if slices.Contains(pids, os.Getpid()) {
 			return fmt.Errorf("kill processes of cgroup %v: this process is one of them", m.GetPaths())
 		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("kill processes of cgroup: %v survive SIGKILL for %s", pids, killTimeout)
-		}
-		if unified := m.Path(""); unified != "" {
-			_ = cgroups.WriteFile(unified, "cgroup.kill", "1") // since Linux 5.14
+		for pid, s := range seen {
+			if !slices.Contains(pids, pid) && !s.alive() {
+				delete(seen, pid)
+			}
 		}
 		for _, pid := range pids {
+			if s, err := readStat(pid); err == nil {
+				seen[pid] = s
+			}
+		}
+		if len(seen) == 0 {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("kill processes of cgroup: %v survive SIGKILL for %s", slices.Sorted(maps.Keys(seen)), killTimeout)
+		}
+		if unified := m.Path(""); unified != "" && len(pids) > 0 {
+			_ = cgroups.WriteFile(unified, "cgroup.kill", "1") // since Linux 5.14
+		}
+		for pid := range seen {
 			_ = unix.Kill(pid, unix.SIGKILL)
 		}
 		if err := thaw(m); err != nil {

@@ -35,11 +35,11 @@ func Cleanup(id, root, bundle string, spec *specs.Spec, systemd bool) error {
 	if err != nil {
 		lc = nil
 	}
-	m, err := leftCgroup(lc, id, spec, systemd)
+	m, init, err := left(lc, id, spec, systemd)
 	if err != nil {
 		return fmt.Errorf("clean up container %s: %w", id, err)
 	}
-	if err := killCgroup(m); err != nil {
+	if err := killCgroup(m, init...); err != nil {
 		return fmt.Errorf("clean up container %s: %w", id, err)
 	}
 	if lc != nil {
@@ -54,15 +54,31 @@ func Cleanup(id, root, bundle string, spec *specs.Spec, systemd bool) error {
 	return nil
 }
 
-func leftCgroup(lc *libcontainer.Container, id string, spec *specs.Spec, systemd bool) (cgroups.Manager, error) {
-	if lc != nil {
-		state, err := lc.State()
-		if err != nil {
-			return nil, fmt.Errorf("read state: %w", err)
-		}
-		return manager.NewWithPaths(state.Config.Cgroups, state.CgroupPaths)
+// left returns the cgroup of a container and, if it is known, its init.
+func left(lc *libcontainer.Container, id string, spec *specs.Spec, systemd bool) (cgroups.Manager, []stat, error) {
+	if lc == nil {
+		m, err := specCgroup(id, spec, systemd)
+		return m, nil, err
 	}
+	state, err := lc.State()
+	if err != nil {
+		return nil, nil, fmt.Errorf("read state: %w", err)
+	}
+	m, err := manager.NewWithPaths(state.Config.Cgroups, state.CgroupPaths)
+	if err != nil {
+		return nil, nil, fmt.Errorf("open cgroup: %w", err)
+	}
+	if state.InitProcessPid <= 0 {
+		return m, nil, nil
+	}
+	return m, []stat{{pid: state.InitProcessPid, start: state.InitProcessStartTime}}, nil
+}
+
+func specCgroup(id string, spec *specs.Spec, systemd bool) (cgroups.Manager, error) {
 	path := cgroupsPath(spec, id, systemd)
+	if !systemd && path == "/" {
+		return nil, invalid("linux.cgroupsPath is the root cgroup")
+	}
 	config, err := specconv.CreateCgroupConfig(&specconv.CreateOpts{
 		CgroupName:       id,
 		UseSystemdCgroup: systemd,
@@ -70,9 +86,6 @@ func leftCgroup(lc *libcontainer.Container, id string, spec *specs.Spec, systemd
 	}, nil)
 	if err != nil {
 		return nil, invalid("linux.cgroupsPath: %v", err)
-	}
-	if !systemd && path == "/" {
-		return nil, invalid("linux.cgroupsPath %q is the root cgroup", spec.Linux.CgroupsPath)
 	}
 	m, err := manager.New(config)
 	if err != nil {

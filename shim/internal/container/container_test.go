@@ -408,7 +408,7 @@ func TestCleanup(t *testing.T) {
 		{"empty state.json", func(t *testing.T, state string, _ *Config) { require.NoError(t, os.Truncate(state, 0)) }},
 		{"spec is gone", func(_ *testing.T, _ string, cfg *Config) { cfg.Spec = nil }},
 		{"paused", func(t *testing.T, _ string, cfg *Config) {
-			m, err := leftCgroup(nil, cfg.ID, cfg.Spec, false)
+			m, err := specCgroup(cfg.ID, cfg.Spec, false)
 			require.NoError(t, err)
 			require.NoError(t, m.Freeze(cgroups.Frozen))
 		}},

@@ -88,7 +88,7 @@ var lastID atomic.Int64
 
 // newConfigFor returns a config with runc's default spec and a new id.
 func newConfigFor(dir string, args ...string) (Config, Process) {
-	id := fmt.Sprintf("c%d", lastID.Add(1))
+	id := fmt.Sprintf("c%d-%d", os.Getpid(), lastID.Add(1))
 	spec := specconv.Example()
 	spec.Root = &specs.Root{Path: rootfs, Readonly: true}
 	spec.Process.Terminal = false
@@ -252,9 +252,16 @@ func mountNamespaces(t *testing.T) map[string]int {
 	return count
 }
 
-func mounts(t *testing.T) string {
+// mounts lists the mounts of the tests' rootfs, which no other program has.
+func mounts(t *testing.T) []string {
 	t.Helper()
 	b, err := os.ReadFile("/proc/self/mountinfo")
 	require.NoError(t, err)
-	return string(b)
+	var ours []string
+	for line := range strings.Lines(string(b)) {
+		if strings.Contains(line, rootfs) {
+			ours = append(ours, line)
+		}
+	}
+	return ours
 }

@@ -3,9 +3,7 @@
 package container
 
 import (
-	"bytes"
 	"errors"
-	"fmt"
 	"os"
 	"strconv"
 	"strings"
@@ -105,16 +103,7 @@ func (s suspect) reap() {
 	}
 }
 
-// stat is what identifies a process: its id may be used again, but not with
-// the same start time.
-type stat struct {
-	pid, ppid int
-	name      string
-	flags     uint64
-	start     uint64
-}
-
-func (s stat) same() bool {
+func (s suspect) same() bool {
 	now, err := readStat(s.pid)
 	return err == nil && now.start == s.start && now.ppid == os.Getpid()
 }
@@ -140,26 +129,4 @@ func stages() []stat {
 		}
 	}
 	return found
-}
-
-// readStat reads /proc/<pid>/stat, see proc_pid_stat(5).
-func readStat(pid int) (stat, error) {
-	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
-	if err != nil {
-		return stat{}, err
-	}
-	open, end := bytes.IndexByte(b, '('), bytes.LastIndexByte(b, ')')
-	if open < 0 || end < open {
-		return stat{}, fmt.Errorf("stat of process %d has no name", pid)
-	}
-	f := bytes.Fields(b[end+1:]) // f[0] is field 3, the state
-	if len(f) < 20 {
-		return stat{}, fmt.Errorf("stat of process %d is cut off", pid)
-	}
-	s := stat{pid: pid, name: string(b[open+1 : end])}
-	var errs [3]error
-	s.ppid, errs[0] = strconv.Atoi(string(f[1]))
-	s.flags, errs[1] = strconv.ParseUint(string(f[6]), 10, 64)
-	s.start, errs[2] = strconv.ParseUint(string(f[19]), 10, 64)
-	return s, errors.Join(errs[:]...)
 }
