@@ -17,6 +17,7 @@ import (
 	"github.com/containerd/log"
 	"github.com/containerd/ttrpc"
 
+	"github.com/libwasmshim/libwasmshim/shim/internal/steps"
 	"github.com/libwasmshim/libwasmshim/shim/internal/task"
 )
 
@@ -26,23 +27,25 @@ const flushTimeout = 5 * time.Second
 
 // serve is the daemon: it answers the Task service on l until containerd shuts
 // it down. config is the text of the first container's config.json.
-func serve(e Engine, c call, req request, l *net.UnixListener, config []byte) int {
+func serve(e Engine, c call, req request, l *net.UnixListener, config []byte, took *steps.Steps) int {
 	// The garbage collector runs early: a node has a daemon for every pod.
 	debug.SetGCPercent(40)
 	if !e.NoLogger {
 		setupLog(c.bundle, e.LogLevel, req.debug)
 	}
 	logger := log.L.WithFields(log.Fields{"namespace": c.namespace, "runtime": e.Runtime()})
+	took.Log(log.WithLogger(context.Background(), logger), "start", c.id)
 	ctx, cancel := context.WithCancel(log.WithLogger(context.Background(), logger))
 	defer cancel()
 	socket := l.Addr().String()
 	defer os.Remove(socket)
 
 	stop := make(chan struct{})
+	trim := newTrimmer()
 	publisher := task.NewPublisher(req.ttrpc, c.namespace)
 	service := task.New(ctx, task.Config{
 		Engine: e.Name, Kinds: e.Kinds, Namespace: c.namespace, Debug: req.debug, LogLevel: e.LogLevel,
-		Publish: publisher.Publish, Shutdown: func() { close(stop) },
+		Publish: publisher.Publish, Busy: trim.busy, Shutdown: func() { close(stop) },
 	})
 	service.Prepare(c.bundle, config)
 	srv, err := ttrpc.NewServer(ttrpc.WithServerHandshaker(ttrpc.UnixSocketRequireSameUser()))
@@ -96,6 +99,11 @@ func dumpStacks(logger *log.Entry) {
 		buf = make([]byte, 2*len(buf))
 		n = runtime.Stack(buf, true)
 	}
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	logger.Infof("heap: %d kB live, %d kB in use, %d kB idle, %d kB of it released; stacks %d kB, runtime %d kB; %d collections; %d goroutines",
+		m.HeapAlloc>>10, m.HeapInuse>>10, m.HeapIdle>>10, m.HeapReleased>>10, m.StackInuse>>10,
+		(m.GCSys+m.OtherSys+m.MSpanSys+m.MCacheSys+m.BuckHashSys)>>10, m.NumGC, runtime.NumGoroutine())
 	logger.Infof("goroutine stacks:\n%s", buf[:n])
 }
 

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/libwasmshim/libwasmshim/shim/internal/container"
+	"github.com/libwasmshim/libwasmshim/shim/internal/steps"
 )
 
 // groupAnnotations name the group that shares one daemon, the first that is
@@ -34,12 +35,13 @@ var groupAnnotations = []string{
 // The caller is a child that the process that containerd started forked off
 // before Go ran: that process prints what is written to result and exits.
 func start(e Engine, c call, result *os.File) int {
+	took := steps.New()
 	go container.WarmCgroups()
 	config, err := readConfig(c.bundle)
 	if err != nil {
 		return refuse(result, err)
 	}
-	l, req, out, err := bind(c, config)
+	l, req, out, err := bind(c, config, took)
 	if err != nil {
 		return refuse(result, err)
 	}
@@ -53,10 +55,11 @@ func start(e Engine, c call, result *os.File) int {
 	if l == nil {
 		return 0
 	}
-	return serve(e, c, req, l, config)
+	took.Done("answer")
+	return serve(e, c, req, l, config, took)
 }
 
-func bind(c call, config []byte) (_ *net.UnixListener, _ request, _ []byte, retErr error) {
+func bind(c call, config []byte, took *steps.Steps) (_ *net.UnixListener, _ request, _ []byte, retErr error) {
 	input, err := io.ReadAll(io.LimitReader(os.Stdin, maxInput))
 	if err != nil {
 		return nil, request{}, nil, fmt.Errorf("read bootstrap parameters from standard input: %w", err)
@@ -65,6 +68,7 @@ func bind(c call, config []byte) (_ *net.UnixListener, _ request, _ []byte, retE
 		return nil, request{}, nil, err
 	}
 	req := parseRequest(input, c)
+	took.Done("parameters")
 	group, err := groupOf(c, config)
 	if err != nil {
 		return nil, req, nil, err
@@ -77,6 +81,7 @@ func bind(c call, config []byte) (_ *net.UnixListener, _ request, _ []byte, retE
 	if err != nil {
 		return nil, req, nil, err
 	}
+	took.Done("bind")
 	defer func() {
 		if retErr != nil && l != nil {
 			l.Close()

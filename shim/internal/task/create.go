@@ -22,6 +22,7 @@ import (
 	"github.com/libwasmshim/libwasmshim/shim/internal/container"
 	"github.com/libwasmshim/libwasmshim/shim/internal/entrypoint"
 	"github.com/libwasmshim/libwasmshim/shim/internal/stage"
+	"github.com/libwasmshim/libwasmshim/shim/internal/steps"
 )
 
 // rootDir is the directory in a bundle that holds libcontainer's state.
@@ -63,7 +64,7 @@ func (s *Service) build(t *task, r *api.CreateTaskRequest) (retErr error) {
 	if r.Checkpoint != "" {
 		return fmt.Errorf("restore from checkpoint %s is not supported: %w", r.Checkpoint, errdefs.ErrNotImplemented)
 	}
-	steps := newSteps()
+	took := steps.New()
 	opts, err := parseOptions(r.Options)
 	if err != nil {
 		return err
@@ -72,7 +73,7 @@ func (s *Service) build(t *task, r *api.CreateTaskRequest) (retErr error) {
 	if err != nil {
 		return err
 	}
-	steps.done("spec")
+	took.Done("spec")
 	rootfs, err := mountRootfs(r, spec)
 	if err != nil {
 		return err
@@ -82,7 +83,7 @@ func (s *Service) build(t *task, r *api.CreateTaskRequest) (retErr error) {
 			retErr = errors.Join(retErr, mount.UnmountRecursive(rootfs.path, 0))
 		}
 	}()
-	steps.done("rootfs")
+	took.Done("rootfs")
 	io, err := openStdio(r.Stdin, r.Stdout, r.Stderr)
 	if err != nil {
 		return err
@@ -92,12 +93,12 @@ func (s *Service) build(t *task, r *api.CreateTaskRequest) (retErr error) {
 			io.close()
 		}
 	}()
-	steps.done("streams")
+	took.Done("streams")
 	entry, err := entrypoint.Resolve(spec, r.Bundle, rootfs.path, s.Engine, s.Kinds)
 	if err != nil {
 		return err
 	}
-	steps.done("entrypoint")
+	took.Done("entrypoint")
 	p := container.Process{
 		Args: spec.Process.Args, Env: spec.Process.Env, Spec: spec.Process,
 		Stdin: io.in, Stdout: io.out, Stderr: io.err,
@@ -115,7 +116,7 @@ func (s *Service) build(t *task, r *api.CreateTaskRequest) (retErr error) {
 		}()
 		t.status = status
 	}
-	steps.done("stage")
+	took.Done("stage")
 	c, err := container.Create(container.Config{
 		ID: r.ID, Root: filepath.Join(r.Bundle, rootDir), Bundle: r.Bundle, Spec: spec,
 		SystemdCgroup: opts.systemdCgroup(spec), NoPivotRoot: opts.NoPivotRoot, NoNewKeyring: opts.NoNewKeyring,
@@ -123,8 +124,8 @@ func (s *Service) build(t *task, r *api.CreateTaskRequest) (retErr error) {
 	if err != nil {
 		return err
 	}
-	steps.done("libcontainer")
-	steps.log(s.ctx, "create", r.ID)
+	took.Done("libcontainer")
+	took.Log(s.ctx, "create", r.ID)
 	io.handedOver()
 	pid := strconv.Itoa(c.Pid())
 	if err := os.WriteFile(filepath.Join(r.Bundle, initPidFile), []byte(pid), 0o644); err != nil {

@@ -35,6 +35,7 @@ type Config struct {
 	Debug     bool
 	LogLevel  string
 	Publish   func(topic string, event proto.Message) // must not block
+	Busy      func()                                  // called at the end of every call
 	Shutdown  func()                                  // called once, when containerd is done with the daemon
 }
 
@@ -59,24 +60,24 @@ func New(ctx context.Context, c Config) *Service {
 // Register offers the service under both of its names.
 func (s *Service) Register(srv *ttrpc.Server) {
 	methods := map[string]ttrpc.Method{
-		"Create":   method(s.create),
-		"Start":    method(s.start),
-		"State":    method(s.state),
-		"Wait":     method(s.wait),
-		"Kill":     method(s.kill),
-		"Delete":   method(s.delete),
-		"Pids":     method(s.pids),
-		"CloseIO":  method(s.closeIO),
-		"Connect":  method(s.connect),
-		"Shutdown": method(s.shutdown),
+		"Create":   method(s, s.create),
+		"Start":    method(s, s.start),
+		"State":    method(s, s.state),
+		"Wait":     method(s, s.wait),
+		"Kill":     method(s, s.kill),
+		"Delete":   method(s, s.delete),
+		"Pids":     method(s, s.pids),
+		"CloseIO":  method(s, s.closeIO),
+		"Connect":  method(s, s.connect),
+		"Shutdown": method(s, s.shutdown),
 
-		"Exec":       unimplemented[api.ExecProcessRequest]("exec"),
-		"Pause":      unimplemented[api.PauseRequest]("pause"),
-		"Resume":     unimplemented[api.ResumeRequest]("resume"),
-		"Checkpoint": unimplemented[api.CheckpointTaskRequest]("checkpoint"),
-		"ResizePty":  unimplemented[api.ResizePtyRequest]("resize of a terminal"),
-		"Update":     unimplemented[api.UpdateTaskRequest]("update"),
-		"Stats":      unimplemented[api.StatsRequest]("stats"),
+		"Exec":       unimplemented[api.ExecProcessRequest](s, "exec"),
+		"Pause":      unimplemented[api.PauseRequest](s, "pause"),
+		"Resume":     unimplemented[api.ResumeRequest](s, "resume"),
+		"Checkpoint": unimplemented[api.CheckpointTaskRequest](s, "checkpoint"),
+		"ResizePty":  unimplemented[api.ResizePtyRequest](s, "resize of a terminal"),
+		"Update":     unimplemented[api.UpdateTaskRequest](s, "update"),
+		"Stats":      unimplemented[api.StatsRequest](s, "stats"),
 	}
 	for _, name := range serviceNames {
 		srv.RegisterService(name, &ttrpc.ServiceDesc{Methods: methods})
@@ -85,12 +86,13 @@ func (s *Service) Register(srv *ttrpc.Server) {
 
 // method adapts a handler to ttrpc. Here, and only here, errors get their gRPC
 // codes.
-func method[Req, Resp any](handle func(context.Context, *Req) (*Resp, error)) ttrpc.Method {
+func method[Req, Resp any](s *Service, handle func(context.Context, *Req) (*Resp, error)) ttrpc.Method {
 	return func(ctx context.Context, unmarshal func(any) error) (any, error) {
 		var req Req
 		if err := unmarshal(&req); err != nil {
 			return nil, err
 		}
+		defer s.Busy()
 		resp, err := handle(ctx, &req)
 		if err != nil {
 			return nil, errgrpc.ToGRPC(err)
@@ -99,8 +101,8 @@ func method[Req, Resp any](handle func(context.Context, *Req) (*Resp, error)) tt
 	}
 }
 
-func unimplemented[Req any](what string) ttrpc.Method {
-	return method(func(context.Context, *Req) (*emptypb.Empty, error) {
+func unimplemented[Req any](s *Service, what string) ttrpc.Method {
+	return method(s, func(context.Context, *Req) (*emptypb.Empty, error) {
 		return nil, fmt.Errorf("%s is not supported by this shim yet: %w", what, errdefs.ErrNotImplemented)
 	})
 }

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bootstrap
+
+import (
+	"os"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// trimDelay is how long a daemon must have had nothing to do before it gives
+// memory back: long enough that the containers of a pod are created first.
+const trimDelay = 500 * time.Millisecond
+
+// trimmer makes an idle daemon small. A node has one for every pod, and most of
+// their life they wait.
+type trimmer struct{ timer *time.Timer }
+
+func newTrimmer() *trimmer {
+	return &trimmer{time.AfterFunc(trimDelay, trim)}
+}
+
+// busy puts the trimming off.
+func (t *trimmer) busy() { t.timer.Reset(trimDelay) }
+
+// trim returns free heap to the kernel, and unmaps the code and constants of
+// this program, which the kernel maps again from the page cache, page by page,
+// as they are used: after a create that is much less than before.
+func trim() {
+	debug.FreeOSMemory()
+	maps, err := os.ReadFile("/proc/self/maps")
+	if err != nil {
+		return
+	}
+	exe, err := os.Readlink("/proc/self/exe")
+	if err != nil {
+		return
+	}
+	for _, r := range constantRanges(string(maps), exe) {
+		// Nothing is lost: these pages are equal to the file's.
+		_, _, _ = unix.Syscall(unix.SYS_MADVISE, r[0], r[1]-r[0], unix.MADV_DONTNEED)
+	}
+}
+
+// constantRanges finds the mappings of a program that were never written: its
+// code, and its read-only data but for the part that borders on the writable
+// data. That part (RELRO) was writable while the program was loaded.
+func constantRanges(maps, exe string) (ranges [][2]uintptr) {
+	type mapping struct {
+		start, end uintptr
+		perms      string
+	}
+	var own []mapping
+	for line := range strings.Lines(maps) {
+		f := strings.Fields(line)
+		if len(f) < 6 || strings.Join(f[5:], " ") != exe {
+			continue
+		}
+		from, to, _ := strings.Cut(f[0], "-")
+		start, err1 := strconv.ParseUint(from, 16, 64)
+		end, err2 := strconv.ParseUint(to, 16, 64)
+		if err1 != nil || err2 != nil {
+			return nil
+		}
+		own = append(own, mapping{uintptr(start), uintptr(end), f[1]})
+	}
+	for i, m := range own {
+		bordersOnData := i+1 < len(own) && own[i+1].perms[1] == 'w'
+		if m.perms[1] == 'w' || bordersOnData {
+			continue
+		}
+		ranges = append(ranges, [2]uintptr{m.start, m.end})
+	}
+	return ranges
+}
