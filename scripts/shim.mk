@@ -3,7 +3,8 @@
 # One engine, linked with libwasmshim.a; scripts/shim.sh says how to call it.
 
 OBJ := build/engine/$(NAME)
-OUT := dist/containerd-shim-$(NAME)-v1
+OUTDIR ?= dist
+OUT := $(OUTDIR)/containerd-shim-$(NAME)-v1
 
 -include $(DIR)/engine.mk
 

@@ -6,6 +6,7 @@
 # Builds dist/containerd-shim-<name>-v1 from an engine's C or C++ sources and
 # libwasmshim.a. ENGINE is a name in engines/ or examples/, or a directory. A
 # file engine.mk in it may set ENGINE_CFLAGS, ENGINE_CXXFLAGS and ENGINE_LIBS.
+# OUTDIR in the environment replaces dist.
 set -eu
 start=$(pwd)
 cd "$(dirname "$0")/.."

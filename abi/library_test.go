@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package abi
+
+import (
+	"bytes"
+	"debug/elf"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// probe builds the shim of testdata/probe and returns its path.
+var probe = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "abi-")
+	if err != nil {
+		return "", err
+	}
+	cmd := exec.Command("../scripts/shim.sh", "testdata/probe")
+	cmd.Env = append(os.Environ(), "OUTDIR="+dir)
+	cmd.Stderr = os.Stderr
+	return filepath.Join(dir, "containerd-shim-probe-v1"), cmd.Run()
+})
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if path, _ := probe(); path != "" {
+		os.RemoveAll(filepath.Dir(path))
+	}
+	os.Exit(code)
+}
+
+func probePath(t *testing.T) string {
+	path, err := probe()
+	require.NoError(t, err)
+	return path
+}
+
+func library(t *testing.T) string {
+	probePath(t) // packs it
+	return "../build/libwasmshim.a"
+}
+
+func output(t *testing.T, name string, args ...string) string {
+	out, err := exec.Command(name, args...).Output()
+	require.NoError(t, err)
+	return string(out)
+}
+
+func TestExportedSymbols(t *testing.T) {
+	var exported []string
+	for line := range strings.Lines(output(t, "nm", "-g", "--defined-only", library(t))) {
+		if f := strings.Fields(line); len(f) == 3 {
+			exported = append(exported, f[2])
+		}
+	}
+	slices.Sort(exported)
+	require.Equal(t, symbols(t), exported)
+}
+
+func TestLibraryHasNsexecAndNoGoConstructor(t *testing.T) {
+	dir := t.TempDir()
+	lib, err := filepath.Abs(library(t))
+	require.NoError(t, err)
+	cmd := exec.Command("ar", "x", lib)
+	cmd.Dir = dir
+	require.NoError(t, cmd.Run())
+	f, err := elf.Open(filepath.Join(dir, "wasmshim.o"))
+	require.NoError(t, err)
+	defer f.Close()
+
+	names := map[string]bool{}
+	all, err := f.Symbols()
+	require.NoError(t, err)
+	for _, s := range all {
+		names[s.Name] = true
+	}
+	require.True(t, names["nsexec"], "nsexec is not in the library")
+	require.NotNil(t, f.Section("wasmshim_rt0"), "Go's constructor has not been moved")
+
+	rt0 := map[string]bool{}
+	for _, s := range f.Sections {
+		if s.Type != elf.SHT_RELA {
+			continue
+		}
+		of := f.Sections[s.Info].Name
+		data, err := s.Data()
+		require.NoError(t, err)
+		for ; of == ".init_array" && len(data) > 0; data = data[24:] {
+			i := f.ByteOrder.Uint32(data[12:])
+			rt0[all[i-1].Name] = true
+		}
+	}
+	for name := range rt0 {
+		require.NotContains(t, name, "rt0", "Go would start before main")
+	}
+	require.NotEmpty(t, rt0, "no constructor at all: where is nsexec's?")
+}
+
+func TestBinaryIsStaticStrippedAndFixed(t *testing.T) {
+	f, err := elf.Open(probePath(t))
+	require.NoError(t, err)
+	defer f.Close()
+	require.Equal(t, elf.ET_EXEC, f.Type, "position independent")
+	require.Nil(t, f.Section(".symtab"), "not stripped")
+	for _, p := range f.Progs {
+		require.NotEqual(t, elf.PT_INTERP, p.Type, "not static")
+		require.NotEqual(t, elf.PT_DYNAMIC, p.Type, "not static")
+	}
+}
+
+// libcontainer's constructor runs before main: given nonsense, it refuses,
+// even in a process that otherwise would be a runner.
+func TestNsexecRunsBeforeMain(t *testing.T) {
+	cmd := exec.Command(probePath(t), "init")
+	cmd.Env = []string{"_LIBCONTAINER_INITPIPE=nonsense", "_WASMSHIM_ROLE=runner"}
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	require.Error(t, cmd.Run())
+	require.Contains(t, stderr.String(), "_LIBCONTAINER_INITPIPE")
+	require.NotContains(t, stderr.String(), "context")
+}
+
+func TestUnknownEngine(t *testing.T) {
+	out, err := exec.Command("../scripts/shim.sh", "nix").CombinedOutput()
+	require.Error(t, err)
+	require.Contains(t, string(out), "wasmtime")
+	require.Contains(t, string(out), "c-engine")
+}

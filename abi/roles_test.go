@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package abi
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// delete answers from the record that the daemon left, without Go.
+func TestDeleteAnswersFromTheRecord(t *testing.T) {
+	bundle := t.TempDir()
+	record := "\x08\x01\x10\x8f\x01\x00binary"
+	require.NoError(t, os.WriteFile(filepath.Join(bundle, "shim.deleted"), []byte(record), 0o600))
+	for _, c := range []struct {
+		name string
+		dir  string
+		args []string
+	}{
+		{"flag", "/", []string{"-namespace", "n", "-id", "c", "-bundle", bundle, "delete"}},
+		{"equals", "/", []string{"--bundle=" + bundle, "-debug", "delete"}},
+		{"cwd", bundle, []string{"-id", "start", "delete"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			cmd := exec.Command(probePath(t), c.args...)
+			cmd.Dir = c.dir
+			// Go's runtime would print to stderr when it starts.
+			cmd.Env = []string{"GODEBUG=inittrace=1"}
+			var stderr strings.Builder
+			cmd.Stderr = &stderr
+			out, err := cmd.Output()
+			require.NoError(t, err)
+			require.Equal(t, record, string(out))
+			require.Empty(t, stderr.String())
+		})
+	}
+}
+
+// Where there is no record, or none that the daemon could have written, the
+// cleanup is Go's.
+func TestDeleteWithoutRecord(t *testing.T) {
+	for name, make := range map[string]func(path string) error{
+		"none":    func(string) error { return nil },
+		"empty":   func(p string) error { return os.WriteFile(p, nil, 0o600) },
+		"too big": func(p string) error { return os.WriteFile(p, []byte(strings.Repeat("x", 5000)), 0o600) },
+		"link":    func(p string) error { return os.Symlink("/etc/hostname", p) },
+		"dir":     func(p string) error { return os.Mkdir(p, 0o700) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			bundle := t.TempDir()
+			require.NoError(t, make(filepath.Join(bundle, "shim.deleted")))
+			cmd := exec.Command(probePath(t), "-bundle", bundle, "delete")
+			cmd.Dir = bundle
+			cmd.Env = []string{"GODEBUG=inittrace=1"}
+			var stderr strings.Builder
+			cmd.Stderr = &stderr
+			_ = cmd.Run()
+			require.Contains(t, stderr.String(), "init runtime @", "Go has not been started")
+		})
+	}
+}
+
+func TestVersionComesFromTheDescriptor(t *testing.T) {
+	out, err := exec.Command(probePath(t), "-v").Output()
+	require.NoError(t, err)
+	require.Contains(t, string(out), "probe")
+	require.Contains(t, string(out), "1.2.3")
+}
+
+// A daemon that fails answers through the pipe: text on stderr, nothing on
+// stdout, which containerd would read as an address.
+func TestStartReportsFailure(t *testing.T) {
+	cmd := exec.Command(probePath(t), "start")
+	cmd.Dir = t.TempDir()
+	var stdout, stderr strings.Builder
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	require.Error(t, cmd.Run())
+	require.Empty(t, stdout.String())
+	require.NotEmpty(t, stderr.String())
+	require.NotContains(t, stderr.String(), "died before it answered")
+}
