@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cabi_test
+
+import (
+	"encoding/binary"
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// build compiles C sources under the sanitizers and returns the program.
+func build(t *testing.T, sources ...string) string {
+	out := filepath.Join(t.TempDir(), "program")
+	args := []string{
+		"-std=c11", "-D_GNU_SOURCE", "-g", "-O1", "-Wall", "-Wextra", "-Werror", "-I../include",
+		"-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-o", out,
+	}
+	text, err := exec.Command("gcc", append(args, sources...)...).CombinedOutput()
+	require.NoError(t, err, "%s", text)
+	return out
+}
+
+func record(tag uint32, value string) []byte {
+	b := binary.LittleEndian.AppendUint32(nil, tag)
+	b = binary.LittleEndian.AppendUint32(b, uint32(len(value)))
+	b = append(b, value...)
+	b = append(b, 0)
+	for len(b)%4 != 0 {
+		b = append(b, 0)
+	}
+	return b
+}
+
+// whole puts a header before records.
+func whole(records ...[]byte) string {
+	b := []byte("wasmshim\x01\x00\x00\x00\x00\x00\x00\x00")
+	for _, r := range records {
+		b = append(b, r...)
+	}
+	binary.LittleEndian.PutUint32(b[12:], uint32(len(b)))
+	return string(b)
+}
+
+// sample has every tag once or more.
+func sample() string {
+	return whole(
+		record(1, "c1"), record(2, "p1"), record(3, "k8s.io"), record(4, "/hello.wasm"), record(4, ""), record(4, "-x"),
+		record(5, "PATH=/bin"), record(5, "E="), record(6, "/app/hello.wasm"), record(7, "run"), record(8, "hello"),
+		record(9, "/work"), record(10, "opt-level=2"), record(11, "debug"), record(12, "\x02\x00\x00\x00"),
+		record(14, "\x00\x00\x00\x80\x00\x00\x00\x00"), record(15, "\xdc\x05\x00\x00\x00\x00\x00\x00"),
+		record(16, "/\x00/"), record(16, "/data\x00/d"),
+	)
+}
+
+func decode(t *testing.T, program, input string) string {
+	cmd := exec.Command(program, "print")
+	cmd.Stdin = strings.NewReader(input)
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, _ := cmd.Output()
+	require.Empty(t, stderr.String())
+	return string(out)
+}
+
+func TestStageDecode(t *testing.T) {
+	program := build(t, "stage.c", "testdata/stage.c")
+	require.Equal(t, `id=c1
+pod=p1
+ns=k8s.io
+arg=/hello.wasm
+arg=
+arg=-x
+env=PATH=/bin
+env=E=
+path=/app/hello.wasm
+func=run
+name=hello
+cwd=/work
+option=opt-level=2
+level=debug
+kind=2
+memory=2147483648
+cpu=1500
+preopen=/:/
+preopen=/data:/d
+`, decode(t, program, sample()))
+
+	ok := sample()
+	for name, c := range map[string]struct{ input, want string }{
+		"empty":            {"", "no magic"},
+		"other magic":      {"W" + ok[1:], "no magic"},
+		"other version":    {ok[:8] + "\x02" + ok[9:], "unknown version"},
+		"longer":           {ok + "\x00", "wrong length"},
+		"shorter":          {ok[:len(ok)-4], "wrong length"},
+		"cut record":       {whole([]byte("1234")), "cut record"},
+		"overrun":          {whole([]byte("\x01\x00\x00\x00\xf0\x00\x00\x00abc\x00")), "record overruns"},
+		"huge":             {whole([]byte("\x01\x00\x00\x00\xff\xff\xff\xffabc\x00")), "record overruns"},
+		"no terminator":    {whole([]byte("\x01\x00\x00\x00\x03\x00\x00\x00abcd")), "record overruns"},
+		"unknown tag":      {whole(record(17, "x")), "unknown tag"},
+		"tag 0":            {whole(record(0, "x")), "unknown tag"},
+		"NUL in a string":  {whole(record(4, "a\x00b")), "NUL within a string"},
+		"kind too long":    {whole(record(12, "12345")), "kind of the wrong length"},
+		"limit too short":  {whole(record(14, "1234567")), "limit of the wrong length"},
+		"half a preopen":   {whole(record(16, "/data")), "preopen without two names"},
+		"too much preopen": {whole(record(16, "/\x00/\x00/")), "preopen without two names"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			require.Equal(t, "error: "+c.want+"\n", decode(t, program, c.input))
+		})
+	}
+}
+
+// The bytes come from our own daemon; still nothing in them may crash a
+// runner or make it read what is not there.
+func TestStageDecodeHostile(t *testing.T) {
+	program := build(t, "stage.c", "testdata/stage.c")
+	cmd := exec.Command(program, "fuzz", "200000")
+	cmd.Stdin = strings.NewReader(sample())
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	var accepted, refused int
+	_, err = fmt.Sscanf(string(out), "accepted %d refused %d", &accepted, &refused)
+	require.NoError(t, err)
+	require.Positive(t, accepted)
+	require.Positive(t, refused)
+}
+
+func TestDescriptorIntake(t *testing.T) {
+	program := build(t, "descriptor.c", "testdata/descriptor.c")
+	out, err := exec.Command(program).CombinedOutput()
+	require.NoError(t, err, "%s", out)
+}
