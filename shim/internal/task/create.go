@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 
 	"github.com/containerd/containerd/api/events"
@@ -236,10 +237,25 @@ func (s *Service) readSpec(bundle string) (*specs.Spec, error) {
 	if err := container.Validate(spec); err != nil {
 		return nil, err
 	}
-	if len(spec.Process.Args) == 0 {
-		return nil, fmt.Errorf("config.json has no process.args; they must name what to run: %w", errdefs.ErrInvalidArgument)
+	return spec, validateStrings(spec.Process)
+}
+
+// validateStrings checks what a kernel would refuse or cut off.
+func validateStrings(p *specs.Process) error {
+	if len(p.Args) == 0 {
+		return fmt.Errorf("config.json has no process.args; they must name what to run: %w", errdefs.ErrInvalidArgument)
 	}
-	return spec, nil
+	for _, a := range p.Args {
+		if strings.Contains(a, "\x00") {
+			return fmt.Errorf("process.args has %q; an argument cannot hold a NUL byte: %w", a, errdefs.ErrInvalidArgument)
+		}
+	}
+	for _, kv := range p.Env {
+		if strings.Contains(kv, "\x00") || strings.IndexByte(kv, '=') < 1 {
+			return fmt.Errorf("process.env has %q; it must be NAME=value, without a NUL byte: %w", kv, errdefs.ErrInvalidArgument)
+		}
+	}
+	return nil
 }
 
 type rootfs struct {
