@@ -19,25 +19,53 @@ import (
 // sleep may never go. A variable for tests.
 var killTimeout = 10 * time.Second
 
-// cgroup returns a cgroup manager of our own, as libcontainer's is private and
-// behind the lock that its slow calls hold.
-func (c *Container) cgroup() (cgroups.Manager, error) {
-	config := *c.lc.Config().Cgroups // a copy, because freezing writes to it
-	resources := *config.Resources
-	config.Resources = &resources
-	m, err := manager.New(&config)
+// cgroup is where a container's cgroup is, without the resources that were set.
+type cgroup struct {
+	config cgroups.Cgroup
+	paths  map[string]string
+}
+
+func newCgroup(config *cgroups.Cgroup) (cgroup, error) {
+	m, err := manager.New(config)
 	if err != nil {
-		return nil, fmt.Errorf("open cgroup of container %s: %w", c.id, err)
+		return cgroup{}, fmt.Errorf("open cgroup: %w", err)
+	}
+	c := cgroup{config: *config, paths: maps.Clone(m.GetPaths())}
+	c.config.Resources = nil
+	c.config.SystemdProps = nil
+	return c, nil
+}
+
+// manager returns a manager of the caller's own: managers are changed by their
+// use, freezing and removing for example.
+func (c cgroup) manager() (cgroups.Manager, error) {
+	config := c.config
+	config.Resources = &cgroups.Resources{}
+	m, err := manager.NewWithPaths(&config, maps.Clone(c.paths))
+	if err != nil {
+		return nil, fmt.Errorf("open cgroup: %w", err)
 	}
 	return m, nil
 }
 
-func (c *Container) killCgroup() error {
-	m, err := c.cgroup()
+// kill kills every process until none is left.
+func (c cgroup) kill() error {
+	m, err := c.manager()
 	if err != nil {
 		return err
 	}
 	return killCgroup(m)
+}
+
+func (c cgroup) remove() error {
+	m, err := c.manager()
+	if err != nil {
+		return err
+	}
+	if err := m.Destroy(); err != nil {
+		return fmt.Errorf("remove cgroup: %w", err)
+	}
+	return nil
 }
 
 // killCgroup kills every process in m, and those of also that are still the

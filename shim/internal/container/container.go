@@ -79,9 +79,14 @@ type Exit struct {
 type Container struct {
 	id         string
 	root       string
-	lc         *libcontainer.Container
 	init       *process
 	privatePID bool // the kernel kills every process with the init
+	cgroup     cgroup
+
+	// lc is nil once the init is up, unless the container's end needs it. Its
+	// config, seccomp profile and all, is most of what a container would cost the
+	// daemon; Exec reads it from state.json.
+	lc *libcontainer.Container
 
 	mu      sync.Mutex
 	started bool               // guarded by mu

@@ -240,8 +240,10 @@ func TestSignalAll(t *testing.T) {
 	})
 	t.Run("SIGKILL reaches what is paused", func(t *testing.T) {
 		c, _ := run(t, own)
-		require.NoError(t, c.lc.Pause())
-		_, err := c.Exec(Process{Args: guest("exit"), Spec: &specs.Process{Cwd: "/"}})
+		m, err := c.cgroup.manager()
+		require.NoError(t, err)
+		require.NoError(t, m.Freeze(cgroups.Frozen))
+		_, err = c.Exec(Process{Args: guest("exit"), Spec: &specs.Process{Cwd: "/"}})
 		require.ErrorIs(t, err, errdefs.ErrFailedPrecondition)
 		require.ErrorContains(t, err, "paused")
 		require.NoError(t, c.Signal(syscall.SIGKILL, false))

@@ -38,9 +38,15 @@ func Create(cfg Config, p Process) (*Container, error) {
 		privatePID: config.Namespaces.IsPrivate(configs.NEWPID),
 		execs:      map[*Exec]struct{}{},
 	}
-	c.init, err = startWithin(createTimeout, lc, lp, c.killCgroup, c.destroy)
+	if c.cgroup, err = newCgroup(config.Cgroups); err != nil {
+		return nil, errors.Join(fmt.Errorf("create container %s: %w", cfg.ID, err), c.destroy())
+	}
+	c.init, err = startWithin(createTimeout, lc, lp, c.cgroup.kill, c.destroy)
 	if err != nil {
 		return nil, fmt.Errorf("create container %s: %w", cfg.ID, err)
+	}
+	if !config.HasHook(configs.Poststop) && config.IntelRdt == nil {
+		c.lc = nil
 	}
 	go c.init.reap(c.initExited)
 	return c, nil
@@ -49,7 +55,7 @@ func Create(cfg Config, p Process) (*Container, error) {
 // initExited runs between the init's end and the news of it.
 func (c *Container) initExited() {
 	if !c.privatePID {
-		_ = c.killCgroup()
+		_ = c.cgroup.kill()
 	}
 	c.mu.Lock()
 	execs := make([]*Exec, 0, len(c.execs))

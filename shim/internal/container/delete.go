@@ -32,13 +32,13 @@ func (c *Container) Delete() error {
 // destroy undoes libcontainer.Create. The state directory goes last: as long as
 // it is there, Cleanup knows that a cgroup may be, too.
 func (c *Container) destroy() error {
-	err := c.lc.Destroy()
-	if err != nil && exists(filepath.Join(c.root, c.id)) {
+	err := c.tryDestroy()
+	if err != nil && exists(c.stateDir()) {
 		// Something is still alive in the cgroup.
-		if kerr := c.killCgroup(); kerr != nil {
+		if kerr := c.cgroup.kill(); kerr != nil {
 			return errors.Join(err, kerr)
 		}
-		err = c.lc.Destroy()
+		err = c.tryDestroy()
 	}
 	if err != nil {
 		return err
@@ -46,6 +46,21 @@ func (c *Container) destroy() error {
 	_ = os.Remove(c.root)
 	return nil
 }
+
+func (c *Container) tryDestroy() error {
+	if c.lc != nil {
+		return c.lc.Destroy() // with poststop hooks and resctrl groups
+	}
+	if err := c.cgroup.remove(); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(c.stateDir()); err != nil {
+		return fmt.Errorf("remove state: %w", err)
+	}
+	return nil
+}
+
+func (c *Container) stateDir() string { return filepath.Join(c.root, c.id) }
 
 func exists(path string) bool {
 	_, err := os.Lstat(path)

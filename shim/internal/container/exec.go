@@ -32,10 +32,7 @@ func (c *Container) Exec(p Process) (*Exec, error) {
 	if c.init.dead() {
 		return nil, c.notRunning()
 	}
-	if status, err := c.lc.Status(); err == nil && status == libcontainer.Paused {
-		return nil, fmt.Errorf("exec in container %s: it is paused: %w", c.id, errdefs.ErrFailedPrecondition)
-	}
-	child, err := startWithin(createTimeout, c.lc, lp, nil, nil)
+	child, err := c.startExec(lp)
 	if err != nil {
 		if c.init.dying() {
 			return nil, fmt.Errorf("%w (%w)", c.notRunning(), err)
@@ -59,6 +56,21 @@ func (c *Container) Exec(p Process) (*Exec, error) {
 		return nil, c.notRunning()
 	}
 	return e, nil
+}
+
+func (c *Container) startExec(lp *libcontainer.Process) (*process, error) {
+	lc, err := libcontainer.Load(c.root, c.id)
+	if err != nil {
+		return nil, fmt.Errorf("load state: %w", err)
+	}
+	status, err := lc.Status()
+	if err != nil {
+		return nil, fmt.Errorf("read status: %w", err)
+	}
+	if status == libcontainer.Paused {
+		return nil, fmt.Errorf("it is paused: %w", errdefs.ErrFailedPrecondition)
+	}
+	return startWithin(createTimeout, lc, lp, nil, nil)
 }
 
 func (c *Container) notRunning() error {

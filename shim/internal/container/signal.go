@@ -31,8 +31,12 @@ func (c *Container) signal(sig syscall.Signal, all bool) error {
 
 // Pids returns the process ids of the container as the host sees them.
 func (c *Container) Pids() ([]int, error) {
-	pids, err := c.lc.Processes()
+	m, err := c.cgroup.manager()
 	if err != nil {
+		return nil, fmt.Errorf("list processes of container %s: %w", c.id, err)
+	}
+	pids, err := m.GetAllPids()
+	if err != nil && !gone(err) {
 		return nil, fmt.Errorf("list processes of container %s: %w", c.id, err)
 	}
 	return pids, nil
@@ -46,7 +50,7 @@ func (c *Container) killAll() error {
 	if len(pids) == 0 {
 		return c.nothingToSignal()
 	}
-	return c.killCgroup()
+	return c.cgroup.kill()
 }
 
 // signalAll sends sig to every process of the cgroup. Ids are checked again once
@@ -103,7 +107,7 @@ func (c *Container) thaw() error {
 	if cgroups.IsCgroup2UnifiedMode() {
 		return nil
 	}
-	m, err := c.cgroup()
+	m, err := c.cgroup.manager()
 	if err != nil {
 		return err
 	}

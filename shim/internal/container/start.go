@@ -28,7 +28,7 @@ func (c *Container) Start() error {
 	if closed(c.init.reaped) {
 		return c.deadBeforeStart()
 	}
-	path := filepath.Join(c.root, c.id, "exec.fifo")
+	path := filepath.Join(c.stateDir(), "exec.fifo")
 	// Opened for reading and writing, the FIFO never reports an end of file; the
 	// init blocks until somebody has it open for reading.
 	fifo, err := os.OpenFile(path, os.O_RDWR|unix.O_NONBLOCK, 0)

@@ -18,8 +18,8 @@ import (
 // process is a child of this process, waited for by one goroutine.
 type process struct {
 	pid   int
-	lp    *libcontainer.Process
-	pidfd *os.File // nil where the kernel has none
+	pidfd *os.File              // nil where the kernel has none
+	lp    *libcontainer.Process // nil where there is a pidfd: it holds the container's config
 
 	reaped chan struct{} // closed once exit and err are set
 	done   chan struct{} // closed once everybody may know
@@ -33,7 +33,11 @@ func newChild(lp *libcontainer.Process) (*process, error) {
 		return nil, fmt.Errorf("read process id: %w", err)
 	}
 	// The child is not reaped yet, so this is its pid and nobody else's.
-	return &process{pid: pid, lp: lp, pidfd: openPidfd(pid), reaped: make(chan struct{}), done: make(chan struct{})}, nil
+	p := &process{pid: pid, pidfd: openPidfd(pid), reaped: make(chan struct{}), done: make(chan struct{})}
+	if p.pidfd == nil {
+		p.lp = lp
+	}
+	return p, nil
 }
 
 func openPidfd(pid int) *os.File {
@@ -53,12 +57,10 @@ func openPidfd(pid int) *os.File {
 // learns of the exit.
 func (p *process) reap(last func()) {
 	p.park()
-	state, err := p.lp.Wait()
-	p.exit = Exit{Status: 255, At: time.Now()}
-	switch {
-	case state != nil:
-		p.exit.Status = status(state.Sys().(syscall.WaitStatus))
-	case err != nil:
+	ws, err := p.waitNow()
+	p.exit = Exit{Status: status(ws), At: time.Now()}
+	if err != nil {
+		p.exit.Status = 255
 		p.err = fmt.Errorf("wait for process %d: %w", p.pid, err)
 	}
 	if p.pidfd != nil {
@@ -68,6 +70,23 @@ func (p *process) reap(last func()) {
 	close(p.reaped)
 	last()
 	close(p.done)
+}
+
+// waitNow takes the exit status of the child, the only wait(2) for it.
+func (p *process) waitNow() (ws syscall.WaitStatus, err error) {
+	if p.lp != nil {
+		state, err := p.lp.Wait()
+		if state == nil {
+			return ws, err
+		}
+		return state.Sys().(syscall.WaitStatus), nil
+	}
+	for {
+		_, err = syscall.Wait4(p.pid, &ws, 0, nil)
+		if !errors.Is(err, syscall.EINTR) {
+			return ws, err
+		}
+	}
 }
 
 // park waits in Go's poller until the child has exited, because a blocking
