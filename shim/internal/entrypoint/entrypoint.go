@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"path/filepath"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -74,21 +75,20 @@ func Resolve(spec *specs.Spec, bundle, rootfs, engine string, kinds Kind) (Entry
 	return e, nil
 }
 
-// find looks a name up as execvp does: in PATH if it holds no slash.
+// find looks a name up. Without a slash it is looked for in PATH, as execvp
+// does; a guest, which no shell would start by its bare name, is also found in
+// the working directory.
 func find(v *view, p *specs.Process, name string) (Entry, error) {
 	if name == "" {
 		return Entry{}, fmt.Errorf("the first argument is empty: %w", errdefs.ErrInvalidArgument)
 	}
 	if strings.Contains(name, "/") {
-		full := name
-		if !path.IsAbs(full) {
-			full = path.Join("/", p.Cwd, full)
-		}
-		return inspect(v, full)
+		return inspect(v, abs(name, p.Cwd))
 	}
 	var denied error
-	for _, dir := range strings.Split(searchPath(p.Env), ":") {
-		e, err := inspect(v, path.Join("/", p.Cwd, abs(dir, p.Cwd), name))
+	search := searchPath(p.Env)
+	for _, dir := range filepath.SplitList(search) {
+		e, err := inspect(v, path.Join(abs(dir, p.Cwd), name))
 		if err == nil {
 			return e, nil
 		}
@@ -96,10 +96,13 @@ func find(v *view, p *specs.Process, name string) (Entry, error) {
 			denied = err
 		}
 	}
+	if e, err := inspect(v, abs(name, p.Cwd)); err == nil && e.Kind&(Module|Component|Text) != 0 {
+		return e, nil
+	}
 	if denied != nil {
 		return Entry{}, denied
 	}
-	return Entry{}, fmt.Errorf("no such file in PATH (%s): %w", searchPath(p.Env), errdefs.ErrNotFound)
+	return Entry{}, fmt.Errorf("no such file in PATH (%s): %w", search, errdefs.ErrNotFound)
 }
 
 func searchPath(env []string) string {
@@ -108,7 +111,15 @@ func searchPath(env []string) string {
 			return v
 		}
 	}
-	return "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+	return ""
+}
+
+// abs makes a path in the container absolute.
+func abs(name, cwd string) string {
+	if path.IsAbs(name) {
+		return name
+	}
+	return path.Join("/", cwd, name)
 }
 
 func inspect(v *view, name string) (Entry, error) {
@@ -187,16 +198,6 @@ func (k Kind) String() string {
 		}
 	}
 	return strings.Join(s, ", ")
-}
-
-func abs(dir, cwd string) string {
-	if dir == "" {
-		dir = "."
-	}
-	if path.IsAbs(dir) {
-		return dir
-	}
-	return path.Join("/", cwd, dir)
 }
 
 var errLoop = errors.New("too many symbolic links")

@@ -139,6 +139,34 @@ func TestResolveAsRoot(t *testing.T) {
 	require.ErrorContains(t, err, "may not execute it")
 }
 
+func TestResolveWithoutPath(t *testing.T) {
+	rootfs, host := tree(t)
+	for _, env := range [][]string{nil, {"PATH="}, {"PATH=/bin"}} {
+		s := spec(host, "app.wasm")
+		s.Process.Env = env
+		e, err := Resolve(s, "/", rootfs, "test", Module)
+		require.NoError(t, err)
+		require.Equal(t, "/app.wasm", e.Path)
+
+		s = spec(host, "tool")
+		s.Process.Env, s.Process.Cwd = env, "/bin"
+		if len(env) > 0 && env[0] == "PATH=/bin" {
+			continue
+		}
+		_, err = Resolve(s, "/", rootfs, "test", Module)
+		require.True(t, errdefs.IsNotFound(err), "a native program is found in PATH alone")
+	}
+}
+
+func TestMissingMountSource(t *testing.T) {
+	rootfs, host := tree(t)
+	s := spec(host, "/app.wasm")
+	s.Mounts = append(s.Mounts, specs.Mount{Destination: "/d", Type: "bind", Source: "/no/such/source"})
+	_, err := Resolve(s, "/", rootfs, "test", Module)
+	require.EqualError(t, err, "mount at /d: its source /no/such/source does not exist: not found")
+	require.True(t, errdefs.IsNotFound(err))
+}
+
 func TestOtherKind(t *testing.T) {
 	rootfs, host := tree(t)
 	e, err := Resolve(spec(host, "/bin/data"), "/", rootfs, "test", Other)

@@ -61,9 +61,10 @@ func newView(spec *specs.Spec, bundle, rootfs string) (_ *view, retErr error) {
 			if !filepath.IsAbs(src) {
 				src = filepath.Join(bundle, src)
 			}
-			// A missing source is the container's create to complain of.
-			if fd, err := unix.Open(src, unix.O_PATH|unix.O_CLOEXEC, 0); err == nil {
-				mp.source = fd
+			if mp.source, err = unix.Open(src, unix.O_PATH|unix.O_CLOEXEC, 0); errors.Is(err, unix.ENOENT) {
+				return nil, fmt.Errorf("mount at %s: its source %s does not exist: %w", m.Destination, src, errdefs.ErrNotFound)
+			} else if err != nil {
+				return nil, fmt.Errorf("mount at %s: open its source %s: %w", m.Destination, src, err)
 			}
 		}
 		v.mounts = append(v.mounts, mp)
