@@ -25,6 +25,10 @@ import (
 // deliver its last events.
 const flushTimeout = 5 * time.Second
 
+// firstCallTimeout is how long a daemon waits to be asked for its first
+// container. containerd asks at once, or has died.
+const firstCallTimeout = 2 * time.Minute
+
 // serve is the daemon: it answers the Task service on l until containerd shuts
 // it down. config is the text of the first container's config.json.
 func serve(e Engine, c call, req request, l *net.UnixListener, config []byte, took *steps.Steps) int {
@@ -48,6 +52,7 @@ func serve(e Engine, c call, req request, l *net.UnixListener, config []byte, to
 		Publish: publisher.Publish, Busy: trim.busy, Shutdown: func() { close(stop) },
 	})
 	service.Prepare(c.bundle, config)
+	time.AfterFunc(firstCallTimeout, service.StopIfUnused)
 	srv, err := ttrpc.NewServer(ttrpc.WithServerHandshaker(ttrpc.UnixSocketRequireSameUser()))
 	if err != nil {
 		logger.WithError(err).Error("create ttrpc server")

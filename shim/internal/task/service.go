@@ -47,6 +47,7 @@ type Service struct {
 	mu       sync.Mutex
 	tasks    map[string]*task // guarded by mu
 	stopping bool             // guarded by mu
+	used     bool             // guarded by mu; a container was asked for
 
 	exe      sealedExe
 	prepared prepared
@@ -124,6 +125,7 @@ func (s *Service) reserve(id string) (*task, error) {
 	t := &task{id: id, exited: make(chan struct{})}
 	t.mu.Lock()
 	s.tasks[id] = t
+	s.used = true
 	return t, nil
 }
 
@@ -170,12 +172,26 @@ func (s *Service) connect(_ context.Context, r *api.ConnectRequest) (*api.Connec
 func (s *Service) shutdown(context.Context, *api.ShutdownRequest) (*emptypb.Empty, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.stopIfEmpty()
+	return &emptypb.Empty{}, nil
+}
+
+// StopIfUnused ends a daemon that was never asked for a container: containerd
+// died between starting it and using it, and will not come back for it.
+func (s *Service) StopIfUnused() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.used {
+		s.stopIfEmpty()
+	}
+}
+
+func (s *Service) stopIfEmpty() {
 	if len(s.tasks) == 0 && !s.stopping {
 		s.stopping = true
 		s.exe.close()
 		s.Shutdown()
 	}
-	return &emptypb.Empty{}, nil
 }
 
 func logFailure(ctx context.Context, id, what string, err error) {
