@@ -76,6 +76,21 @@ func (b *Buffer) WaitFor(text string, timeout time.Duration) error {
 	}
 }
 
+// endingReader tells when its reader has ended.
+type endingReader struct {
+	io.Reader
+	ended chan struct{}
+	once  sync.Once
+}
+
+func (r *endingReader) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	if err != nil {
+		r.once.Do(func() { close(r.ended) })
+	}
+	return n, err
+}
+
 var counter atomic.Int64
 
 // FreshID is an id that this process has not used yet.
@@ -137,6 +152,10 @@ func (d *Daemon) createTask(ctx context.Context, created *Container, c Config) (
 	ctx = d.In(ctx)
 	created.Stdout, created.Stderr = &Buffer{}, &Buffer{}
 	creator := cio.Creator(cio.NullIO)
+	stdin := &endingReader{Reader: c.Stdin, ended: make(chan struct{})}
+	if c.Stdin != nil {
+		c.Stdin = stdin
+	}
 	if !c.NoIO {
 		creator = cio.NewCreator(cio.WithStreams(c.Stdin, created.Stdout, created.Stderr), cio.WithFIFODir(filepath.Join(d.Dir, "fifo")))
 	}
@@ -145,6 +164,16 @@ func (d *Daemon) createTask(ctx context.Context, created *Container, c Config) (
 		return err
 	}
 	created.Task = task
+	if c.Stdin != nil {
+		// As ctr does: the shim holds stdin open until it is told.
+		go func() {
+			select {
+			case <-stdin.ended:
+				_ = task.CloseIO(ctx, client.WithStdinCloser)
+			case <-ctx.Done():
+			}
+		}()
+	}
 	// Asked before Start: no exit can be missed.
 	created.exit, err = task.Wait(ctx)
 	return err

@@ -236,27 +236,22 @@ func (d *Daemon) connect(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	for {
-		if _, err := os.Stat(d.Address); err == nil {
-			break
+		c, err := client.New(d.Address, client.WithDefaultNamespace(d.Namespace), client.WithTimeout(time.Minute))
+		if err == nil {
+			if _, err = c.Version(ctx); err == nil {
+				d.Client = c
+				return nil
+			}
+			c.Close()
 		}
 		select {
 		case <-d.done:
 			return errors.New("it ended at once")
 		case <-ctx.Done():
-			return errors.New("no socket after a minute")
+			return fmt.Errorf("no answer after a minute: %w", err)
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
-	c, err := client.New(d.Address, client.WithDefaultNamespace(d.Namespace), client.WithTimeout(time.Minute))
-	if err != nil {
-		return err
-	}
-	if _, err := c.Version(ctx); err != nil {
-		c.Close()
-		return err
-	}
-	d.Client = c
-	return nil
 }
 
 // Pid is the containerd's process id.
@@ -346,6 +341,16 @@ func (d *Daemon) Stop() error {
 
 // Sweep clears away what is left of daemons whose owner is gone.
 func Sweep() {
+	for _, name := range Orphans() {
+		if err := clear(name); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+		}
+	}
+}
+
+// Orphans are the names of daemons whose owner is gone.
+func Orphans() []string {
+	var names []string
 	owners, _ := filepath.Glob(filepath.Join(base, namePrefix+"*", "owner"))
 	for _, file := range owners {
 		text, err := os.ReadFile(file)
@@ -354,13 +359,11 @@ func Sweep() {
 		}
 		pid, _, _ := strings.Cut(string(text), " ")
 		n, err := strconv.Atoi(pid)
-		if err == nil && identity(n) == string(text) {
-			continue // alive
-		}
-		if err := clear(filepath.Base(filepath.Dir(file))); err != nil {
-			fmt.Fprintln(os.Stderr, err)
+		if err != nil || identity(n) != string(text) {
+			names = append(names, filepath.Base(filepath.Dir(file)))
 		}
 	}
+	return names
 }
 
 // identity is a process's id and start time: pids are used again.

@@ -23,7 +23,8 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// File is one entry of an image's root file system.
+// File is one entry of an image's root file system; a name that ends in a slash
+// is a directory's.
 type File struct {
 	Data []byte
 	Mode int64  // 0 means 0755
@@ -97,19 +98,15 @@ func layerTar(files map[string]File) ([]byte, error) {
 	var out bytes.Buffer
 	w := tar.NewWriter(&out)
 	dirs := map[string]bool{".": true}
-	var mkdir func(string) error
-	mkdir = func(dir string) error {
+	var mkdir func(string, int64) error
+	mkdir = func(dir string, mode int64) error {
 		if dirs[dir] {
 			return nil
 		}
-		if err := mkdir(path.Dir(dir)); err != nil {
+		if err := mkdir(path.Dir(dir), 0o755); err != nil {
 			return err
 		}
 		dirs[dir] = true
-		mode := int64(0o755)
-		if dir == "tmp" {
-			mode = 0o1777
-		}
 		return w.WriteHeader(&tar.Header{Name: dir + "/", Typeflag: tar.TypeDir, Mode: mode, ModTime: time.Unix(0, 0)})
 	}
 	for _, name := range sorted(files) {
@@ -119,7 +116,7 @@ func layerTar(files map[string]File) ([]byte, error) {
 			header.Mode = 0o755
 		}
 		if strings.HasSuffix(name, "/") { // a directory, maybe empty
-			if err := mkdir(header.Name); err != nil {
+			if err := mkdir(header.Name, header.Mode); err != nil {
 				return nil, err
 			}
 			continue
@@ -127,7 +124,7 @@ func layerTar(files map[string]File) ([]byte, error) {
 		if f.Link != "" {
 			header.Typeflag, header.Linkname = tar.TypeSymlink, f.Link
 		}
-		if err := mkdir(path.Dir(header.Name)); err != nil {
+		if err := mkdir(path.Dir(header.Name), 0o755); err != nil {
 			return nil, err
 		}
 		if err := w.WriteHeader(&header); err != nil {

@@ -95,3 +95,13 @@ func (d *Daemon) Shims() []Process {
 	}
 	return shims
 }
+
+// Left is what there is of the daemon of a name, whoever started it: its
+// processes, mounts and cgroups.
+func Left(namespace string) []string {
+	left := append(mounts(namespace), cgroups(namespace)...)
+	for _, p := range processes(namespace) {
+		left = append(left, p.String())
+	}
+	return left
+}

@@ -86,6 +86,17 @@ func (t *T) RequireNothingLeft() {
 	require.Empty(t, t.Leaks(t.before), "left behind")
 }
 
+// Shims are the shims that were not there when the test began.
+func (t *T) Shims() []Process {
+	var found []Process
+	for _, p := range t.Daemon.Shims() {
+		if !t.before["process "+p.String()] {
+			found = append(found, p)
+		}
+	}
+	return found
+}
+
 // Image makes an image and unpacks it.
 func (t *T) Image(name string, files map[string]File, config ocispec.ImageConfig) client.Image {
 	t.Helper()

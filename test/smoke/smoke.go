@@ -34,7 +34,7 @@ func Files(t testing.TB) map[string]harness.File {
 	entries, err := os.ReadDir(dir)
 	require.NoError(t, err)
 	files := map[string]harness.File{
-		"tmp/": {}, "proc/": {}, "dev/": {}, "sys/": {}, "work/": {},
+		"tmp/": {Mode: 0o1777}, "proc/": {}, "dev/": {}, "sys/": {}, "work/": {},
 		"etc/passwd": {Data: []byte("root:x:0:0::/:/bin/sh\nuser:x:1000:1000::/work:/bin/sh\n"), Mode: 0o644},
 		"etc/group":  {Data: []byte("root:x:0:\nuser:x:1000:\n"), Mode: 0o644},
 		"etc/data":   {Data: []byte("just text\n"), Mode: 0o644},
@@ -153,7 +153,6 @@ func stdin(t *harness.T, cat []string) {
 	}
 	requireStatus(t, c, client.Running)
 	require.NoError(t, write.Close())
-	require.NoError(t, c.Task.CloseIO(t.Ctx, client.WithStdinCloser))
 	result, err := t.Finish(c)
 	require.NoError(t, err)
 	require.Zero(t, result.Code)

@@ -59,7 +59,7 @@ func build(src, out string) error {
 			}
 		}
 	}
-	for _, script := range []string{"script.sh"} {
+	for _, script := range []string{"script.sh", "sleeper.sh"} {
 		data, err := os.ReadFile(filepath.Join(src, script))
 		if err != nil {
 			return err
