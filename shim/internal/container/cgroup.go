@@ -16,8 +16,8 @@ import (
 )
 
 // killTimeout bounds the wait for killed processes: one in uninterruptible
-// sleep may never go. A variable for tests.
-var killTimeout = 10 * time.Second
+// sleep may never go.
+const killTimeout = 10 * time.Second
 
 // cgroup is where a container's cgroup is, without the resources that were set.
 type cgroup struct {

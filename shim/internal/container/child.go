@@ -12,15 +12,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// createTimeout ends a start that hangs, on a dead network mount for example. It
-// is shorter than the kubelet's two minutes, so that our reason is what the user
-// reads. A variable for tests.
-var createTimeout = 100 * time.Second
+// patience bounds a start that hangs, on a dead network mount for example: how
+// long it may take, and how long its end once it is killed.
+type patience struct{ start, end time.Duration }
+
+// Shorter than the kubelet's two minutes, so that our reason is what the user
+// reads.
+var usualPatience = patience{start: 100 * time.Second, end: killTimeout}
 
 // startWithin has libcontainer start lp. If that fails, it calls kill, reaps,
-// and calls undo. After the timeout it calls kill; if even that does not end the
-// start, it returns and leaves the rest to a goroutine.
-func startWithin(timeout time.Duration, lc *libcontainer.Container, lp *libcontainer.Process, kill, undo func() error) (*process, error) {
+// and calls undo. When it takes too long, it calls kill; if even that does not
+// end it, it returns and leaves the rest to a goroutine.
+func startWithin(limit patience, lc *libcontainer.Container, lp *libcontainer.Process, kill, undo func() error) (*process, error) {
 	type result struct {
 		child *process
 		err   error
@@ -42,7 +45,7 @@ func startWithin(timeout time.Duration, lc *libcontainer.Container, lp *libconta
 		}
 		results <- result{child, err}
 	}()
-	timer := time.NewTimer(timeout)
+	timer := time.NewTimer(limit.start)
 	defer timer.Stop()
 	select {
 	case r := <-results:
@@ -50,9 +53,9 @@ func startWithin(timeout time.Duration, lc *libcontainer.Container, lp *libconta
 	case <-timer.C:
 	}
 	close(late)
-	err := fmt.Errorf("it was not up after %s and is being killed: %w", timeout, context.DeadlineExceeded)
+	err := fmt.Errorf("it was not up after %s and is being killed: %w", limit.start, context.DeadlineExceeded)
 	err = errors.Join(err, call(kill))
-	timer.Reset(killTimeout)
+	timer.Reset(limit.end)
 	select {
 	case r := <-results:
 		if r.err == nil { // up in the last moment

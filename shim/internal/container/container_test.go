@@ -78,13 +78,11 @@ func TestCreateErrorsLeaveNothing(t *testing.T) {
 // killed, one on the host is left behind.
 func TestCreateHangs(t *testing.T) {
 	needRoot(t)
-	defer func(c, k time.Duration) { createTimeout, killTimeout = c, k }(createTimeout, killTimeout)
-	createTimeout, killTimeout = 500*time.Millisecond, 500*time.Millisecond
-
+	limit := patience{500 * time.Millisecond, 500 * time.Millisecond}
 	t.Run("in the container", func(t *testing.T) {
 		cfg, p := newConfigFor(t.TempDir(), guest("sleep")...)
 		cfg.Spec.Hooks = &specs.Hooks{CreateContainer: []specs.Hook{{Path: filepath.Join(rootfs, "bin/guest"), Args: guest("sleep")}}}
-		_, err := Create(cfg, p)
+		_, err := create(cfg, p, limit)
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		requireNothing(t, cfg)
 	})
@@ -92,7 +90,7 @@ func TestCreateHangs(t *testing.T) {
 		cfg, p := newConfigFor(t.TempDir(), guest("sleep")...)
 		cfg.Spec.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/sleep", Args: []string{"sleep", "3"}}}}
 		begin := time.Now()
-		_, err := Create(cfg, p)
+		_, err := create(cfg, p, limit)
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		require.ErrorContains(t, err, "still hangs")
 		require.Less(t, time.Since(begin), 2*time.Second)

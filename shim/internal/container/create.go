@@ -15,6 +15,10 @@ import (
 // Create makes the container and its init, which waits for Start. On error
 // nothing is left behind.
 func Create(cfg Config, p Process) (*Container, error) {
+	return create(cfg, p, usualPatience)
+}
+
+func create(cfg Config, p Process, limit patience) (*Container, error) {
 	if err := Validate(cfg.Spec); err != nil {
 		return nil, err
 	}
@@ -41,7 +45,7 @@ func Create(cfg Config, p Process) (*Container, error) {
 	if c.cgroup, err = newCgroup(config.Cgroups); err != nil {
 		return nil, errors.Join(fmt.Errorf("create container %s: %w", cfg.ID, err), c.destroy())
 	}
-	c.init, err = startWithin(createTimeout, lc, lp, c.cgroup.kill, c.destroy)
+	c.init, err = startWithin(limit, lc, lp, c.cgroup.kill, c.destroy)
 	if err != nil {
 		return nil, fmt.Errorf("create container %s: %w", cfg.ID, err)
 	}

@@ -70,7 +70,7 @@ func (c *Container) startExec(lp *libcontainer.Process) (*process, error) {
 	if status == libcontainer.Paused {
 		return nil, fmt.Errorf("it is paused: %w", errdefs.ErrFailedPrecondition)
 	}
-	return startWithin(createTimeout, lc, lp, nil, nil)
+	return startWithin(usualPatience, lc, lp, nil, nil)
 }
 
 func (c *Container) notRunning() error {
