@@ -3,7 +3,7 @@
 // Bench measures our shim against runc's on one private containerd: latencies,
 // throughput, memory, and which programs run when.
 //
-//	go run ./bench [-n 30] [-only latency,rate,memory,steps] [-go]
+//	go run ./bench [-n 30] [-only latency,rate,memory,steps,inside] [-go]
 package main
 
 import (
@@ -40,13 +40,14 @@ type subject struct {
 type bench struct {
 	*harness.Daemon
 	ctx   context.Context
+	files map[string]harness.File
 	image client.Image
 	n     int
 }
 
 func main() {
 	n := flag.Int("n", 30, "measured lives of each subject")
-	only := flag.String("only", "latency,rate,memory,steps", "what to measure")
+	only := flag.String("only", "latency,rate,memory,steps,inside", "what to measure")
 	withGo := flag.Bool("go", false, "also measure a 2.8 MB module (Go), compiled at every start")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
@@ -68,8 +69,8 @@ func run(ctx context.Context, n int, only []string, withGo bool) (retErr error) 
 			retErr = err
 		}
 	}()
-	b := &bench{Daemon: d, ctx: d.In(ctx), n: n}
 	files := map[string]harness.File{}
+	b := &bench{Daemon: d, ctx: d.In(ctx), n: n, files: files}
 	for _, name := range []string{"hello.wasm", "sleep.wasm", "go.wasm", "native"} {
 		data, err := guests.Read(name)
 		if err != nil {
@@ -111,6 +112,8 @@ func run(ctx context.Context, n int, only []string, withGo bool) (retErr error) 
 			err = b.memory(sleepers)
 		case "steps":
 			err = b.steps(hellos)
+		case "inside":
+			err = b.inside(hellos)
 		default:
 			err = fmt.Errorf("nothing is called %q", what)
 		}

@@ -8,13 +8,17 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"sort"
 	"strings"
 	"sync"
 	"time"
 
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
+
+	"github.com/libwasmshim/libwasmshim/test/harness"
 )
 
 // The kernel's process events connector (linux/cn_proc.h): it tells of every
@@ -218,6 +222,64 @@ func (b *bench) steps(subjects []subject) error {
 			fmt.Printf("%8.2f %+7.2f  %s\n", ms(r.at), ms(r.at-last), r.text)
 			last = r.at
 		}
+	}
+	return nil
+}
+
+// What our shim logs at level debug: `create took spec=1.2ms rootfs=…`.
+var (
+	tookLine = regexp.MustCompile(`msg="?(\w+) took ([^"]+)`)
+	tookStep = regexp.MustCompile(`(\S+)=(\S+)`)
+)
+
+// inside shows where our shim's time goes, as it logs it itself. It needs
+// another daemon, whose log level is debug.
+func (b *bench) inside(subjects []subject) (retErr error) {
+	d, err := harness.StartLogging(b.ctx, harness.Containerd24, "debug")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err := d.Stop(); err != nil && retErr == nil {
+			retErr = err
+		}
+	}()
+	debug := &bench{Daemon: d, ctx: d.In(b.ctx), n: b.n, files: b.files}
+	if debug.image, err = d.Image(b.ctx, "bench", b.files, ocispec.ImageConfig{}); err != nil {
+		return err
+	}
+	const lives = 15
+	for _, s := range subjects {
+		if s.runtime != ours {
+			continue
+		}
+		seen := map[string][]time.Duration{}
+		var order []string
+		from := len(d.LogTail(1 << 30))
+		for range lives {
+			if _, err := debug.live(s, func(string) {}); err != nil {
+				return err
+			}
+		}
+		time.Sleep(100 * time.Millisecond) // for the last lines
+		for _, line := range tookLine.FindAllStringSubmatch(d.LogTail(1 << 30)[from:], -1) {
+			for _, step := range tookStep.FindAllStringSubmatch(line[2], -1) {
+				took, err := time.ParseDuration(step[2])
+				if err != nil {
+					continue
+				}
+				key := line[1] + "\t" + step[1]
+				if seen[key] == nil {
+					order = append(order, key)
+				}
+				seen[key] = append(seen[key], took)
+			}
+		}
+		rows := []string{"call\tstep\tms"}
+		for _, key := range order {
+			rows = append(rows, fmt.Sprintf("%s\t%.2f", key, ms(quantile(seen[key], 0.5, func(d time.Duration) time.Duration { return d }))))
+		}
+		table(fmt.Sprintf("Inside our shim, %s: medians of %d", s.name, lives), rows...)
 	}
 	return nil
 }

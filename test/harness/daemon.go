@@ -56,6 +56,7 @@ type Daemon struct {
 	State     string // bundles are below
 	Address   string // gRPC; the ttrpc one is Address + ".ttrpc"
 	SocketDir string // where shims are told to put sockets, containerd 2.x only
+	LogLevel  string
 	Client    *client.Client
 
 	path string // PATH of containerd and so of its shims
@@ -132,7 +133,7 @@ disabled_plugins = [
   address = "{{.Address}}.ttrpc"
 
 [debug]
-  level = "info"
+  level = "{{.LogLevel}}"
 {{if ne .Version "1.6.20"}}
 [plugins."io.containerd.shim.v1.manager"]
   socket_dir = "{{.SocketDir}}"
@@ -140,7 +141,10 @@ disabled_plugins = [
 
 // Start starts a containerd of its own root, state, sockets and namespace.
 // It first clears away what killed runs have left.
-func Start(ctx context.Context, v Version) (_ *Daemon, retErr error) {
+func Start(ctx context.Context, v Version) (*Daemon, error) { return StartLogging(ctx, v, "info") }
+
+// StartLogging is Start with another log level, for containerd and its shims.
+func StartLogging(ctx context.Context, v Version, level string) (_ *Daemon, retErr error) {
 	if os.Geteuid() != 0 {
 		return nil, errors.New("containerd needs root for namespaces, mounts and cgroups")
 	}
@@ -162,6 +166,7 @@ func Start(ctx context.Context, v Version) (_ *Daemon, retErr error) {
 	dir := filepath.Join(base, name)
 	d := &Daemon{
 		Version:   v,
+		LogLevel:  level,
 		Namespace: name,
 		Dir:       dir,
 		State:     filepath.Join(dir, "state"),
