@@ -175,6 +175,28 @@ func TestWaitIsCancelled(t *testing.T) {
 	require.ErrorIs(t, c.Delete(), errdefs.ErrFailedPrecondition)
 }
 
+// TestInitExitsLast: who learns of the init's exit finds all others known.
+func TestInitExitsLast(t *testing.T) {
+	needRoot(t)
+	for name, share := range map[string]func(Config) Config{"own pids": func(c Config) Config { return c }, "host pids": hostPID} {
+		t.Run(name, func(t *testing.T) {
+			cfg, p := newConfigFor(t.TempDir(), guest("sleep")...)
+			c := mustRun(t, share(cfg), p)
+			var execs []*Exec
+			for range 5 {
+				e, err := c.Exec(p.with("sleep"))
+				require.NoError(t, err)
+				execs = append(execs, e)
+			}
+			require.NoError(t, syscall.Kill(c.Pid(), syscall.SIGKILL))
+			require.Equal(t, 137, mustWait(t, c))
+			for _, e := range execs {
+				require.True(t, closed(e.done))
+			}
+		})
+	}
+}
+
 // TestWaitTakesNoThread: many waited-for processes, no thread for each.
 func TestWaitTakesNoThread(t *testing.T) {
 	needRoot(t)
@@ -321,8 +343,9 @@ func TestDescriptors(t *testing.T) {
 	leak, err := os.Open("/") // not close-on-exec, as a careless library would have it
 	require.NoError(t, err)
 	defer leak.Close()
-	_, err = unixDup(int(leak.Fd()))
+	fd, err := syscall.Dup(int(leak.Fd()))
 	require.NoError(t, err)
+	defer syscall.Close(fd)
 	null, err := os.Open("/dev/null")
 	require.NoError(t, err)
 	defer null.Close()
@@ -348,8 +371,6 @@ func TestDescriptors(t *testing.T) {
 	n, _ := r.Read(b)
 	require.Equal(t, "0\n1\n2\n3\n", string(b[:n]))
 }
-
-func unixDup(fd int) (int, error) { return syscall.Dup(fd) }
 
 // TestSealedSelf runs this test's binary by descriptor, and tries to write it
 // from inside.
@@ -383,17 +404,6 @@ func TestSealedSelf(t *testing.T) {
 	p.ExtraFiles = []*os.File{self}
 	c = mustRun(t, cfg, p)
 	require.Equal(t, 1, mustWait(t, c), "the clone can be opened for writing")
-}
-
-// TestDeviceOwners: see newConfig.
-func TestDeviceOwners(t *testing.T) {
-	needRoot(t)
-	cfg, p := newConfigFor(t.TempDir(), guest("owner", "/dev/null")...)
-	l := cfg.Spec.Linux
-	l.Namespaces = append(l.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
-	ids := []specs.LinuxIDMapping{{HostID: 0, Size: 65536}}
-	l.UIDMappings, l.GIDMappings = ids, ids
-	require.Equal(t, "0:0\n", output(t, cfg, p))
 }
 
 func TestCleanup(t *testing.T) {

@@ -6,7 +6,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 static void exit7(int sig) {
@@ -40,7 +39,6 @@ extern char **environ;
 int main(int argc, char **argv) {
   const char *cmd = argc > 1 ? argv[1] : "";
   int n = argc > 2 ? atoi(argv[2]) : 0;
-  struct stat st;
   if (!strcmp(cmd, "exit"))
     return n;
   if (!strcmp(cmd, "sleep"))
@@ -66,10 +64,6 @@ int main(int argc, char **argv) {
   if (!strcmp(cmd, "env")) {
     for (char **e = environ; *e; e++)
       puts(*e);
-    return 0;
-  }
-  if (!strcmp(cmd, "owner") && argc > 2 && stat(argv[2], &st) == 0) {
-    printf("%d:%d\n", st.st_uid, st.st_gid);
     return 0;
   }
   if (!strcmp(cmd, "write") && argc > 2) // may it be written?
