@@ -4,7 +4,11 @@ package container
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
+	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime/pprof"
 	"strconv"
@@ -443,6 +447,38 @@ func TestCleanup(t *testing.T) {
 				requireNothing(t, cfg)
 			})
 		}
+	}
+}
+
+// TestCleanupAfterKilledDaemon kills a process at random moments of creating and
+// running a container.
+func TestCleanupAfterKilledDaemon(t *testing.T) {
+	needRoot(t)
+	rounds := 30
+	if testing.Short() {
+		rounds = 5
+	}
+	for range rounds {
+		cfg, _ := newConfigFor(t.TempDir(), guest("sleep")...)
+		b, err := json.Marshal(cfg)
+		require.NoError(t, err)
+		daemon := exec.Command("/proc/self/exe")
+		daemon.Env = append(os.Environ(), "WASMSHIM_TEST_DAEMON="+string(b))
+		daemon.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+		require.NoError(t, daemon.Start())
+		time.Sleep(rand.N(100 * time.Millisecond))
+		require.NoError(t, daemon.Process.Kill())
+		require.Error(t, daemon.Wait())
+
+		for range 2 {
+			require.NoError(t, Cleanup(cfg.ID, cfg.Root, cfg.Bundle, cfg.Spec, false))
+		}
+		require.NoDirExists(t, cfg.Root)
+		requireNoCgroup(t, cfg)
+		// What had not entered the cgroup yet sees the end of a pipe.
+		require.Eventually(t, func() bool {
+			return errors.Is(syscall.Kill(-daemon.Process.Pid, 0), syscall.ESRCH)
+		}, 5*time.Second, time.Millisecond)
 	}
 }
 

@@ -4,6 +4,7 @@ package container
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -34,7 +35,25 @@ func TestMain(m *testing.M) {
 	if len(os.Args) == 2 && os.Args[1] == "init" && os.Getenv("_LIBCONTAINER_INITPIPE") != "" {
 		Init()
 	}
+	if cfg := os.Getenv("WASMSHIM_TEST_DAEMON"); cfg != "" {
+		daemon(cfg)
+	}
 	os.Exit(run(m))
+}
+
+// daemon creates and starts the container of a JSON config, and waits to be
+// killed.
+func daemon(config string) {
+	var cfg Config
+	if err := json.Unmarshal([]byte(config), &cfg); err != nil {
+		panic(err)
+	}
+	c, err := Create(cfg, Process{Args: cfg.Spec.Process.Args, Spec: cfg.Spec.Process})
+	if err == nil {
+		err = c.Start()
+	}
+	fmt.Println(err)
+	select {}
 }
 
 func run(m *testing.M) int {
