@@ -114,6 +114,13 @@ static bool has_trace(const wasmtime_error_t *error) {
 
 int32_t ended(struct guest *g, int32_t status, wasmtime_error_t *error, wasm_trap_t *trap) {
     wasm_byte_vec_t text;
+    if (g->exited) {
+        if (trap != NULL)
+            wasm_trap_delete(trap);
+        if (error != NULL)
+            wasmtime_error_delete(error);
+        return WASM_SHIM_OK;
+    }
     if (trap != NULL) {
         wasm_trap_message(trap, &text);
         wasm_trap_delete(trap);

@@ -65,6 +65,34 @@ static int32_t call(struct guest *g, const wasmtime_func_t *func, size_t results
     return WASM_SHIM_OK;
 }
 
+// proc_exit with every code. WASI's own refuses codes above 125 with a trap;
+// users of containers expect exit(255) to be 255.
+static wasm_trap_t *proc_exit(void *env, wasmtime_caller_t *caller, const wasmtime_val_t *args, size_t nargs,
+                              wasmtime_val_t *results, size_t nresults) {
+    (void)caller;
+    (void)nargs;
+    (void)results;
+    (void)nresults;
+    struct guest *g = env;
+    g->exited = true;
+    g->exit_code = args[0].of.i32;
+    return wasmtime_trap_new("exit", 4);
+}
+
+static wasmtime_error_t *define_wasi(struct guest *g, wasmtime_linker_t *linker) {
+    static const char wasi[] = "wasi_snapshot_preview1";
+    static const char name[] = "proc_exit";
+    wasmtime_error_t *error = wasmtime_linker_define_wasi(linker);
+    if (error != NULL)
+        return error;
+    wasm_functype_t *type = wasm_functype_new_1_0(wasm_valtype_new_i32());
+    wasmtime_linker_allow_shadowing(linker, true);
+    error =
+        wasmtime_linker_define_func(linker, wasi, sizeof(wasi) - 1, name, sizeof(name) - 1, type, proc_exit, g, NULL);
+    wasm_functype_delete(type);
+    return error;
+}
+
 int32_t run_module(struct guest *g) {
     const char *entry = wasm_shim_entry_func(g->ctx);
     wasmtime_module_t *module;
@@ -82,7 +110,7 @@ int32_t run_module(struct guest *g) {
     wasmtime_linker_t *linker = wasmtime_linker_new(g->engine);
     wasmtime_instance_t instance;
     wasm_trap_t *trap = NULL;
-    error = wasmtime_linker_define_wasi(linker);
+    error = define_wasi(g, linker);
     if (error == NULL)
         error = wasmtime_linker_instantiate(linker, g->context, module, &instance, &trap);
     if (error != NULL || trap != NULL)

@@ -3,6 +3,8 @@
 #ifndef ENGINE_WASMTIME_H
 #define ENGINE_WASMTIME_H
 
+#include <stdbool.h>
+
 #include <wasm.h>
 #include <wasmtime.h>
 
@@ -19,6 +21,7 @@ struct guest {
     const uint8_t *bytes;
     size_t size;
     int32_t exit_code;
+    bool exited; // by itself, with exit_code: whatever ended the call is no error
 };
 
 int32_t run_module(struct guest *g);
