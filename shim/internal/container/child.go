@@ -34,14 +34,14 @@ func startWithin(limit patience, lc *libcontainer.Container, lp *libcontainer.Pr
 		n := beginStart()
 		child, err := startChild(lc, lp)
 		if err == nil && closed(late) {
-			child, err = nil, errors.Join(context.DeadlineExceeded, endChild(lp))
+			child, err = nil, join(context.DeadlineExceeded, endChild(lp))
 		}
 		if err != nil {
-			err = errors.Join(err, call(kill))
+			err = join(err, call(kill))
 		}
 		endStart(n, child)
 		if err != nil {
-			err = errors.Join(err, call(undo))
+			err = join(err, call(undo))
 		}
 		results <- result{child, err}
 	}()
@@ -54,16 +54,16 @@ func startWithin(limit patience, lc *libcontainer.Container, lp *libcontainer.Pr
 	}
 	close(late)
 	err := fmt.Errorf("it was not up after %s and is being killed: %w", limit.start, context.DeadlineExceeded)
-	err = errors.Join(err, call(kill))
+	err = join(err, call(kill))
 	timer.Reset(limit.end)
 	select {
 	case r := <-results:
 		if r.err == nil { // up in the last moment
 			return r.child, nil
 		}
-		return nil, errors.Join(err, r.err)
+		return nil, join(err, r.err)
 	case <-timer.C:
-		return nil, errors.Join(err, errors.New("it still hangs"))
+		return nil, join(err, errors.New("it still hangs"))
 	}
 }
 
@@ -84,6 +84,19 @@ func endChild(lp *libcontainer.Process) error {
 	}
 	_, _ = lp.Wait() // the error says that it was killed
 	return nil
+}
+
+// join is errors.Join on one line: the text ends in containerd's answers.
+func join(errs ...error) (joined error) {
+	for _, err := range errs {
+		switch {
+		case joined == nil:
+			joined = err
+		case err != nil:
+			joined = fmt.Errorf("%w; %w", joined, err)
+		}
+	}
+	return joined
 }
 
 func call(f func() error) error {

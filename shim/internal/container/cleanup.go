@@ -3,7 +3,6 @@
 package container
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -22,7 +21,7 @@ import (
 // nothing was created, and the cgroup that the spec names may be another
 // container's. libcontainer enters the cgroup long before it writes state.json,
 // so the cgroup comes from the spec wherever the state does not tell it.
-func Cleanup(id, root, bundle string, spec *specs.Spec, systemd bool) error {
+func Cleanup(id, root, _ string, spec *specs.Spec, systemd bool) error {
 	if id == "" || id != filepath.Base(id) || id == "." || id == ".." {
 		return invalid("container id %q; it may have letters, digits and _ + - . only", id)
 	}
@@ -31,9 +30,9 @@ func Cleanup(id, root, bundle string, spec *specs.Spec, systemd bool) error {
 		_ = os.Remove(root)
 		return nil
 	}
-	lc, err := libcontainer.Load(root, id)
+	lc, err := load(root, id)
 	if err != nil {
-		lc = nil
+		lc = nil // the spec has to do
 	}
 	m, init, err := left(lc, id, spec, systemd)
 	if err != nil {
@@ -44,14 +43,28 @@ func Cleanup(id, root, bundle string, spec *specs.Spec, systemd bool) error {
 	}
 	if lc != nil {
 		err = lc.Destroy() // runs the poststop hooks, too
-	} else {
-		err = errors.Join(m.Destroy(), os.RemoveAll(dir))
+	} else if err = m.Destroy(); err == nil {
+		err = os.RemoveAll(dir)
 	}
 	if err != nil {
 		return fmt.Errorf("clean up container %s: %w", id, err)
 	}
 	_ = os.Remove(root)
 	return nil
+}
+
+// load reads a container from its state.json. libcontainer dereferences what it
+// finds there, and the file may hold anything after a crash of the host.
+func load(root, id string) (lc *libcontainer.Container, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			lc, err = nil, fmt.Errorf("load state: %v", r)
+		}
+	}()
+	if lc, err = libcontainer.Load(root, id); err != nil {
+		return nil, fmt.Errorf("load state: %w", err)
+	}
+	return lc, nil
 }
 
 // left returns the cgroup of a container and, if it is known, its init.

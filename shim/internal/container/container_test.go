@@ -420,6 +420,12 @@ func TestCleanup(t *testing.T) {
 		{"no state.json", func(t *testing.T, state string, _ *Config) { require.NoError(t, os.Remove(state)) }},
 		{"half a state.json", func(t *testing.T, state string, _ *Config) { require.NoError(t, os.Truncate(state, 100)) }},
 		{"empty state.json", func(t *testing.T, state string, _ *Config) { require.NoError(t, os.Truncate(state, 0)) }},
+		{"state.json without anything", func(t *testing.T, state string, _ *Config) {
+			require.NoError(t, os.WriteFile(state, []byte("{}"), 0o600))
+		}},
+		{"state.json is null", func(t *testing.T, state string, _ *Config) {
+			require.NoError(t, os.WriteFile(state, []byte("null"), 0o600))
+		}},
 		{"spec is gone", func(_ *testing.T, _ string, cfg *Config) { cfg.Spec = nil }},
 		{"paused", func(t *testing.T, _ string, cfg *Config) {
 			m, err := specCgroup(cfg.ID, cfg.Spec, false)

@@ -43,7 +43,7 @@ func create(cfg Config, p Process, limit patience) (*Container, error) {
 		execs:      map[*Exec]struct{}{},
 	}
 	if c.cgroup, err = newCgroup(config.Cgroups); err != nil {
-		return nil, errors.Join(fmt.Errorf("create container %s: %w", cfg.ID, err), c.destroy())
+		return nil, join(fmt.Errorf("create container %s: %w", cfg.ID, err), c.destroy())
 	}
 	c.init, err = startWithin(limit, lc, lp, c.cgroup.kill, c.destroy)
 	if err != nil {

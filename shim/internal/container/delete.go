@@ -3,7 +3,6 @@
 package container
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -36,7 +35,7 @@ func (c *Container) destroy() error {
 	if err != nil && exists(c.stateDir()) {
 		// Something is still alive in the cgroup.
 		if kerr := c.cgroup.kill(); kerr != nil {
-			return errors.Join(err, kerr)
+			return join(err, kerr)
 		}
 		err = c.tryDestroy()
 	}

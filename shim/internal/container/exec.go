@@ -59,9 +59,9 @@ func (c *Container) Exec(p Process) (*Exec, error) {
 }
 
 func (c *Container) startExec(lp *libcontainer.Process) (*process, error) {
-	lc, err := libcontainer.Load(c.root, c.id)
+	lc, err := load(c.root, c.id)
 	if err != nil {
-		return nil, fmt.Errorf("load state: %w", err)
+		return nil, err
 	}
 	status, err := lc.Status()
 	if err != nil {

@@ -98,7 +98,7 @@ func (c *Container) signalAll(sig syscall.Signal) error {
 	if sent == 0 && len(errs) == 0 {
 		return c.nothingToSignal()
 	}
-	return errors.Join(errs...)
+	return join(errs...)
 }
 
 // thaw lets SIGKILL reach a paused container: a frozen process of cgroup v1
