@@ -11,7 +11,7 @@ OUT := $(OUTDIR)/containerd-shim-$(NAME)-v1
 SOURCES := $(wildcard $(DIR)/*.c $(DIR)/*.cc $(DIR)/*.cpp)
 OBJECTS := $(SOURCES:$(DIR)/%=$(OBJ)/%.o)
 HAS_CXX := $(filter %.cc %.cpp,$(SOURCES))
-FLAGS := -O2 -fno-pie -ffunction-sections -fdata-sections -Iinclude
+FLAGS := -O2 -Wall -Wextra -fno-pie -ffunction-sections -fdata-sections -Iinclude
 # Static, because the binary is executed in the container's empty root; at a
 # fixed address, because then no page has to be relocated and made private.
 LINK := -static -no-pie -s -Wl,--gc-sections

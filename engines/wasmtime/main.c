@@ -8,6 +8,8 @@
 #include <fcntl.h>
 #include <link.h>
 #include <malloc.h>
+#include <sched.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -16,6 +18,8 @@
 
 enum {
     STACK_TRIM = 256 << 10,
+    SMALL_GUEST = 256 << 10,
+    MAX_THREADS = 16,
 };
 
 static int drop_segments(struct dl_phdr_info *info, size_t size, void *data) {
@@ -91,14 +95,37 @@ static int is_component(const struct guest *g) {
     return g->size >= 8 && memcmp(g->bytes, "\0asm", 4) == 0 && g->bytes[6] == 1 && g->bytes[7] == 0;
 }
 
-static int32_t run_wasi(wasm_shim_context *ctx, int32_t *exit_code, void *user_data) {
-    (void)user_data;
+// How many threads compile: none beside this one for a small guest, whose
+// compilation ends before they would have started; else as many as there are
+// CPUs for this container. They stay, asleep, as long as the guest.
+static unsigned compiler_threads(const struct guest *g) {
+    if (g->size < SMALL_GUEST)
+        return 1;
+    cpu_set_t set;
+    unsigned n = sched_getaffinity(0, sizeof(set), &set) == 0 ? (unsigned)CPU_COUNT(&set) : 1;
+    uint64_t limit = (wasm_shim_cpu_limit(g->ctx) + 999) / 1000;
+    if (limit != 0 && limit < n)
+        n = (unsigned)limit;
+    return n < MAX_THREADS ? n : MAX_THREADS;
+}
+
+static wasm_engine_t *new_engine(const struct guest *g) {
+    char number[16];
+    unsigned threads = compiler_threads(g);
+    snprintf(number, sizeof(number), "%u", threads);
+    setenv("RAYON_NUM_THREADS", number, 1);
     // Else tokio starts a thread for each CPU. The environment was emptied by
     // the library, so that no RUST_BACKTRACE lengthens messages.
     setenv("TOKIO_WORKER_THREADS", "1", 1);
     // One heap for the few threads there are: a second one costs memory.
     mallopt(M_ARENA_MAX, 1);
+    wasm_config_t *config = wasm_config_new();
+    wasmtime_config_parallel_compilation_set(config, threads > 1);
+    return wasm_engine_new_with_config(config);
+}
 
+static int32_t run_wasi(wasm_shim_context *ctx, int32_t *exit_code, void *user_data) {
+    (void)user_data;
     struct guest g = {.ctx = ctx, .path = wasm_shim_source_file(ctx)};
     int32_t status = map_source(&g);
     if (status == WASM_SHIM_OK && wasm_shim_kind(ctx) == WASM_SHIM_KIND_TEXT)
@@ -106,9 +133,7 @@ static int32_t run_wasi(wasm_shim_context *ctx, int32_t *exit_code, void *user_d
     if (status != WASM_SHIM_OK)
         return status;
 
-    wasm_config_t *config = wasm_config_new();
-    wasmtime_config_parallel_compilation_set(config, g.size > (256 << 10));
-    g.engine = wasm_engine_new_with_config(config);
+    g.engine = new_engine(&g);
     g.store = wasmtime_store_new(g.engine, NULL, NULL);
     g.context = wasmtime_store_context(g.store);
     status = is_component(&g) ? run_component(&g) : run_module(&g);
