@@ -94,6 +94,9 @@ if wants build; then
     missing binutils have objcopy
     missing make have make
 fi
+if wants test; then
+    missing g++ have g++
+fi
 if wants lint; then
     missing clang-format have clang-format
 fi
