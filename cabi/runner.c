@@ -100,10 +100,6 @@ void wasmshim_catch_signals(void (*handler)(int)) {
     for (int sig = SIGRTMIN; sig <= SIGRTMAX; sig++)
         sigaction(sig, &action, NULL);
 
-    // A PID 1 never dies of it, so that a write says EPIPE; the same elsewhere.
-    struct sigaction ignore = {.sa_handler = SIG_IGN};
-    sigaction(SIGPIPE, &ignore, NULL);
-
     sigset_t none;
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
@@ -188,6 +184,8 @@ int wasmshim_runner(int argc, char **argv, const wasm_shim_engine *e) {
     engine = e;
     // First of all: until then, a signal to this PID 1 is lost.
     wasmshim_catch_signals(on_signal);
+    // A PID 1 never dies of it, so that a write says EPIPE; the same elsewhere.
+    signal(SIGPIPE, SIG_IGN);
     fcntl(FD_STATUS, F_SETFD, FD_CLOEXEC);
 
     static wasm_shim_context ctx;

@@ -4,6 +4,12 @@
 // with -buildmode=c-archive. Its main never runs; wasm_shim_main does.
 package main
 
+// Reading cgroup limits when Go starts, and again every second, is a waste in
+// processes that live for a few milliseconds or sleep for weeks.
+//
+//go:debug containermaxprocs=0
+//go:debug updatemaxprocs=0
+
 import _ "github.com/libwasmshim/libwasmshim/cabi"
 
 func main() {}
