@@ -389,8 +389,13 @@ func TestPoint6AllKindsAtOnce(t *testing.T) {
 	image := smoke.Image(tt)
 	pod := harness.FreshID("pod")
 	guests := [][]string{
-		{"/native", "sleep"}, {"/sleep.wasm"}, {"/sleep.wat"}, {"/component-spin.wasm"}, {"/component-spin.wat"},
-		{"/go.wasm", "echo=ready", "sleep=1h"}, {"/sleeper.sh"},
+		{"/native", "sleep"},
+		{"/sleep.wasm"},
+		{"/sleep.wat"},
+		{"/component-spin.wasm"},
+		{"/component-spin.wat"},
+		{"/go.wasm", "echo=ready", "sleep=1h"},
+		{"/sleeper.sh"},
 	}
 	var all []*harness.Container
 	for i, args := range guests {

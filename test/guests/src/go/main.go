@@ -64,8 +64,7 @@ func run(verb, with string) error {
 		time.Sleep(d)
 		return err
 	case "spin":
-		for i := 0; ; i++ {
-			spun = i
+		for { //nolint:staticcheck // that is what it is for
 		}
 	case "panic":
 		panic(with)
@@ -80,5 +79,3 @@ func run(verb, with string) error {
 	}
 	return nil
 }
-
-var spun int
