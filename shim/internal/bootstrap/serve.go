@@ -32,6 +32,11 @@ const firstCallTimeout = 2 * time.Minute
 // serve is the daemon: it answers the Task service on l until containerd shuts
 // it down. config is the text of the first container's config.json.
 func serve(e Engine, c call, req request, l *net.UnixListener, config []byte, took *steps.Steps) int {
+	// The bundle goes with its container, the daemon may outlive it: a deleted
+	// working directory would fail every later create.
+	if err := os.Chdir("/"); err != nil {
+		return 1
+	}
 	// The garbage collector runs early: a node has a daemon for every pod.
 	debug.SetGCPercent(40)
 	if !e.NoLogger {
