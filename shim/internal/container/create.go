@@ -43,11 +43,11 @@ func create(cfg Config, p Process, limit patience) (*Container, error) {
 		execs:      map[*Exec]struct{}{},
 	}
 	if c.cgroup, err = newCgroup(config.Cgroups); err != nil {
-		return nil, join(fmt.Errorf("create container %s: %w", cfg.ID, err), c.destroy())
+		return nil, join(err, c.destroy())
 	}
 	c.init, err = startWithin(limit, lc, lp, c.cgroup.kill, c.destroy)
 	if err != nil {
-		return nil, fmt.Errorf("create container %s: %w", cfg.ID, err)
+		return nil, err
 	}
 	if !config.HasHook(configs.Poststop) && config.IntelRdt == nil {
 		c.lc = nil
@@ -79,5 +79,5 @@ func createError(id string, err error) error {
 	case errors.Is(err, libcontainer.ErrInvalidID):
 		return invalid("container id %q; it may have letters, digits and _ + - . only", id)
 	}
-	return fmt.Errorf("create container %s: %w", id, err)
+	return err
 }
