@@ -16,9 +16,14 @@ FLAGS := -O2 -Wall -Wextra -fno-pie -ffunction-sections -fdata-sections -Iinclud
 # fixed address, because then no page has to be relocated and made private.
 LINK := -static -no-pie -s -Wl,--gc-sections
 
+# Copied, because a linker writes its output in small pieces: the page cache
+# then holds the copy in larger ones, which take fewer faults to map. Measured:
+# a third off the time from exec to exit of a small guest.
 $(OUT): $(OBJECTS) build/libwasmshim.a $(wildcard $(DIR)/engine.mk) scripts/shim.mk
 	mkdir -p $(@D)
-	$(if $(HAS_CXX),$(CXX),$(CC)) $(LINK) $(LDFLAGS) -o $@.new $(OBJECTS) build/libwasmshim.a $(ENGINE_LIBS)
+	$(if $(HAS_CXX),$(CXX),$(CC)) $(LINK) $(LDFLAGS) -o $(OBJ)/linked $(OBJECTS) build/libwasmshim.a $(ENGINE_LIBS)
+	cp $(OBJ)/linked $@.new
+	rm $(OBJ)/linked
 	mv $@.new $@
 
 $(OBJ)/%.c.o: $(DIR)/%.c scripts/shim.mk $(wildcard $(DIR)/engine.mk)
