@@ -72,7 +72,7 @@ func demo(ctx context.Context) (retErr error) {
 	// What keeps the daemon private is not shown: it would hide the command.
 	private := []string{"--address", d.Address, "--namespace", d.Namespace, "run", "--fifo-dir", filepath.Join(d.Dir, "fifo")}
 	cmd := exec.CommandContext(ctx, ctr, append(private, args[1:]...)...)
-	cmd.Env = d.Env()
+	cmd.Env = append(d.Env(), "CONTAINERD_SUPPRESS_DEPRECATION_WARNINGS=1") // of the host's cgroups
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	err = cmd.Run()
 	fmt.Fprintln(os.Stderr)
