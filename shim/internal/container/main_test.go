@@ -141,7 +141,8 @@ func hostPID(cfg Config) Config {
 // mustWait fails the test where a process does not end.
 func mustWait(t *testing.T, w interface {
 	Wait(context.Context) (Exit, error)
-}) int {
+},
+) int {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()

@@ -275,7 +275,7 @@ func endOfLife(c *Container, cfg Config, status int) error {
 		return err
 	}
 	if err := c.Signal(syscall.SIGTERM, false); !errdefs.IsNotFound(err) {
-		return fmt.Errorf("signal after the end: %v, want not found", err)
+		return fmt.Errorf("signal after the end: %w, want not found", err)
 	}
 	for range 2 {
 		if err := c.Delete(); err != nil {
