@@ -41,4 +41,8 @@ void wasmshim_catch_signals(void (*handler)(int));
 // process's own: Go finds environment and auxiliary vector behind it.
 void wasmshim_start_go(int argc, char **argv);
 
+// Begins the wait that create's move into a cgroup would be held up by; does
+// not wait itself.
+void wasmshim_warm_cgroups(void);
+
 #endif

@@ -122,6 +122,7 @@ static int daemon_main(int argc, char **argv, const wasm_shim_engine *engine, ch
         write_all(result_fd, text, sizeof(text) - 1);
         return 1;
     }
+    wasmshim_warm_cgroups();
     memset(word, 0, strlen(word));
     // Without it the line ends with a few NULs more; not all kernels allow it.
     prctl(PR_SET_MM, PR_SET_MM_ARG_END, word, 0, 0);

@@ -18,7 +18,6 @@ import (
 	"github.com/opencontainers/cgroups"
 	"golang.org/x/sys/unix"
 
-	"github.com/libwasmshim/libwasmshim/shim/internal/container"
 	"github.com/libwasmshim/libwasmshim/shim/internal/steps"
 )
 
@@ -36,7 +35,6 @@ var groupAnnotations = []string{
 // before Go ran: that process prints what is written to result and exits.
 func start(e Engine, c call, result *os.File) int {
 	took := steps.New()
-	go container.WarmCgroups()
 	config, err := readConfig(c.bundle)
 	if err != nil {
 		return refuse(result, err)

@@ -15,6 +15,8 @@ import (
 	"github.com/containerd/log"
 	"google.golang.org/protobuf/types/known/emptypb"
 	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/libwasmshim/libwasmshim/shim/internal/steps"
 )
 
 // The topics that containerd's clients subscribe to.
@@ -90,19 +92,24 @@ func (s *Service) delete(_ context.Context, r *api.DeleteRequest) (*api.DeleteRe
 	if err := t.may(gone, "delete"); err != nil {
 		return nil, err
 	}
+	took := steps.New()
 	if err := t.c.Delete(); err != nil {
 		return nil, fmt.Errorf("delete container %s: %w", t.id, err)
 	}
+	took.Done("libcontainer")
 	t.io.close()
 	if t.rootfs != "" {
 		if err := mount.UnmountRecursive(t.rootfs, 0); err != nil {
 			return nil, fmt.Errorf("unmount root file system %s: %w", t.rootfs, err)
 		}
 	}
+	took.Done("rootfs")
 	resp := t.record()
 	if err := writeRecord(t.bundle, deletedRecord, resp); err != nil {
 		logFailure(s.ctx, t.id, "record that the container is gone", err)
 	}
+	took.Done("record")
+	took.Log(s.ctx, "delete", t.id)
 	t.state = gone
 	s.drop(t.id)
 	s.Publish(topicDelete, &events.TaskDelete{
