@@ -38,17 +38,9 @@ enum {
 static const wasm_shim_engine *engine;
 static volatile sig_atomic_t stopped_by;
 
-// The first line of a message belongs to the data for the daemon too: what
-// went wrong, and where. The container's stderr gets it as text.
+// Says what went wrong, and where: as data to the daemon, which never makes us
+// wait, and as text on the container's stderr.
 static void report(const char *name, const char *where, const char *cause) {
-    struct iovec line[] = {
-        {.iov_base = (void *)name, .iov_len = strlen(name)},
-        {.iov_base = ": ", .iov_len = 2},
-        {.iov_base = (void *)cause, .iov_len = strlen(cause)},
-        {.iov_base = "\n", .iov_len = 1},
-    };
-    ssize_t n = writev(STDERR_FILENO, line, sizeof(line) / sizeof(line[0]));
-
     char record[STATUS_MAX];
     size_t len = strlen(where) + 1;
     memcpy(record, where, len);
@@ -56,7 +48,15 @@ static void report(const char *name, const char *where, const char *cause) {
     if (rest > sizeof(record) - len)
         rest = sizeof(record) - len;
     memcpy(record + len, cause, rest);
-    n = write(FD_STATUS, record, len + rest);
+    ssize_t n = write(FD_STATUS, record, len + rest);
+
+    struct iovec line[] = {
+        {.iov_base = (void *)name, .iov_len = strlen(name)},
+        {.iov_base = ": ", .iov_len = 2},
+        {.iov_base = (void *)cause, .iov_len = strlen(cause)},
+        {.iov_base = "\n", .iov_len = 1},
+    };
+    n = writev(STDERR_FILENO, line, sizeof(line) / sizeof(line[0]));
     (void)n; // nobody is left to tell
 }
 

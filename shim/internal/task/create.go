@@ -167,10 +167,6 @@ func (s *Service) context(id string, spec *specs.Spec, e entrypoint.Entry) *stag
 		ID: id, Pod: spec.Annotations["io.kubernetes.cri.sandbox-id"], Namespace: s.Namespace,
 		Args: spec.Process.Args, Env: spec.Process.Env, Cwd: spec.Process.Cwd,
 		Path: e.Path, Func: e.Func, Name: e.Name, Kind: uint32(e.Kind),
-		LogLevel: s.LogLevel,
-	}
-	if s.Debug {
-		c.LogLevel = "debug"
 	}
 	if spec.Linux != nil && spec.Linux.Resources != nil {
 		if m := spec.Linux.Resources.Memory; m != nil && m.Limit != nil && *m.Limit > 0 {

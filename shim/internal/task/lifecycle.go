@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"syscall"
+	"time"
 
 	"github.com/containerd/containerd/api/events"
 	api "github.com/containerd/containerd/api/runtime/task/v2"
@@ -45,7 +46,7 @@ func (s *Service) start(_ context.Context, r *api.StartRequest) (*api.StartRespo
 	if err := t.c.Start(); err != nil {
 		return nil, fmt.Errorf("start container %s: %w", t.id, err)
 	}
-	t.state = running
+	t.state, t.started = running, time.Now()
 	// Published under the lock, which await takes before it tells of the exit:
 	// nobody sees an exit before the start.
 	s.Publish(topicStart, &events.TaskStart{ContainerID: t.id, Pid: t.pid})
@@ -138,6 +139,9 @@ func (s *Service) kill(_ context.Context, r *api.KillRequest) (*emptypb.Empty, e
 	defer t.mu.Unlock()
 	if r.Signal > maxSignal {
 		return nil, fmt.Errorf("signal %d does not exist; accepted: 0 to %d: %w", r.Signal, maxSignal, errdefs.ErrInvalidArgument)
+	}
+	if t.state == running && t.status != nil && time.Since(t.started) < time.Second {
+		awaitHandlers(int(t.pid))
 	}
 	err = t.c.Signal(syscall.Signal(r.Signal), r.All)
 	switch {

@@ -32,8 +32,6 @@ type Config struct {
 	Engine    string // the engine's name, for messages
 	Kinds     entrypoint.Kind
 	Namespace string
-	Debug     bool
-	LogLevel  string
 	Publish   func(topic string, event proto.Message) // must not block
 	Busy      func()                                  // called at the end of every call
 	Shutdown  func()                                  // called once, when containerd is done with the daemon

@@ -59,7 +59,8 @@ type task struct {
 	io     *stdio               // the same
 	status *statusPipe          // the runner's last words; nil for a native process
 	streams
-	exit container.Exit // guarded by mu; valid once exited is closed
+	started time.Time      // guarded by mu
+	exit    container.Exit // guarded by mu; valid once exited is closed
 }
 
 // streams is what containerd named for standard input and output.
