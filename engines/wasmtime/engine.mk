@@ -3,7 +3,11 @@
 # The library and the headers are those of wasmtime's Go module, whose version
 # go.mod pins.
 
-WASMTIME := $(shell go list -m -f '{{.Dir}}' github.com/bytecodealliance/wasmtime-go/v44)
+WASMTIME_MODULE := github.com/bytecodealliance/wasmtime-go/v44
+WASMTIME := $(shell go mod download $(WASMTIME_MODULE) && go list -m -f '{{.Dir}}' $(WASMTIME_MODULE))
+ifeq ($(WASMTIME),)
+$(error wasmtime's library is in the Go module $(WASMTIME_MODULE), which cannot be downloaded)
+endif
 WASMTIME_ARCH := linux-$(shell uname -m)
 
 ENGINE_CFLAGS := -D_GNU_SOURCE -Wall -Wextra -Werror -isystem $(WASMTIME)/build/include
