@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/libwasmshim/libwasmshim/shim/internal/container"
 	"github.com/libwasmshim/libwasmshim/shim/internal/entrypoint"
 )
 
@@ -100,7 +101,7 @@ func parseCall(args []string, started bool) (call, error) {
 	if c.namespace == "" {
 		return c, fmt.Errorf("%s needs -namespace, the containerd namespace of the container", c.action)
 	}
-	if c.id == "" || c.id != filepath.Base(c.id) || c.id == "." || c.id == ".." {
+	if !container.ValidID(c.id) {
 		return c, fmt.Errorf("%s needs -id, the id of the container: found %q", c.action, c.id)
 	}
 	cwd, err := os.Getwd()

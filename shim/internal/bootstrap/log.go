@@ -13,12 +13,14 @@ import (
 // logged meanwhile waits in the pipe, and what does not fit is dropped.
 type fifoLog struct{ fd int }
 
-// openLog opens the log FIFO of a bundle; without one the log goes nowhere.
+// openLog opens the log FIFO of a bundle; without one the log goes nowhere. It
+// becomes standard error, too, where Go writes when it crashes.
 func openLog(path string) io.Writer {
 	fd, err := unix.Open(path, unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return io.Discard
 	}
+	_ = unix.Dup2(fd, 2)
 	return fifoLog{fd}
 }
 

@@ -22,7 +22,7 @@ import (
 // container's. libcontainer enters the cgroup long before it writes state.json,
 // so the cgroup comes from the spec wherever the state does not tell it.
 func Cleanup(id, root, _ string, spec *specs.Spec, systemd bool) error {
-	if id == "" || id != filepath.Base(id) || id == "." || id == ".." {
+	if !ValidID(id) {
 		return invalid("container id %q; it may have letters, digits and _ + - . only", id)
 	}
 	dir := filepath.Join(root, id)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/containerd/errdefs"
@@ -31,6 +32,11 @@ func Validate(spec *specs.Spec) error {
 		return invalid("linux.cgroupsPath %q is the root cgroup; it must name a cgroup of the container's own", spec.Linux.CgroupsPath)
 	}
 	return validateProcess(spec.Process)
+}
+
+// ValidID says whether id can name a container: it is used as a file's name.
+func ValidID(id string) bool {
+	return id != "" && id != "." && id != ".." && !strings.ContainsRune(id, '/')
 }
 
 func validateProcess(p *specs.Process) error {

@@ -3,7 +3,10 @@
 package stage
 
 import (
+	"bytes"
 	"io"
+	"os/exec"
+	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -26,6 +29,23 @@ func TestRoundTrip(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, c, got)
 	}
+}
+
+// The decoder that matters is the one in C.
+func TestDecodedByC(t *testing.T) {
+	program := filepath.Join(t.TempDir(), "stage")
+	const c = "../../../cabi/"
+	out, err := exec.Command("gcc", "-std=gnu11", "-I", c+"../include", "-o", program, c+"stage.c", c+"testdata/stage.c").CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	b, err := sample().Encode()
+	require.NoError(t, err)
+	cmd := exec.Command(program, "print")
+	cmd.Stdin = bytes.NewReader(b)
+	out, err = cmd.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	require.Equal(t, "id=c1\npod=p1\nns=k8s.io\narg=/app.wasm\narg=\narg=two words\narg=\xff\xfe\n"+
+		"env=A=1\nenv=EMPTY=\nenv=NL=a\nb\npath=/app.wasm\nfunc=run\nname=app\ncwd=/srv\noption=fuel=10\nlevel=debug\n"+
+		"kind=2\nmemory=1099511627776\ncpu=1500\npreopen=/:/\npreopen=/data:\n", string(out))
 }
 
 func TestEncodeRefusesNUL(t *testing.T) {

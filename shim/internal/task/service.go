@@ -9,7 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
+	"runtime/debug"
 	"sync"
 
 	api "github.com/containerd/containerd/api/runtime/task/v2"
@@ -20,6 +20,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/emptypb"
 
+	"github.com/libwasmshim/libwasmshim/shim/internal/container"
 	"github.com/libwasmshim/libwasmshim/shim/internal/entrypoint"
 )
 
@@ -86,12 +87,19 @@ func (s *Service) Register(srv *ttrpc.Server) {
 // method adapts a handler to ttrpc. Here, and only here, errors get their gRPC
 // codes.
 func method[Req, Resp any](s *Service, handle func(context.Context, *Req) (*Resp, error)) ttrpc.Method {
-	return func(ctx context.Context, unmarshal func(any) error) (any, error) {
+	return func(ctx context.Context, unmarshal func(any) error) (_ any, retErr error) {
 		var req Req
 		if err := unmarshal(&req); err != nil {
 			return nil, err
 		}
 		defer s.Busy()
+		// One call's bug must not take down a pod.
+		defer func() {
+			if p := recover(); p != nil {
+				log.G(s.ctx).Errorf("panic: %v\n%s", p, debug.Stack())
+				retErr = errgrpc.ToGRPC(fmt.Errorf("shim has a bug: %v; its log has the stack: %w", p, errdefs.ErrInternal))
+			}
+		}()
 		resp, err := handle(ctx, &req)
 		if err != nil {
 			return nil, errgrpc.ToGRPC(err)
@@ -109,7 +117,7 @@ func unimplemented[Req any](s *Service, what string) ttrpc.Method {
 // reserve enters a new task, locked, which its creator unlocks when it is
 // ready for other calls.
 func (s *Service) reserve(id string) (*task, error) {
-	if id == "" || id != filepath.Base(id) || id == "." || id == ".." {
+	if !container.ValidID(id) {
 		return nil, fmt.Errorf("container id %q is not a name: %w", id, errdefs.ErrInvalidArgument)
 	}
 	s.mu.Lock()
