@@ -62,4 +62,8 @@ if [ ${#failed[@]} -gt 0 ]; then
     echo "failed: ${failed[*]}"
     exit 1
 fi
-echo "all passed"
+if [ "$(id -u)" != 0 ] && [ "$1" != unit ]; then
+    echo "all that ran passed; tests of containers were skipped: they need root"
+else
+    echo "all passed"
+fi
