@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -147,6 +148,22 @@ func TestPoint3Runner(t *testing.T) {
 		require.NotEqual(t, elf.PT_INTERP, p.Type, "static")
 	}
 	require.Nil(t, f.Section(".symtab"), "stripped")
+}
+
+// A native process gets its standard streams and no other descriptor.
+func TestPoint3NativeDescriptors(t *testing.T) {
+	tt := harness.New(t, smoke.Ours)
+	c := tt.Run(harness.Config{Image: smoke.Image(tt), Args: []string{"/native", "sleep"}})
+	// Until it has executed the program it is still libcontainer's.
+	require.Eventually(t, func() bool {
+		fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", c.Task.Pid()))
+		require.NoError(t, err)
+		var names []string
+		for _, fd := range fds {
+			names = append(names, fd.Name())
+		}
+		return slices.Equal(names, []string{"0", "1", "2"})
+	}, 5*time.Second, 10*time.Millisecond)
 }
 
 // start answers every containerd in its dialect.

@@ -136,7 +136,7 @@ func Run(e Engine, args []string, resultFD int) int {
 			return start(e, c, os.NewFile(uintptr(resultFD), "result"))
 		}
 	} else if resultFD >= 0 {
-		return refuse(os.NewFile(uintptr(resultFD), "result"), err)
+		return e.refuse(os.NewFile(uintptr(resultFD), "result"), err)
 	}
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", e.Runtime(), err)

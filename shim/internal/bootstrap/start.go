@@ -37,11 +37,11 @@ func start(e Engine, c call, result *os.File) int {
 	took := steps.New()
 	config, err := readConfig(c.bundle)
 	if err != nil {
-		return refuse(result, err)
+		return e.refuse(result, err)
 	}
 	l, req, out, err := bind(c, config, took)
 	if err != nil {
-		return refuse(result, err)
+		return e.refuse(result, err)
 	}
 	// From here on containerd may connect: the socket listens.
 	if err := reply(result, 0, out); err != nil {
@@ -202,7 +202,8 @@ func reply(result *os.File, code byte, text []byte) error {
 	return errors.Join(err, result.Close())
 }
 
-func refuse(result *os.File, err error) int {
-	_ = reply(result, 1, []byte(err.Error()+"\n"))
+// refuse tells containerd why there is no daemon.
+func (e Engine) refuse(result *os.File, err error) int {
+	_ = reply(result, 1, []byte(e.Runtime()+": "+err.Error()+"\n"))
 	return 1
 }
