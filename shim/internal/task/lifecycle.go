@@ -44,7 +44,7 @@ func (s *Service) start(_ context.Context, r *api.StartRequest) (*api.StartRespo
 		return nil, err
 	}
 	if err := t.c.Start(); err != nil {
-		return nil, fmt.Errorf("start container %s: %w", t.id, err)
+		return nil, err
 	}
 	t.state, t.started = running, time.Now()
 	// Published under the lock, which await takes before it tells of the exit:
@@ -56,10 +56,11 @@ func (s *Service) start(_ context.Context, r *api.StartRequest) (*api.StartRespo
 // await follows a container to its end.
 func (s *Service) await(t *task) {
 	exit, err := t.c.Wait(s.ctx)
-	if err != nil {
-		logFailure(s.ctx, t.id, "wait for the container", err)
-		return
+	if s.ctx.Err() != nil {
+		return // the daemon is ending; containerd's delete takes over
 	}
+	// The status is lost then, not the exit: it is 255.
+	logFailure(s.ctx, t.id, "wait for the container", err)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.exit = exit
@@ -85,7 +86,7 @@ func (s *Service) delete(_ context.Context, r *api.DeleteRequest) (*api.DeleteRe
 	}
 	defer t.mu.Unlock()
 	if t.state == created {
-		// As runc's shim: a container that was never started may be deleted.
+		// Never started, and never will be.
 		if err := s.killCreated(t); err != nil {
 			return nil, err
 		}
@@ -95,7 +96,7 @@ func (s *Service) delete(_ context.Context, r *api.DeleteRequest) (*api.DeleteRe
 	}
 	took := steps.New()
 	if err := t.c.Delete(); err != nil {
-		return nil, fmt.Errorf("delete container %s: %w", t.id, err)
+		return nil, err
 	}
 	took.Done("libcontainer")
 	t.io.close()
