@@ -5,10 +5,13 @@ package bootstrap
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
@@ -178,6 +181,40 @@ func TestListen(t *testing.T) {
 	require.NoError(t, l.Close())
 	removeStale(bundle)
 	require.NoFileExists(t, path)
+}
+
+// A process that a dead daemon forked may hold its socket open for a while.
+func TestListenAfterDaemonWhoseChildLives(t *testing.T) {
+	if path := os.Getenv("TEST_LISTEN"); path != "" {
+		l, err := listen(path)
+		require.NoError(t, err)
+		f, err := l.File()
+		require.NoError(t, err)
+		child := exec.Command("sleep", "60")
+		child.ExtraFiles = []*os.File{f}
+		require.NoError(t, child.Start())
+		fmt.Printf("child %d\n", child.Process.Pid)
+		os.Exit(0)
+	}
+	path := filepath.Join(t.TempDir(), "sock")
+	daemon := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$")
+	daemon.Env = append(os.Environ(), "TEST_LISTEN="+path)
+	out, err := daemon.Output()
+	require.NoError(t, err)
+	var pid int
+	_, err = fmt.Sscanf(string(out), "child %d", &pid)
+	require.NoError(t, err, "%s", out)
+	defer func() { require.NoError(t, syscall.Kill(pid, syscall.SIGKILL)) }()
+
+	conn, err := net.Dial("unix", path)
+	require.NoError(t, err, "the child holds the socket")
+	conn.Close()
+	require.False(t, alive(path))
+	l, err := listen(path)
+	require.NoError(t, err)
+	require.NotNil(t, l)
+	require.True(t, alive(path))
+	l.Close()
 }
 
 func TestSocketPath(t *testing.T) {

@@ -3,6 +3,7 @@
 package bootstrap
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -82,13 +83,37 @@ func listen(path string) (*net.UnixListener, error) {
 	return l, nil
 }
 
+// alive says whether a daemon serves a socket. That a connection is taken does
+// not show it: a child that a killed daemon had just forked holds the socket,
+// too, until it execs. The kernel knows who called listen.
 func alive(path string) bool {
 	conn, err := net.DialTimeout("unix", path, time.Second)
 	if err != nil {
 		return false
 	}
-	conn.Close()
-	return true
+	defer conn.Close()
+	raw, err := conn.(*net.UnixConn).SyscallConn()
+	if err != nil {
+		return true
+	}
+	var listener *unix.Ucred
+	if cerr := raw.Control(func(fd uintptr) {
+		listener, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	}); cerr != nil || err != nil {
+		return true
+	}
+	return running(int(listener.Pid))
+}
+
+// running says whether a process exists and is more than a zombie.
+func running(pid int) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return !errors.Is(err, os.ErrNotExist)
+	}
+	// "7 (name) S ...", and the name may hold anything.
+	_, state, ok := strings.Cut(string(b[max(bytes.LastIndexByte(b, ')'), 0):]), " ")
+	return !ok || (state[0] != 'Z' && state[0] != 'X')
 }
 
 // removeStale removes the socket that a bundle names if nobody serves it any
