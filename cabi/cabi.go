@@ -34,10 +34,6 @@ func wasmshimGoInit() {
 //export wasmshimGoMain
 func wasmshimGoMain(e *C.wasm_shim_engine, resultFD C.int) (code C.int) {
 	defer barrier(&code)
-	// The C side has blanked the word "start".
-	if n := len(os.Args); n > 1 && os.Args[n-1] == "" && resultFD >= 0 {
-		os.Args = os.Args[:n-1]
-	}
 	d, err := descriptor(e)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "wasm_shim_main:", err)

@@ -193,7 +193,7 @@ func TestListenAfterDaemonWhoseChildLives(t *testing.T) {
 		child := exec.Command("sleep", "60")
 		child.ExtraFiles = []*os.File{f}
 		require.NoError(t, child.Start())
-		fmt.Printf("child %d\n", child.Process.Pid)
+		fmt.Fprintf(os.Stdout, "child %d\n", child.Process.Pid)
 		os.Exit(0)
 	}
 	path := filepath.Join(t.TempDir(), "sock")

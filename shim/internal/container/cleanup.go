@@ -21,7 +21,7 @@ import (
 // nothing was created, and the cgroup that the spec names may be another
 // container's. libcontainer enters the cgroup long before it writes state.json,
 // so the cgroup comes from the spec wherever the state does not tell it.
-func Cleanup(id, root, _ string, spec *specs.Spec, systemd bool) error {
+func Cleanup(id, root string, spec *specs.Spec, systemd bool) error {
 	if !ValidID(id) {
 		return invalid("container id %q; it may have letters, digits and _ + - . only", id)
 	}

@@ -116,7 +116,7 @@ func TestCreateTwice(t *testing.T) {
 	other.ID, other.Root = "other", filepath.Join(t.TempDir(), "shim")
 	_, err = Create(other, p)
 	require.ErrorContains(t, err, "cgroup is not empty")
-	require.NoError(t, Cleanup(other.ID, other.Root, other.Bundle, other.Spec, false))
+	require.NoError(t, Cleanup(other.ID, other.Root, other.Spec, false))
 	require.NoDirExists(t, other.Root)
 	require.False(t, c.init.dead(), "the first container was killed by the second's failure")
 }
@@ -446,7 +446,7 @@ func TestCleanup(t *testing.T) {
 				left := cfg
 				tc.edit(t, filepath.Join(cfg.Root, cfg.ID, "state.json"), &left)
 				for range 2 {
-					require.NoError(t, Cleanup(left.ID, left.Root, left.Bundle, left.Spec, false))
+					require.NoError(t, Cleanup(left.ID, left.Root, left.Spec, false))
 				}
 				require.Equal(t, 137, mustWait(t, c))
 				require.NoError(t, c.Delete(), "after somebody else's cleanup")
@@ -477,7 +477,7 @@ func TestCleanupAfterKilledDaemon(t *testing.T) {
 		require.Error(t, daemon.Wait())
 
 		for range 2 {
-			require.NoError(t, Cleanup(cfg.ID, cfg.Root, cfg.Bundle, cfg.Spec, false))
+			require.NoError(t, Cleanup(cfg.ID, cfg.Root, cfg.Spec, false))
 		}
 		require.NoDirExists(t, cfg.Root)
 		requireNoCgroup(t, cfg)
@@ -493,9 +493,9 @@ func TestCleanupNeedsState(t *testing.T) {
 	needRoot(t)
 	cfg, p := newConfigFor(t.TempDir(), guest("sleep")...)
 	c := mustRun(t, cfg, p)
-	require.NoError(t, Cleanup("other", t.TempDir(), cfg.Bundle, cfg.Spec, false))
+	require.NoError(t, Cleanup("other", t.TempDir(), cfg.Spec, false))
 	require.False(t, c.init.dead())
-	require.ErrorIs(t, Cleanup("../x", cfg.Root, cfg.Bundle, cfg.Spec, false), errdefs.ErrInvalidArgument)
+	require.ErrorIs(t, Cleanup("../x", cfg.Root, cfg.Spec, false), errdefs.ErrInvalidArgument)
 }
 
 // TestCgroupsPathIsAbsolute: Create and Cleanup, in different cgroups
@@ -508,7 +508,7 @@ func TestCgroupsPathIsAbsolute(t *testing.T) {
 		c, err := Create(cfg, p)
 		require.NoError(t, err)
 		require.NoError(t, os.Remove(filepath.Join(cfg.Root, cfg.ID, "state.json")))
-		require.NoError(t, Cleanup(cfg.ID, cfg.Root, cfg.Bundle, cfg.Spec, false))
+		require.NoError(t, Cleanup(cfg.ID, cfg.Root, cfg.Spec, false))
 		require.Equal(t, 137, mustWait(t, c))
 		require.NoError(t, c.Delete())
 		for _, dir := range cgroupPaths(cgroupsPath(cfg.Spec, cfg.ID, false)) {

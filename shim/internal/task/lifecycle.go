@@ -180,7 +180,7 @@ func (s *Service) state(_ context.Context, r *api.StateRequest) (*api.StateRespo
 	defer t.mu.Unlock()
 	return &api.StateResponse{
 		ID: t.id, Bundle: t.bundle, Pid: t.pid, Status: t.state.proto(),
-		Stdin: t.stdin, Stdout: t.stdout, Stderr: t.stderr, Terminal: t.terminal,
+		Stdin: t.stdin, Stdout: t.stdout, Stderr: t.stderr,
 		ExitStatus: uint32(t.exit.Status), ExitedAt: timestamppb.New(t.exitTime()),
 	}, nil
 }

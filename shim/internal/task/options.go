@@ -9,6 +9,7 @@ import (
 	"github.com/containerd/containerd/api/types/runc/options"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 )
 
@@ -29,7 +30,7 @@ func parseOptions(a *anypb.Any) (runtimeOptions, error) {
 		return o, fmt.Errorf("runtime options of type %s are not supported; accepted: %s: %w",
 			a.TypeUrl, o.ProtoReflect().Descriptor().FullName(), errdefs.ErrNotImplemented)
 	}
-	if err := unmarshalAny(a, o.Options); err != nil {
+	if err := proto.Unmarshal(a.Value, o.Options); err != nil {
 		return o, fmt.Errorf("parse runtime options: %w: %w", err, errdefs.ErrInvalidArgument)
 	}
 	for name, set := range map[string]bool{

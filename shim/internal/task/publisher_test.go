@@ -16,6 +16,7 @@ import (
 	"github.com/containerd/ttrpc"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/emptypb"
 )
 
@@ -34,7 +35,7 @@ func (d *daemon) Forward(_ context.Context, r *eventsapi.ForwardRequest) (*empty
 		return nil, errors.New("not now")
 	}
 	var e events.TaskStart
-	if err := unmarshalAny(r.Envelope.Event, &e); err != nil {
+	if err := proto.Unmarshal(r.Envelope.Event.Value, &e); err != nil {
 		return nil, err
 	}
 	d.got = append(d.got, e.Pid)

@@ -15,7 +15,6 @@ import (
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/libwasmshim/libwasmshim/shim/internal/container"
@@ -66,7 +65,7 @@ func readRecord(bundle string) (*api.DeleteResponse, error) {
 // again.
 func Cleanup(id, bundle string, spec *specs.Spec) ([]byte, error) {
 	systemd := spec != nil && systemdPath(spec)
-	err := container.Cleanup(id, filepath.Join(bundle, rootDir), bundle, spec, systemd)
+	err := container.Cleanup(id, filepath.Join(bundle, rootDir), spec, systemd)
 	if uerr := mount.UnmountRecursive(filepath.Join(bundle, "rootfs"), 0); uerr != nil {
 		err = errors.Join(err, fmt.Errorf("unmount root file system: %w", uerr))
 	}
@@ -88,8 +87,4 @@ func initPid(bundle string) uint32 {
 	}
 	pid, _ := strconv.ParseUint(strings.TrimSpace(string(b)), 10, 32)
 	return uint32(pid)
-}
-
-func unmarshalAny(a *anypb.Any, m proto.Message) error {
-	return proto.Unmarshal(a.Value, m)
 }

@@ -66,7 +66,6 @@ type task struct {
 // streams is what containerd named for standard input and output.
 type streams struct {
 	stdin, stdout, stderr string
-	terminal              bool
 }
 
 // may says whether the task can go to next, and if not why.
