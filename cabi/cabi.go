@@ -19,6 +19,7 @@ import (
 	"fmt"
 	"os"
 	"runtime/debug"
+	"strings"
 
 	"github.com/libwasmshim/libwasmshim/shim"
 )
@@ -83,8 +84,17 @@ func descriptor(e *C.wasm_shim_engine) (shim.Descriptor, error) {
 		d.Options = append(d.Options, shim.Option{
 			Key:                C.GoString(o.key),
 			Help:               C.GoString(o.help),
+			Type:               shim.OptionType(o._type),
+			Choices:            choices(C.GoString(o.choices)),
 			AffectsCompilation: o.flags&C.WASM_SHIM_OPTION_AFFECTS_COMPILATION != 0,
 		})
 	}
 	return d, nil
+}
+
+func choices(list string) []string {
+	if list == "" {
+		return nil
+	}
+	return strings.Split(list, "|")
 }

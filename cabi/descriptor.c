@@ -12,7 +12,7 @@
 enum {
     // Sizes in version 1.0. A struct smaller than that was never valid.
     ENGINE_SIZE_1_0 = 112,
-    OPTION_SIZE_1_0 = 32,
+    OPTION_SIZE_1_0 = 40,
     // Bounds what is looked at when a descriptor's size is garbage.
     SIZE_MAX_SANE = 4096,
     NAME_MAX_LEN = 63,
@@ -42,7 +42,9 @@ AT(wasm_shim_option, size, 0);
 AT(wasm_shim_option, key, 8);
 AT(wasm_shim_option, help, 16);
 AT(wasm_shim_option, flags, 24);
-_Static_assert(sizeof(wasm_shim_option) == 32, "wasm_shim_option grew");
+AT(wasm_shim_option, type, 28);
+AT(wasm_shim_option, choices, 32);
+_Static_assert(sizeof(wasm_shim_option) == 40, "wasm_shim_option grew");
 #undef AT
 
 #define FAIL(...)                                                                                                      \
@@ -94,8 +96,14 @@ int wasmshim_option_read(const wasm_shim_option *src, wasm_shim_option *dst, cha
         return -1;
     if (dst->key == NULL || !is_key(dst->key))
         FAIL("option key \"%s\" is not made of letters, digits, '-', '_' and '.'", dst->key ? dst->key : "");
-    if ((dst->flags & ~(uint32_t)WASM_SHIM_OPTION_AFFECTS_COMPILATION) != 0 || dst->padding != 0)
+    if (strcmp(dst->key, "preopens") == 0)
+        FAIL("option \"preopens\" is the library's own: choose another key");
+    if ((dst->flags & ~(uint32_t)WASM_SHIM_OPTION_AFFECTS_COMPILATION) != 0)
         FAIL("option \"%s\" has flags that this library does not know", dst->key);
+    if (dst->type > WASM_SHIM_OPTION_CHOICE)
+        FAIL("option \"%s\" has type %u, which this library does not know", dst->key, dst->type);
+    if ((dst->type == WASM_SHIM_OPTION_CHOICE) != (dst->choices != NULL && dst->choices[0] != 0))
+        FAIL("option \"%s\": choices are for type WASM_SHIM_OPTION_CHOICE, which needs them", dst->key);
     return 0;
 }
 

@@ -82,6 +82,20 @@ enum {
 };
 
 /*
+ * Types of wasm_shim_option. The core checks a value before a container is
+ * created and hands it to the engine in the form that is named here.
+ * SINCE: 1.0
+ */
+enum {
+    WASM_SHIM_OPTION_STRING = 0,   /* any text, as it was given */
+    WASM_SHIM_OPTION_BOOLEAN = 1,  /* "true" or "false" */
+    WASM_SHIM_OPTION_INTEGER = 2,  /* 0 to 2^64-1, decimal */
+    WASM_SHIM_OPTION_SIZE = 3,     /* "64MiB" is given as bytes, decimal: "67108864" */
+    WASM_SHIM_OPTION_DURATION = 4, /* "1m30s" is given as milliseconds, decimal: "90000" */
+    WASM_SHIM_OPTION_CHOICE = 5    /* one of the words in choices */
+};
+
+/*
  * wasm_shim_context is one container, as a callback sees it.
  * OWNERSHIP: the library's. Valid until the callback returns.
  * THREAD: any, while the callback runs.
@@ -95,11 +109,12 @@ typedef struct wasm_shim_context wasm_shim_context;
  * PROCESS: daemon (as data). SINCE: 1.0
  */
 typedef struct wasm_shim_option {
-    size_t size;      /* sizeof(wasm_shim_option) */
-    const char *key;  /* letters, digits, '-', '_' and '.' */
-    const char *help; /* one line; may be NULL */
-    uint32_t flags;   /* WASM_SHIM_OPTION_* */
-    uint32_t padding; /* 0 */
+    size_t size;         /* sizeof(wasm_shim_option) */
+    const char *key;     /* letters, digits, '-', '_' and '.'; not "preopens", which is the core's */
+    const char *help;    /* one line; may be NULL */
+    uint32_t flags;      /* WASM_SHIM_OPTION_AFFECTS_COMPILATION, or 0 */
+    uint32_t type;       /* WASM_SHIM_OPTION_STRING to WASM_SHIM_OPTION_CHOICE */
+    const char *choices; /* the words of a choice: "a|b|c"; NULL otherwise */
 } wasm_shim_option;
 
 /*
@@ -251,8 +266,8 @@ uint32_t wasm_shim_kind(const wasm_shim_context *ctx);
 const char *wasm_shim_source_file(const wasm_shim_context *ctx);
 
 /*
- * An engine option's value, or NULL where nobody set it.
- * key: one that the descriptor declares. SINCE: 1.0
+ * An engine option's value, in the form that its type says, or NULL where
+ * nobody set it. key: one that the descriptor declares. SINCE: 1.0
  */
 const char *wasm_shim_option_value(const wasm_shim_context *ctx, const char *key);
 

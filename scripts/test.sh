@@ -40,6 +40,7 @@ containerd16() {
 }
 fuzz() {
     run fuzz-stage go_test -run '^$' -fuzz FuzzDecode -fuzztime 200000x ./shim/internal/stage
+    run fuzz-options go_test -run '^$' -fuzz FuzzParse -fuzztime 100000x ./shim/internal/options
 }
 
 case ${1:-} in

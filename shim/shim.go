@@ -10,6 +10,7 @@ import (
 	"github.com/libwasmshim/libwasmshim/shim/internal/cli"
 	"github.com/libwasmshim/libwasmshim/shim/internal/container"
 	"github.com/libwasmshim/libwasmshim/shim/internal/entrypoint"
+	"github.com/libwasmshim/libwasmshim/shim/internal/options"
 )
 
 // Kind is a set of the kinds of guest that an engine runs.
@@ -27,8 +28,24 @@ const (
 type Option struct {
 	Key                string // unique within the engine
 	Help               string // one line
-	AffectsCompilation bool   // part of the compile cache's key
+	Type               OptionType
+	Choices            []string // what an OptionChoice chooses from
+	AffectsCompilation bool     // part of the compile cache's key
 }
+
+// OptionType says what values an option takes.
+type OptionType = options.Type
+
+// The types of options. The core checks a value before a container is created,
+// and hands it to the engine in the form that is named here.
+const (
+	OptionString   = options.String   // any text, as it was given
+	OptionBoolean  = options.Boolean  // "true" or "false"
+	OptionInteger  = options.Integer  // 0 to 2^64-1, decimal
+	OptionSize     = options.Size     // "64MiB" is given as bytes, decimal
+	OptionDuration = options.Duration // "1m30s" is given as milliseconds, decimal
+	OptionChoice   = options.Choice   // one of Option.Choices
+)
 
 // Descriptor is what the daemon knows of an engine. It is data: the daemon
 // never calls engine code.
@@ -62,12 +79,16 @@ func Main(d Descriptor, c Config, resultFD int) int {
 	if resultFD < 0 && !bootstrap.Called(args) {
 		return cli.Run(cli.Program{Engine: d.Name, EngineVersion: d.Version, EngineRevision: d.Revision}, os.Args, os.Stdout, os.Stderr)
 	}
+	var declared []options.Declaration
+	for _, o := range d.Options {
+		declared = append(declared, options.Declaration(o))
+	}
 	level := c.DefaultLogLevel
 	if level == "" {
 		level = "info"
 	}
 	return bootstrap.Run(bootstrap.Engine{
 		Name: d.Name, Version: d.Version, Revision: d.Revision,
-		Kinds: entrypoint.Kind(d.Kinds), LogLevel: level, NoLogger: c.NoSetupLogger,
+		Kinds: entrypoint.Kind(d.Kinds), Options: declared, LogLevel: level, NoLogger: c.NoSetupLogger,
 	}, args, resultFD)
 }

@@ -121,6 +121,18 @@ static void lists(void) {
     expect("bad key", &e, "option key \"b c\"");
     b.key = "";
     expect("empty key", &e, "option key \"\"");
+    b.key = "preopens";
+    expect("reserved key", &e, "option \"preopens\" is the library's own");
+    b.key = "b";
+    b.type = 6;
+    expect("unknown type", &e, "option \"b\" has type 6");
+    b.type = WASM_SHIM_OPTION_CHOICE;
+    expect("no choices", &e, "option \"b\": choices are for type");
+    b.choices = "x|y";
+    expect("choices", &e, NULL);
+    b.type = WASM_SHIM_OPTION_SIZE;
+    expect("needless choices", &e, "option \"b\": choices are for type");
+    b.type = 0, b.choices = NULL;
     b.key = "b";
     b.flags = 2;
     expect("bad flags", &e, "has flags");

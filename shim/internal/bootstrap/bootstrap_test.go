@@ -101,12 +101,11 @@ func TestDialect(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Setenv("TTRPC_ADDRESS", "/old.ttrpc")
 			t.Setenv(maxVersionEnv, tc.env)
-			r := parseRequest(tc.input, c)
+			r := parseRequest(tc.input, Engine{}, c)
 			require.Equal(t, tc.dialect, r.dialect)
 			require.Equal(t, tc.ttrpc, r.ttrpc)
 			if strings.Contains(name, "options") || tc.dialect == protobufV1 {
-				require.NotNil(t, r.options)
-				require.True(t, r.options.MessageIs(&options.Options{}))
+				require.Equal(t, "/s", r.options.ShimCgroup)
 			}
 		})
 	}

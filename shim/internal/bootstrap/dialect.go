@@ -9,9 +9,10 @@ import (
 
 	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
 	"github.com/containerd/containerd/api/types"
-	"github.com/containerd/containerd/api/types/runc/options"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/libwasmshim/libwasmshim/shim/internal/options"
 )
 
 // dialect is how a containerd hears the answer to start.
@@ -33,10 +34,12 @@ type request struct {
 	socketDir string
 	ttrpc     string // containerd's ttrpc socket, for events
 	debug     bool
-	options   *anypb.Any // the runtime's options; nil if none
+	options   options.Options
 }
 
-func parseRequest(input []byte, c call) request {
+// parseRequest reads containerd's standard input. Wrong runtime options are not
+// an error here: create meets them again, and its answers have codes.
+func parseRequest(input []byte, e Engine, c call) request {
 	r := request{ttrpc: os.Getenv("TTRPC_ADDRESS"), debug: c.debug}
 	// An older daemon's Any may happen to parse as BootstrapParams, but not
 	// with this call's id and namespace in it.
@@ -49,8 +52,8 @@ func parseRequest(input []byte, c call) request {
 		}
 		r.debug = r.debug || p.LogLevel <= bootapi.LogLevel_LOG_LEVEL_DEBUG
 		for _, x := range p.Extensions {
-			if x.Value.MessageIs(&options.Options{}) {
-				r.options = x.Value
+			if options.Are(x.Value) {
+				r.options, _ = options.Parse(x.Value, e.Options)
 			}
 		}
 		return r
@@ -59,8 +62,8 @@ func parseRequest(input []byte, c call) request {
 		r.dialect = jsonResult
 	}
 	var a anypb.Any
-	if err := proto.Unmarshal(input, &a); err == nil && a.TypeUrl != "" {
-		r.options = &a
+	if err := proto.Unmarshal(input, &a); err == nil {
+		r.options, _ = options.Parse(&a, e.Options)
 	}
 	return r
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/libwasmshim/libwasmshim/shim/internal/container"
 	"github.com/libwasmshim/libwasmshim/shim/internal/entrypoint"
+	"github.com/libwasmshim/libwasmshim/shim/internal/options"
 )
 
 // Engine is what the daemon knows of the engine.
@@ -23,6 +24,7 @@ type Engine struct {
 	Version  string
 	Revision string
 	Kinds    entrypoint.Kind
+	Options  []options.Declaration
 	LogLevel string // logrus name; "" means info
 	NoLogger bool   // leave the logger alone
 }

@@ -53,7 +53,7 @@ func serve(e Engine, c call, req request, l *net.UnixListener, config []byte, to
 	trim := newTrimmer()
 	publisher := task.NewPublisher(req.ttrpc, c.namespace)
 	service := task.New(ctx, task.Config{
-		Engine: e.Name, Kinds: e.Kinds, Namespace: c.namespace,
+		Engine: e.Name, Kinds: e.Kinds, Options: e.Options, Namespace: c.namespace,
 		Publish: publisher.Publish, Busy: trim.busy, Shutdown: func() { close(stop) },
 	})
 	service.Prepare(c.bundle, config)

@@ -13,7 +13,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/containerd/containerd/api/types/runc/options"
 	"github.com/containerd/containerd/v2/pkg/schedcore"
 	"github.com/opencontainers/cgroups"
 	"golang.org/x/sys/unix"
@@ -39,7 +38,7 @@ func start(e Engine, c call, result *os.File) int {
 	if err != nil {
 		return e.refuse(result, err)
 	}
-	l, req, out, err := bind(c, config, took)
+	l, req, out, err := bind(e, c, config, took)
 	if err != nil {
 		return e.refuse(result, err)
 	}
@@ -57,7 +56,7 @@ func start(e Engine, c call, result *os.File) int {
 	return serve(e, c, req, l, config, took)
 }
 
-func bind(c call, config []byte, took *steps.Steps) (_ *net.UnixListener, _ request, _ []byte, retErr error) {
+func bind(e Engine, c call, config []byte, took *steps.Steps) (_ *net.UnixListener, _ request, _ []byte, retErr error) {
 	input, err := io.ReadAll(io.LimitReader(os.Stdin, maxInput))
 	if err != nil {
 		return nil, request{}, nil, fmt.Errorf("read bootstrap parameters from standard input: %w", err)
@@ -65,7 +64,7 @@ func bind(c call, config []byte, took *steps.Steps) (_ *net.UnixListener, _ requ
 	if err := nullStdin(); err != nil {
 		return nil, request{}, nil, err
 	}
-	req := parseRequest(input, c)
+	req := parseRequest(input, e, c)
 	took.Done("parameters")
 	group, err := groupOf(c, config)
 	if err != nil {
@@ -131,15 +130,9 @@ func settle(req request) error {
 			return fmt.Errorf("enable core scheduling: %w", err)
 		}
 	}
-	var o options.Options
-	if req.options != nil && req.options.MessageIs(&o) {
-		if err := req.options.UnmarshalTo(&o); err != nil {
-			return fmt.Errorf("read runtime options: %w", err)
-		}
-		if o.ShimCgroup != "" {
-			if err := joinCgroup(o.ShimCgroup); err != nil {
-				return fmt.Errorf("join ShimCgroup %s: %w", o.ShimCgroup, err)
-			}
+	if cgroup := req.options.ShimCgroup; cgroup != "" {
+		if err := joinCgroup(cgroup); err != nil {
+			return fmt.Errorf("join ShimCgroup %s: %w", cgroup, err)
 		}
 	}
 	return worsenOOMScore()

@@ -22,6 +22,7 @@ import (
 
 	"github.com/libwasmshim/libwasmshim/shim/internal/container"
 	"github.com/libwasmshim/libwasmshim/shim/internal/entrypoint"
+	"github.com/libwasmshim/libwasmshim/shim/internal/options"
 	"github.com/libwasmshim/libwasmshim/shim/internal/stage"
 	"github.com/libwasmshim/libwasmshim/shim/internal/steps"
 )
@@ -66,11 +67,15 @@ func (s *Service) build(t *task, r *api.CreateTaskRequest) (retErr error) {
 		return fmt.Errorf("restore from checkpoint %s is not supported: %w", r.Checkpoint, errdefs.ErrNotImplemented)
 	}
 	took := steps.New()
-	opts, err := parseOptions(r.Options)
+	opts, err := options.Parse(r.Options, s.Options)
 	if err != nil {
 		return err
 	}
 	spec, err := s.readSpec(r.Bundle)
+	if err != nil {
+		return err
+	}
+	engineOptions, err := opts.ForContainer(spec.Annotations, s.Options)
 	if err != nil {
 		return err
 	}
@@ -94,6 +99,9 @@ func (s *Service) build(t *task, r *api.CreateTaskRequest) (retErr error) {
 			io.close()
 		}
 	}()
+	if err := io.chown(opts.IoUID, opts.IoGID); err != nil {
+		return fmt.Errorf("runtime options IoUid, IoGid: %w", err)
+	}
 	took.Done("streams")
 	entry, err := entrypoint.Resolve(spec, r.Bundle, rootfs.path, s.Engine, s.Kinds)
 	if err != nil {
@@ -105,7 +113,7 @@ func (s *Service) build(t *task, r *api.CreateTaskRequest) (retErr error) {
 		Stdin: io.in, Stdout: io.out, Stderr: io.err,
 	}
 	if entry.Kind != entrypoint.Native {
-		status, err := s.asRunner(&p, s.context(r.ID, spec, entry), r.Bundle)
+		status, err := s.asRunner(&p, s.context(r.ID, spec, entry, engineOptions), r.Bundle)
 		if err != nil {
 			return err
 		}
@@ -120,7 +128,7 @@ func (s *Service) build(t *task, r *api.CreateTaskRequest) (retErr error) {
 	took.Done("stage")
 	c, err := container.Create(container.Config{
 		ID: r.ID, Root: filepath.Join(r.Bundle, rootDir), Bundle: r.Bundle, Spec: spec,
-		SystemdCgroup: opts.systemdCgroup(spec), NoPivotRoot: opts.NoPivotRoot, NoNewKeyring: opts.NoNewKeyring,
+		SystemdCgroup: opts.Systemd(spec), NoPivotRoot: opts.NoPivotRoot, NoNewKeyring: opts.NoNewKeyring,
 	}, p)
 	if err != nil {
 		return err
@@ -162,11 +170,15 @@ func (s *Service) asRunner(p *container.Process, ctx *stage.Context, bundle stri
 	return status, nil
 }
 
-func (s *Service) context(id string, spec *specs.Spec, e entrypoint.Entry) *stage.Context {
+func (s *Service) context(id string, spec *specs.Spec, e entrypoint.Entry, engine map[string]string) *stage.Context {
 	c := &stage.Context{
 		ID: id, Pod: spec.Annotations["io.kubernetes.cri.sandbox-id"], Namespace: s.Namespace,
 		Args: spec.Process.Args, Env: spec.Process.Env, Cwd: spec.Process.Cwd,
 		Path: e.Path, Func: e.Func, Name: e.Name, Kind: uint32(e.Kind),
+		Options: options.List(engine),
+	}
+	if value, ok := engine[options.Preopens.Key]; ok {
+		c.Preopens, _ = options.ParsePreopens(value) // checked when it was read
 	}
 	if spec.Linux != nil && spec.Linux.Resources != nil {
 		if m := spec.Linux.Resources.Memory; m != nil && m.Limit != nil && *m.Limit > 0 {

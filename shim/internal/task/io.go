@@ -147,6 +147,26 @@ func locate(name string) (path string, fifo bool, err error) {
 	return path, st.Mode&unix.S_IFMT == unix.S_IFIFO, nil
 }
 
+// chown gives the process's ends, where they are FIFOs, to a user and a group.
+func (s *stdio) chown(uid, gid uint32) error {
+	if uid == 0 && gid == 0 {
+		return nil
+	}
+	for _, f := range []*os.File{s.in, s.out, s.err} {
+		info, err := f.Stat()
+		if err != nil {
+			return err
+		}
+		if info.Mode()&os.ModeNamedPipe == 0 {
+			continue
+		}
+		if err := f.Chown(int(uid), int(gid)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // handedOver closes the process's ends after the process has inherited them.
 func (s *stdio) handedOver() {
 	for _, f := range []**os.File{&s.in, &s.out, &s.err} {

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/libwasmshim/libwasmshim/shim/internal/container"
+	"github.com/libwasmshim/libwasmshim/shim/internal/options"
 )
 
 // The records in a bundle. Both hold the bytes of a DeleteResponse.
@@ -64,7 +65,7 @@ func readRecord(bundle string) (*api.DeleteResponse, error) {
 // was alive until now. spec may be nil if the bundle has none. It may be called
 // again.
 func Cleanup(id, bundle string, spec *specs.Spec) ([]byte, error) {
-	systemd := spec != nil && systemdPath(spec)
+	systemd := options.SystemdPath(spec)
 	err := container.Cleanup(id, filepath.Join(bundle, rootDir), spec, systemd)
 	if uerr := mount.UnmountRecursive(filepath.Join(bundle, "rootfs"), 0); uerr != nil {
 		err = errors.Join(err, fmt.Errorf("unmount root file system: %w", uerr))

@@ -22,6 +22,7 @@ import (
 
 	"github.com/libwasmshim/libwasmshim/shim/internal/container"
 	"github.com/libwasmshim/libwasmshim/shim/internal/entrypoint"
+	"github.com/libwasmshim/libwasmshim/shim/internal/options"
 )
 
 // The service's names. Version 3 has the messages of version 2, byte for byte,
@@ -32,6 +33,7 @@ var serviceNames = []string{"containerd.task.v2.Task", "containerd.task.v3.Task"
 type Config struct {
 	Engine    string // the engine's name, for messages
 	Kinds     entrypoint.Kind
+	Options   []options.Declaration // the engine's
 	Namespace string
 	Publish   func(topic string, event proto.Message) // must not block
 	Busy      func()                                  // called at the end of every call

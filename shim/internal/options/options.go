@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package options reads what an operator has set for a runtime: the options
+// in containerd's configuration, and the annotations that they allow.
+package options
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/containerd/containerd/api/types/runc/options"
+	"github.com/containerd/containerd/api/types/runtimeoptions/v1"
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+)
+
+// AnnotationPrefix is what an engine option's key has before it in an
+// annotation of a container or pod.
+const AnnotationPrefix = "engine.libwasmshim.io/"
+
+// Options is how a runtime's containers are to be run.
+type Options struct {
+	SystemdCgroup bool
+	NoPivotRoot   bool
+	NoNewKeyring  bool
+	ShimCgroup    string // where the daemon belongs; empty leaves it where it is
+	IoUID, IoGID  uint32 // owner of the container's streams
+
+	LogLevel  string // one of LogLevels; empty means the default
+	GuestProc string // one of GuestProcs; empty means the first
+
+	// AllowAnnotations are the keys of engine options that annotations may set.
+	AllowAnnotations []string
+	// Engine are the values of engine options by key, in the form that the
+	// option's type says.
+	Engine map[string]string
+}
+
+// LogLevels are the accepted log levels.
+var LogLevels = []string{"error", "warn", "info", "debug", "trace"}
+
+// GuestProcs are the accepted ways in which a guest sees /proc.
+var GuestProcs = []string{"auto", "hidden", "readonly", "full"}
+
+// Parse reads the runtime options that containerd hands to a shim: runc's own,
+// or the generic ones, which hold TOML or the path of a file with TOML. engine
+// lists the options that the engine has declared. What would change how a
+// container runs and is not supported is refused, never ignored. Errors carry
+// errdefs codes.
+func Parse(a *anypb.Any, engine []Declaration) (Options, error) {
+	if a == nil || a.TypeUrl == "" {
+		return Options{}, nil
+	}
+	var (
+		runc    options.Options
+		generic runtimeoptions.Options
+	)
+	switch {
+	case a.MessageIs(&runc):
+		if err := proto.Unmarshal(a.Value, &runc); err != nil {
+			return Options{}, invalid("parse runtime options of type %s: %v", a.TypeUrl, err)
+		}
+		return fromRunc(&runc)
+	case a.MessageIs(&generic):
+		if err := proto.Unmarshal(a.Value, &generic); err != nil {
+			return Options{}, invalid("parse runtime options of type %s: %v", a.TypeUrl, err)
+		}
+		return fromGeneric(&generic, engine)
+	case len(a.Value) == 0:
+		return Options{}, nil
+	}
+	return Options{}, fmt.Errorf("runtime options of type %s are not supported; accepted: %s, %s: %w", a.TypeUrl,
+		generic.ProtoReflect().Descriptor().FullName(), runc.ProtoReflect().Descriptor().FullName(), errdefs.ErrNotImplemented)
+}
+
+// Are says whether a message holds runtime options that Parse reads.
+func Are(a *anypb.Any) bool {
+	return a.MessageIs(&options.Options{}) || a.MessageIs(&runtimeoptions.Options{})
+}
+
+func fromRunc(r *options.Options) (Options, error) {
+	for _, o := range []struct {
+		name string
+		set  bool
+	}{
+		{"BinaryName", r.BinaryName != ""},
+		{"Root", r.Root != ""},
+		{"CriuImagePath", r.CriuImagePath != ""},
+		{"CriuWorkPath", r.CriuWorkPath != ""},
+		{"TaskApiAddress", r.TaskApiAddress != ""}, //nolint:staticcheck // deprecated, still to be refused
+		{"TaskApiVersion", r.TaskApiVersion != 0},  //nolint:staticcheck // the same
+	} {
+		if o.set {
+			return Options{}, refused(o.name)
+		}
+	}
+	return Options{
+		SystemdCgroup: r.SystemdCgroup, NoPivotRoot: r.NoPivotRoot, NoNewKeyring: r.NoNewKeyring,
+		ShimCgroup: r.ShimCgroup, IoUID: r.IoUid, IoGID: r.IoGid,
+	}, nil
+}
+
+// whyRefused says of those of runc's options that have no meaning here why.
+var whyRefused = map[string]string{
+	"BinaryName":     "this shim runs containers itself, without runc's binary",
+	"Root":           "this shim keeps a container's state in its bundle",
+	"CriuPath":       "checkpoints are not supported",
+	"CriuImagePath":  "checkpoints are not supported",
+	"CriuWorkPath":   "checkpoints are not supported",
+	"TaskApiAddress": "containers are served by the daemon that start makes",
+	"TaskApiVersion": "containers are served by the daemon that start makes",
+}
+
+func refused(name string) error {
+	return fmt.Errorf("runtime option %s is not supported: %s; remove it from the runtime's options: %w", name, whyRefused[name], errdefs.ErrNotImplemented)
+}
+
+// ForContainer returns the engine options of one container: the runtime's, and
+// over them those that the container's annotations set. An annotation that the
+// operator does not allow is an error: to run a guest without the limit that
+// somebody believes to have set would be worse.
+func (o Options) ForContainer(annotations map[string]string, engine []Declaration) (map[string]string, error) {
+	values := maps.Clone(o.Engine)
+	for _, name := range slices.Sorted(maps.Keys(annotations)) {
+		key, ok := strings.CutPrefix(name, AnnotationPrefix)
+		if !ok {
+			continue
+		}
+		if !slices.Contains(o.AllowAnnotations, key) {
+			allowed := "none"
+			if len(o.AllowAnnotations) > 0 {
+				allowed = strings.Join(o.AllowAnnotations, ", ")
+			}
+			return nil, fmt.Errorf("annotation %s is not allowed here; the runtime's option allow_annotations allows: %s: %w", name, allowed, errdefs.ErrPermissionDenied)
+		}
+		value, err := Value(key, annotations[name], engine)
+		if err != nil {
+			return nil, fmt.Errorf("annotation %s: %w", name, err)
+		}
+		if values == nil {
+			values = map[string]string{}
+		}
+		values[key] = value
+	}
+	return values, nil
+}
+
+// Systemd says whether systemd's cgroup driver is to be used: by option, or
+// because the path has that driver's form, slice:prefix:name.
+func (o Options) Systemd(spec *specs.Spec) bool {
+	return o.SystemdCgroup || SystemdPath(spec)
+}
+
+// SystemdPath says whether a spec's cgroup path has the form of systemd's
+// cgroup driver.
+func SystemdPath(spec *specs.Spec) bool {
+	if spec == nil || spec.Linux == nil {
+		return false
+	}
+	p := spec.Linux.CgroupsPath
+	return !strings.HasPrefix(p, "/") && strings.Count(p, ":") == 2
+}
+
+func invalid(format string, args ...any) error {
+	return fmt.Errorf(format+": %w", append(args, errdefs.ErrInvalidArgument)...)
+}
