@@ -2,11 +2,31 @@
 
 #include "wasmtime.h"
 
+#include <inttypes.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+static pthread_mutex_t error_lock = PTHREAD_MUTEX_INITIALIZER;
+static bool error_is_final; // guarded by error_lock
+
+static void set_error(struct guest *g, const char *text, bool final) {
+    pthread_mutex_lock(&error_lock);
+    if (!error_is_final)
+        wasm_shim_set_error(g->ctx, text);
+    error_is_final = error_is_final || final;
+    pthread_mutex_unlock(&error_lock);
+}
+
+int32_t timed_out(struct guest *g) {
+    char text[128];
+    snprintf(text, sizeof(text), "the guest ran for longer than its timeout of %" PRIu64 " ms", g->timeout_ms);
+    set_error(g, text, true);
+    return WASM_SHIM_ERROR_TRAP;
+}
 
 int32_t fail(struct guest *g, int32_t status, const char *format, ...) {
     char text[2048];
@@ -14,7 +34,7 @@ int32_t fail(struct guest *g, int32_t status, const char *format, ...) {
     va_start(args, format);
     vsnprintf(text, sizeof(text), format, args);
     va_end(args);
-    wasm_shim_set_error(g->ctx, text);
+    set_error(g, text, false);
     return status;
 }
 
@@ -98,7 +118,7 @@ static int32_t fail_with_trap(struct guest *g, wasm_byte_vec_t *message) {
         if (asprintf(&whole, "%s\n%s", cause, text) < 0)
             whole = NULL;
     }
-    wasm_shim_set_error(g->ctx, whole != NULL ? whole : text);
+    set_error(g, whole != NULL ? whole : text, false);
     free(whole);
     free(text);
     return WASM_SHIM_ERROR_TRAP;

@@ -109,7 +109,7 @@ static unsigned compiler_threads(const struct guest *g) {
     return n < MAX_THREADS ? n : MAX_THREADS;
 }
 
-static wasm_engine_t *new_engine(const struct guest *g) {
+static int32_t new_engine(struct guest *g) {
     char number[16];
     unsigned threads = compiler_threads(g);
     snprintf(number, sizeof(number), "%u", threads);
@@ -121,22 +121,34 @@ static wasm_engine_t *new_engine(const struct guest *g) {
     mallopt(M_ARENA_MAX, 1);
     wasm_config_t *config = wasm_config_new();
     wasmtime_config_parallel_compilation_set(config, threads > 1);
-    return wasm_engine_new_with_config(config);
+    int32_t status = set_config(g, config);
+    if (status == WASM_SHIM_OK)
+        g->engine = wasm_engine_new_with_config(config);
+    return status;
+}
+
+int32_t execute(struct guest *g) {
+    g->store = wasmtime_store_new(g->engine, NULL, NULL);
+    g->context = wasmtime_store_context(g->store);
+    int32_t status = set_limits(g);
+    if (status != WASM_SHIM_OK)
+        return status;
+    return is_component(g) ? run_component(g) : run_module(g);
 }
 
 static int32_t run_wasi(wasm_shim_context *ctx, int32_t *exit_code, void *user_data) {
     (void)user_data;
-    struct guest g = {.ctx = ctx, .path = wasm_shim_source_file(ctx)};
+    static struct guest g; // outlives this call in a thread that does not come back
+    g.ctx = ctx;
+    g.path = wasm_shim_source_file(ctx);
     int32_t status = map_source(&g);
     if (status == WASM_SHIM_OK && wasm_shim_kind(ctx) == WASM_SHIM_KIND_TEXT)
         status = assemble(&g);
+    if (status == WASM_SHIM_OK)
+        status = new_engine(&g);
     if (status != WASM_SHIM_OK)
         return status;
-
-    g.engine = new_engine(&g);
-    g.store = wasmtime_store_new(g.engine, NULL, NULL);
-    g.context = wasmtime_store_context(g.store);
-    status = is_component(&g) ? run_component(&g) : run_module(&g);
+    status = g.has_timeout ? execute_within(&g) : execute(&g);
     *exit_code = g.exit_code;
     return status;
 }
@@ -144,7 +156,8 @@ static int32_t run_wasi(wasm_shim_context *ctx, int32_t *exit_code, void *user_d
 static const wasm_shim_engine engine = {
     WASM_SHIM_ENGINE_HEAD, .kinds = WASM_SHIM_KIND_MODULE | WASM_SHIM_KIND_COMPONENT | WASM_SHIM_KIND_TEXT,
     .name = "wasmtime",    .version = WASMTIME_VERSION,
-    .cache_key = "1",      .run_wasi = run_wasi,
+    .cache_key = "1",      .options = options,
+    .run_wasi = run_wasi,
 };
 
 int main(int argc, char **argv) {

@@ -20,9 +20,26 @@ struct guest {
     const char *path;
     const uint8_t *bytes;
     size_t size;
+    uint64_t fuel;
+    uint64_t timeout_ms;
+    bool has_fuel;
+    bool has_timeout;
     int32_t exit_code;
     bool exited; // by itself, with exit_code: whatever ended the call is no error
 };
+
+// What operators may set, for the descriptor.
+extern const wasm_shim_option *const options[];
+
+// Applies the options to a configuration, before there is an engine, and to the
+// store, before there is an instance.
+int32_t set_config(struct guest *g, wasm_config_t *config);
+int32_t set_limits(struct guest *g);
+
+// Runs the guest on the engine that was made for it: to its end, or for as long
+// as its timeout says.
+int32_t execute(struct guest *g);
+int32_t execute_within(struct guest *g);
 
 int32_t run_module(struct guest *g);
 int32_t run_component(struct guest *g);
@@ -33,6 +50,10 @@ int32_t set_wasi(struct guest *g);
 // Gives back to the kernel what compiling and linking took: from here on it is
 // only the guest that runs, and it may sleep for weeks.
 void trim_memory(void);
+
+// Sets the context's error to say that the guest's time was up, for good: what
+// its thread may yet say does not count.
+int32_t timed_out(struct guest *g);
 
 // Sets the context's error; the functions return status.
 int32_t fail(struct guest *g, int32_t status, const char *format, ...) __attribute__((format(printf, 3, 4)));

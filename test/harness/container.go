@@ -33,7 +33,9 @@ type Config struct {
 	Pod   string
 	Stdin io.Reader // nil means no stdin
 	NoIO  bool      // no FIFOs at all
-	// NewTask options, such as runtime options.
+	// RuntimeOptions are those of the runtime, a message that containerd knows; nil means none.
+	RuntimeOptions any
+	// NewTask options.
 	TaskOpts []client.NewTaskOpts
 }
 
@@ -125,7 +127,7 @@ func (d *Daemon) NewContainer(ctx context.Context, c Config) (client.Container, 
 		client.WithSnapshotter(Snapshotter),
 		client.WithNewSnapshot(c.ID, c.Image),
 		client.WithImage(c.Image),
-		client.WithRuntime(c.Runtime, nil),
+		client.WithRuntime(c.Runtime, c.RuntimeOptions),
 		client.WithNewSpec(append(opts, c.Opts...)...))
 	if err != nil {
 		return nil, fmt.Errorf("new container %s: %w", c.ID, err)

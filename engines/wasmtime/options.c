@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// The engine's options: which there are, and what they change in wasmtime.
+
+#include "wasmtime.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define COMPILES WASM_SHIM_OPTION_AFFECTS_COMPILATION
+
+#define OPTION(name, key_, type_, flags_, choices_, help_)                                                             \
+    static const wasm_shim_option name = {.size = sizeof(wasm_shim_option),                                            \
+                                          .key = key_,                                                                 \
+                                          .help = help_,                                                               \
+                                          .flags = flags_,                                                             \
+                                          .type = WASM_SHIM_OPTION_##type_,                                            \
+                                          .choices = choices_}
+
+OPTION(opt_level, "opt-level", CHOICE, COMPILES, "none|speed|speed-and-size",
+       "how much the compiler optimises (speed)");
+OPTION(fuel, "fuel", INTEGER, COMPILES, NULL, "instructions that the guest may run before it traps (no limit)");
+OPTION(timeout, "timeout", DURATION, COMPILES, NULL,
+       "wall-clock time, compilation included, until the guest is ended (no limit)");
+OPTION(max_memory, "max-memory", SIZE, 0, NULL,
+       "size to which each linear memory may grow (no limit but the container's)");
+
+// The proposals that can be switched. One that needs another is off where the
+// other is: wasmtime refuses anything else.
+#define PROPOSALS(X)                                                                                                   \
+    X(bulk_memory, "bulk-memory", NULL, "on")                                                                          \
+    X(custom_page_sizes, "custom-page-sizes", NULL, "off")                                                             \
+    X(exceptions, "exceptions", "function-references", "off")                                                          \
+    X(function_references, "function-references", "reference-types", "off")                                            \
+    X(gc, "gc", "function-references", "off")                                                                          \
+    X(memory64, "memory64", NULL, "on")                                                                                \
+    X(multi_memory, "multi-memory", NULL, "on")                                                                        \
+    X(multi_value, "multi-value", NULL, "on")                                                                          \
+    X(reference_types, "reference-types", "bulk-memory", "on")                                                         \
+    X(relaxed_simd, "relaxed-simd", "simd", "on")                                                                      \
+    X(simd, "simd", NULL, "on")                                                                                        \
+    X(tail_call, "tail-call", NULL, "on")                                                                              \
+    X(threads, "threads", "bulk-memory", "on")                                                                         \
+    X(wide_arithmetic, "wide-arithmetic", NULL, "off")
+
+#define DECLARE(name, text, needs, normal)                                                                             \
+    OPTION(wasm_##name, "wasm-" text, BOOLEAN, COMPILES, NULL, "the WebAssembly proposal " text " (" normal ")");
+PROPOSALS(DECLARE)
+
+#define LIST(name, text, needs, normal) &wasm_##name,
+const wasm_shim_option *const options[] = {&opt_level, &fuel, &timeout, &max_memory, PROPOSALS(LIST) NULL};
+
+struct proposal {
+    const char *name;
+    const char *needs; // another proposal's name; NULL if none
+    void (*set)(wasm_config_t *, bool);
+};
+
+#define ROW(name, text, needs, normal) {text, needs, wasmtime_config_wasm_##name##_set},
+static const struct proposal proposals[] = {PROPOSALS(ROW)};
+
+static const char *proposal_value(const struct guest *g, const char *name) {
+    char key[64];
+    snprintf(key, sizeof(key), "wasm-%s", name);
+    return wasm_shim_option_value(g->ctx, key);
+}
+
+// Returns the name of the proposal that was switched off and that this one
+// needs, if only in the end; NULL if there is none.
+static const char *missing(const struct guest *g, const struct proposal *p) {
+    for (size_t i = 0; p->needs != NULL && i < sizeof(proposals) / sizeof(proposals[0]); i++) {
+        if (strcmp(proposals[i].name, p->needs) != 0)
+            continue;
+        const char *value = proposal_value(g, p->needs);
+        return value != NULL && strcmp(value, "false") == 0 ? p->needs : missing(g, &proposals[i]);
+    }
+    return NULL;
+}
+
+static int32_t set_proposals(struct guest *g, wasm_config_t *config) {
+    for (size_t i = 0; i < sizeof(proposals) / sizeof(proposals[0]); i++) {
+        const struct proposal *p = &proposals[i];
+        const char *value = proposal_value(g, p->name);
+        const char *off = missing(g, p);
+        bool on = value != NULL && strcmp(value, "true") == 0;
+        if (on && off != NULL)
+            return fail(g, WASM_SHIM_ERROR_LOAD, "option wasm-%s = true needs wasm-%s, which is false", p->name, off);
+        if (value != NULL || off != NULL)
+            p->set(config, on);
+    }
+    return WASM_SHIM_OK;
+}
+
+// The core has checked the form; NULL is not set.
+static bool number(const struct guest *g, const char *key, uint64_t *value) {
+    const char *text = wasm_shim_option_value(g->ctx, key);
+    if (text != NULL)
+        *value = strtoull(text, NULL, 10);
+    return text != NULL;
+}
+
+int32_t set_config(struct guest *g, wasm_config_t *config) {
+    const char *level = wasm_shim_option_value(g->ctx, opt_level.key);
+    if (level != NULL)
+        wasmtime_config_cranelift_opt_level_set(config, strcmp(level, "none") == 0 ? WASMTIME_OPT_LEVEL_NONE
+                                                        : strcmp(level, "speed") == 0
+                                                            ? WASMTIME_OPT_LEVEL_SPEED
+                                                            : WASMTIME_OPT_LEVEL_SPEED_AND_SIZE);
+    g->has_fuel = number(g, fuel.key, &g->fuel);
+    if (g->has_fuel)
+        wasmtime_config_consume_fuel_set(config, true);
+    g->has_timeout = number(g, timeout.key, &g->timeout_ms);
+    if (g->has_timeout)
+        wasmtime_config_epoch_interruption_set(config, true);
+    return set_proposals(g, config);
+}
+
+int32_t set_limits(struct guest *g) {
+    uint64_t bytes;
+    if (number(g, max_memory.key, &bytes))
+        wasmtime_store_limiter(g->store, bytes < INT64_MAX ? (int64_t)bytes : INT64_MAX, -1, -1, -1, -1);
+    if (g->has_timeout)
+        wasmtime_context_set_epoch_deadline(g->context, 1);
+    if (g->has_fuel) {
+        wasmtime_error_t *error = wasmtime_context_set_fuel(g->context, g->fuel);
+        if (error != NULL)
+            return fail_with(g, WASM_SHIM_ERROR, error, "cannot set fuel");
+    }
+    return WASM_SHIM_OK;
+}
