@@ -196,18 +196,24 @@ func TestTrust3BadOptions(t *testing.T) {
 		message string
 	}{
 		"an annotation that is not allowed": {
-			body("[engine]\nfuel = 5"), []oci.SpecOpts{annotation("fuel", "9")}, codes.PermissionDenied,
+			body("[engine]\nfuel = 5"),
+			[]oci.SpecOpts{annotation("fuel", "9")},
+			codes.PermissionDenied,
 			"annotation engine.libwasmshim.io/fuel is not allowed here; the runtime's option allow_annotations allows: none",
 		},
 		"an annotation without options": {
 			nil, []oci.SpecOpts{annotation("fuel", "9")}, codes.PermissionDenied, "annotation engine.libwasmshim.io/fuel is not allowed here",
 		},
 		"an annotation of no option": {
-			body("allow_annotations = ['fuel']"), []oci.SpecOpts{annotation("fule", "9")}, codes.PermissionDenied,
+			body("allow_annotations = ['fuel']"),
+			[]oci.SpecOpts{annotation("fule", "9")},
+			codes.PermissionDenied,
 			"annotation engine.libwasmshim.io/fule is not allowed here; the runtime's option allow_annotations allows: fuel",
 		},
 		"an annotation of a wrong form": {
-			body("allow_annotations = ['fuel']"), []oci.SpecOpts{annotation("fuel", "lots")}, codes.InvalidArgument,
+			body("allow_annotations = ['fuel']"),
+			[]oci.SpecOpts{annotation("fuel", "lots")},
+			codes.InvalidArgument,
 			`annotation engine.libwasmshim.io/fuel: engine option fuel: found "lots", accepted: a whole number from 0 to 18446744073709551615`,
 		},
 		"an unknown engine option": {
