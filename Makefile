@@ -13,7 +13,7 @@ export GOFLAGS := -buildvcs=false -tags=netgo,osusergo,seccomp,urfave_cli_no_doc
 SHIM := dist/containerd-shim-$(notdir $(ENGINE))-v1
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build shim demo test unit e2e test-containerd16 soak-container abi fuzz lint bench install clean
+.PHONY: help deps build shim demo test unit e2e test-matrix soak-container abi fuzz lint bench install clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,8 +39,9 @@ unit: ## Run the tests that need neither root nor containerd
 e2e: deps ## Run the end-to-end tests on containerd 2.4.2
 	@scripts/test.sh e2e
 
-test-containerd16: deps ## Run the smoke suite on Debian's containerd 1.6
-	@scripts/test.sh containerd16
+test-matrix: deps ## Run the smoke suite on every containerd from 1.6 to 2.4
+	@scripts/deps.sh matrix
+	@scripts/test.sh matrix
 
 soak-container: ## Create and destroy 32,000 containers in one process
 	WASMSHIM_SOAK_ROUNDS=1000 go test -count=1 -timeout 60m -run TestSoak -v ./shim/internal/container

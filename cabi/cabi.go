@@ -40,7 +40,11 @@ func wasmshimGoMain(e *C.wasm_shim_engine, resultFD C.int) (code C.int) {
 		fmt.Fprintln(os.Stderr, "wasm_shim_main:", err)
 		return 1
 	}
-	return C.int(shim.Main(d, shim.Config{}, int(resultFD)))
+	config := shim.Config{NoSetupLogger: e.no_setup_logger != 0}
+	if e.default_log_level > 0 {
+		config.DefaultLogLevel = shim.LogLevels[e.default_log_level-1]
+	}
+	return C.int(shim.Main(d, config, int(resultFD)))
 }
 
 // barrier ends a panic: beyond it there is only C, where it would abort the

@@ -6,7 +6,7 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <sys/uio.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 static const char *const levels[] = {
@@ -18,7 +18,7 @@ int32_t wasmshim_log_level(const char *name) {
     for (int32_t i = WASM_SHIM_LOG_ERROR; i <= WASM_SHIM_LOG_TRACE; i++)
         if (strcmp(name, levels[i]) == 0)
             return i;
-    return WASM_SHIM_LOG_WARN;
+    return WASM_SHIM_LOG_INFO;
 }
 
 void wasm_shim_set_error(wasm_shim_context *ctx, const char *message) {
@@ -30,11 +30,28 @@ static struct iovec text(const char *s) {
     return (struct iovec){.iov_base = (void *)s, .iov_len = strlen(s)};
 }
 
+void wasmshim_tell(struct iovec *parts, size_t count) {
+    size_t room = WASMSHIM_MESSAGE_MAX;
+    for (size_t i = 0; i < count; i++) {
+        if (parts[i].iov_len > room)
+            parts[i].iov_len = room;
+        room -= parts[i].iov_len;
+    }
+    struct msghdr message = {.msg_iov = parts, .msg_iovlen = count};
+    sendmsg(WASMSHIM_FD_STATUS, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
 void wasm_shim_log(wasm_shim_context *ctx, int32_t level, const char *message) {
     if (message == NULL || level < WASM_SHIM_LOG_ERROR || level > ctx->log_level)
         return;
     if (level > WASM_SHIM_LOG_TRACE)
         level = WASM_SHIM_LOG_TRACE;
+    if (ctx->has_log) {
+        char first = (char)level;
+        struct iovec record[] = {{.iov_base = &first, .iov_len = 1}, text(message)};
+        wasmshim_tell(record, sizeof(record) / sizeof(record[0]));
+        return;
+    }
     struct iovec line[] = {text(ctx->engine), text(": "), text(levels[level]), text(": "), text(message), text("\n")};
     // There is nobody to tell that the container's stderr is gone.
     ssize_t ignored = writev(STDERR_FILENO, line, sizeof(line) / sizeof(line[0]));

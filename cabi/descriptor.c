@@ -11,7 +11,7 @@
 
 enum {
     // Sizes in version 1.0. A struct smaller than that was never valid.
-    ENGINE_SIZE_1_0 = 112,
+    ENGINE_SIZE_1_0 = 120,
     OPTION_SIZE_1_0 = 40,
     // Bounds what is looked at when a descriptor's size is garbage.
     SIZE_MAX_SANE = 4096,
@@ -26,18 +26,20 @@ AT(wasm_shim_engine, abi_major, 8);
 AT(wasm_shim_engine, abi_minor, 12);
 AT(wasm_shim_engine, kinds, 16);
 AT(wasm_shim_engine, stop_deadline_ms, 20);
-AT(wasm_shim_engine, name, 24);
-AT(wasm_shim_engine, version, 32);
-AT(wasm_shim_engine, revision, 40);
-AT(wasm_shim_engine, layer_types, 48);
-AT(wasm_shim_engine, options, 56);
-AT(wasm_shim_engine, cache_key, 64);
-AT(wasm_shim_engine, user_data, 72);
-AT(wasm_shim_engine, can_handle, 80);
-AT(wasm_shim_engine, run_wasi, 88);
-AT(wasm_shim_engine, stop, 96);
-AT(wasm_shim_engine, compile, 104);
-_Static_assert(sizeof(wasm_shim_engine) == 112, "wasm_shim_engine grew");
+AT(wasm_shim_engine, default_log_level, 24);
+AT(wasm_shim_engine, no_setup_logger, 28);
+AT(wasm_shim_engine, name, 32);
+AT(wasm_shim_engine, version, 40);
+AT(wasm_shim_engine, revision, 48);
+AT(wasm_shim_engine, layer_types, 56);
+AT(wasm_shim_engine, options, 64);
+AT(wasm_shim_engine, cache_key, 72);
+AT(wasm_shim_engine, user_data, 80);
+AT(wasm_shim_engine, can_handle, 88);
+AT(wasm_shim_engine, run_wasi, 96);
+AT(wasm_shim_engine, stop, 104);
+AT(wasm_shim_engine, compile, 112);
+_Static_assert(sizeof(wasm_shim_engine) == 120, "wasm_shim_engine grew");
 AT(wasm_shim_option, size, 0);
 AT(wasm_shim_option, key, 8);
 AT(wasm_shim_option, help, 16);
@@ -157,6 +159,10 @@ int wasmshim_engine_read(const wasm_shim_engine *src, wasm_shim_engine *dst, cha
         FAIL("engine \"%s\" runs no kind of guest: set kinds", dst->name);
     if ((dst->kinds & ~all_kinds) != 0)
         FAIL("engine \"%s\" has kinds 0x%x that this library does not know", dst->name, dst->kinds & ~all_kinds);
+    if (dst->default_log_level > WASM_SHIM_LOG_TRACE)
+        FAIL("engine \"%s\" has default_log_level %u; accepted: 0, or WASM_SHIM_LOG_ERROR (1) to WASM_SHIM_LOG_TRACE "
+             "(5)",
+             dst->name, dst->default_log_level);
     if (check_layer_types(dst, msg, msg_size) < 0 || check_options(dst, msg, msg_size) < 0)
         return -1;
     return 0;

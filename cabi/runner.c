@@ -20,18 +20,8 @@
 
 #include "context.h"
 
-// What libcontainer passes on beside stdio; shim/internal/stage has the list.
-enum {
-    FD_EXE = 3,
-    FD_STAGE = 4,
-    FD_STATUS = 5,
-    FD_END,
-};
-
 enum {
     STOP_DEADLINE_MS = 5000,
-    // One write of this size into a pipe is atomic and never half done.
-    STATUS_MAX = 4096,
 };
 
 // Read by the signal handler; set before it is installed.
@@ -41,14 +31,12 @@ static volatile sig_atomic_t stopped_by;
 // Says what went wrong, and where: as data to the daemon, which never makes us
 // wait, and as text on the container's stderr.
 static void report(const char *name, const char *where, const char *cause) {
-    char record[STATUS_MAX];
-    size_t len = strlen(where) + 1;
-    memcpy(record, where, len);
-    size_t rest = strlen(cause);
-    if (rest > sizeof(record) - len)
-        rest = sizeof(record) - len;
-    memcpy(record + len, cause, rest);
-    ssize_t n = write(FD_STATUS, record, len + rest);
+    struct iovec record[] = {
+        {.iov_base = "", .iov_len = 1},
+        {.iov_base = (void *)where, .iov_len = strlen(where) + 1},
+        {.iov_base = (void *)cause, .iov_len = strlen(cause)},
+    };
+    wasmshim_tell(record, sizeof(record) / sizeof(record[0]));
 
     struct iovec line[] = {
         {.iov_base = (void *)name, .iov_len = strlen(name)},
@@ -56,7 +44,7 @@ static void report(const char *name, const char *where, const char *cause) {
         {.iov_base = (void *)cause, .iov_len = strlen(cause)},
         {.iov_base = "\n", .iov_len = 1},
     };
-    n = writev(STDERR_FILENO, line, sizeof(line) / sizeof(line[0]));
+    ssize_t n = writev(STDERR_FILENO, line, sizeof(line) / sizeof(line[0]));
     (void)n; // nobody is left to tell
 }
 
@@ -108,14 +96,14 @@ void wasmshim_catch_signals(void (*handler)(int)) {
 // Reads the context into memory that lives as long as the process.
 static const char *read_stage(struct wasmshim_stage *stage) {
     struct stat st;
-    if (fstat(FD_STAGE, &st) < 0)
+    if (fstat(WASMSHIM_FD_STAGE, &st) < 0)
         return "no context on descriptor 4: this process is started by containerd only";
     if (st.st_size <= 0 || st.st_size > WASMSHIM_STAGE_MAX)
         return "context of a wrong size";
     uint8_t *bytes = malloc((size_t)st.st_size);
     if (bytes == NULL)
         return "out of memory";
-    if (pread(FD_STAGE, bytes, (size_t)st.st_size, 0) != st.st_size)
+    if (pread(WASMSHIM_FD_STAGE, bytes, (size_t)st.st_size, 0) != st.st_size)
         return "cannot read the context";
     return wasmshim_stage_decode(bytes, (size_t)st.st_size, stage);
 }
@@ -186,7 +174,7 @@ int wasmshim_runner(int argc, char **argv, const wasm_shim_engine *e) {
     wasmshim_catch_signals(on_signal);
     // A PID 1 never dies of it, so that a write says EPIPE; the same elsewhere.
     signal(SIGPIPE, SIG_IGN);
-    fcntl(FD_STATUS, F_SETFD, FD_CLOEXEC);
+    fcntl(WASMSHIM_FD_STATUS, F_SETFD, FD_CLOEXEC);
 
     static wasm_shim_context ctx;
     const char *bad = read_stage(&ctx.stage);
@@ -194,12 +182,14 @@ int wasmshim_runner(int argc, char **argv, const wasm_shim_engine *e) {
         return fail("load", "context: %s", bad);
     ctx.engine = engine->name;
     ctx.log_level = wasmshim_log_level(ctx.stage.log_level);
+    struct stat st;
+    ctx.has_log = fstat(WASMSHIM_FD_STATUS, &st) == 0 && S_ISSOCK(st.st_mode);
 
-    close(FD_EXE);
-    close(FD_STAGE);
+    close(WASMSHIM_FD_EXE);
+    close(WASMSHIM_FD_STAGE);
     // Nothing else is ever passed on; a guest with "/" open must not depend on
     // that. Kernels before 5.9 do not have the call.
-    syscall(SYS_close_range, FD_END, ~0U, 0);
+    syscall(SYS_close_range, WASMSHIM_FD_END, ~0U, 0);
 
     // Our marker, and what libcontainer adds: not the engine's business.
     clearenv();

@@ -14,6 +14,18 @@ enum {
     WASMSHIM_STAGE_MAX = 64 << 20, // as in the encoder
 };
 
+// What a runner inherits beside stdio, as shim/internal/stage has it. The last
+// is a socket that keeps the borders of messages: a guest cannot open it by its
+// name in /proc, as it could a pipe. A message is one byte and a text: the
+// level of a line for the log, or 0 and why the runner failed: where, NUL, cause.
+enum {
+    WASMSHIM_FD_EXE = 3,
+    WASMSHIM_FD_STAGE = 4,
+    WASMSHIM_FD_STATUS = 5,
+    WASMSHIM_FD_END,
+    WASMSHIM_MESSAGE_MAX = 4096, // what does not fit is cut off
+};
+
 struct wasmshim_list {
     const char **items; // ends with a NULL that count leaves out
     size_t count;

@@ -132,6 +132,10 @@ typedef struct wasm_shim_engine {
     uint32_t kinds; /* WASM_SHIM_KIND_* that the engine runs; at least one */
     /* How long a guest may go on after stop() said WASM_SHIM_OK, in ms. 0 means 5000. */
     uint32_t stop_deadline_ms;
+    /* WASM_SHIM_LOG_*: how much is logged where neither containerd nor the operator says it. 0 means INFO. */
+    uint32_t default_log_level;
+    /* Not 0: the daemon's log is not set up; its lines go nowhere. For an engine that wants silence. */
+    uint32_t no_setup_logger;
 
     const char *name;     /* "wasmtime": lower-case letters, digits and '-'; at most 63 bytes */
     const char *version;  /* of the engine; may be NULL */
@@ -218,8 +222,9 @@ uint32_t wasm_shim_abi_version(void);
 void wasm_shim_set_error(wasm_shim_context *ctx, const char *message);
 
 /*
- * wasm_shim_log writes one line to the container's stderr, if the level is
- * within the log level that the operator has set (none: warnings and errors).
+ * wasm_shim_log writes one line to the shim's log, which containerd keeps, if
+ * the level is within the log level that the operator has set. It never waits:
+ * of many lines at once some may be dropped, and of a long line the end.
  * level: WASM_SHIM_LOG_*. message: one line, without a line end.
  * SINCE: 1.0
  */

@@ -3,12 +3,13 @@
 #
 # Installs what building, testing and linting need, on Debian 12 with Go and gcc.
 #
-#   scripts/deps.sh [build] [daemon] [test] [lint]      (default: all four)
+#   scripts/deps.sh [build] [daemon] [test] [lint] [matrix]   (default: all but the last)
 #
 #   build   headers and tools to build a shim
 #   daemon  a private containerd 2.x with ctr, runc and runc's shim
 #   test    Debian's containerd 1.6 and a static busybox
 #   lint    formatters and linters
+#   matrix  one containerd of every release line between the oldest and the newest
 #
 # What can live in the user's cache does, so that a second clone finds it there;
 # only what must be in the system's paths is installed with apt-get, as root.
@@ -17,6 +18,7 @@ set -eu
 CONTAINERD=v2.4.2
 RUNC=v1.5.2
 CONTAINERD16=1.6.20
+MATRIX="v1.7.35 v2.0.14 v2.1.9 v2.2.9 v2.3.7"
 
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/libwasmshim
 goflags_tags=netgo,osusergo
@@ -78,6 +80,31 @@ install_go() {
     say "$name is in $dir after $(($(date +%s) - start)) s"
 }
 
+# build_containerd VERSION: builds a containerd into the cache. Its source is
+# copied out of the module cache: `go install` refuses a module whose go.mod
+# excludes versions.
+build_containerd() {
+    version=$1 dir=$cache/containerd-${1#v} module=github.com/containerd/containerd
+    [ ! -d "$dir/bin" ] || return 0
+    case $version in v1.*) ;; *) module=$module/v2 ;; esac
+    tmp=$(mktemp -d "$cache/build.XXXXXX")
+    say "building containerd $version (once; a minute or two on a small machine)"
+    start=$(date +%s)
+    source=$(cd "$tmp" && GOFLAGS= GOWORK=off go mod download -json "$module@$version" | sed -n 's/^\t"Dir": "\(.*\)",$/\1/p')
+    cp -r "$source" "$tmp/src"
+    chmod -R u+w "$tmp/src"
+    (cd "$tmp/src" && GOFLAGS=-mod=mod GOWORK=off CGO_ENABLED=0 go build -trimpath -buildvcs=false -tags "$goflags_tags" \
+        -ldflags "-s -w -X $module/version.Version=$version" -o "$tmp/bin/" \
+        ./cmd/containerd ./cmd/ctr ./cmd/containerd-shim-runc-v2) || {
+        rm -rf "$tmp"
+        die "building containerd $version failed"
+    }
+    mkdir -p "$dir"
+    mv "$tmp/bin" "$dir/bin"
+    rm -rf "$tmp"
+    say "containerd $version is in $dir after $(($(date +%s) - start)) s"
+}
+
 [ $# -gt 0 ] || set -- build daemon test lint
 want=" $* "
 wants() { case "$want" in *" $1 "*) return 0 ;; *) return 1 ;; esac }
@@ -113,11 +140,7 @@ exec 9>"$cache/lock"
 have flock && ! flock -n 9 && say "waiting for another run" && flock 9
 
 if wants daemon; then
-    dir=$cache/containerd-${CONTAINERD#v}
-    mod=github.com/containerd/containerd/v2
-    [ -d "$dir/bin" ] || install_go "containerd $CONTAINERD" "$dir" CGO_ENABLED=0 \
-        go install -trimpath -tags "$goflags_tags" -ldflags "-s -w -X $mod/version.Version=$CONTAINERD" \
-        $mod/cmd/containerd@$CONTAINERD $mod/cmd/ctr@$CONTAINERD $mod/cmd/containerd-shim-runc-v2@$CONTAINERD
+    build_containerd $CONTAINERD
     dir=$cache/runc-${RUNC#v}
     [ -d "$dir/bin" ] || install_go "runc $RUNC" "$dir" CGO_ENABLED=1 \
         go install -trimpath -tags "$goflags_tags,seccomp" -ldflags "-s -w -linkmode external -extldflags -static" \
@@ -130,4 +153,9 @@ if wants test; then
         die "Debian's containerd is not $CONTAINERD16: $("$dir/usr/bin/containerd" --version)"
     dir=$cache/busybox-static
     [ -d "$dir" ] || fetch busybox-static "$dir"
+fi
+if wants matrix; then
+    for version in $MATRIX; do
+        build_containerd "$version"
+    done
 fi

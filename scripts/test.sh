@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# test.sh all|unit|e2e|containerd16|abi|fuzz
+# test.sh all|unit|e2e|matrix|abi|fuzz
 #
 # Runs a set of tests and prints what failed, last.
 set -uo pipefail
@@ -35,8 +35,21 @@ shims() {
 e2e() {
     run e2e go_test -timeout 30m ./test/e2e/...
 }
-containerd16() {
-    run containerd16 go_test -timeout 15m ./test/containerd16/...
+# on VERSION: the smoke suite on another containerd.
+on() {
+    WASMSHIM_CONTAINERD=$1 run "containerd-$1" go_test -timeout 15m ./test/matrix/...
+}
+# The newest is what e2e runs on; it is here for the table.
+matrix() {
+    for version in 1.6.20 1.7.35 2.0.14 2.1.9 2.2.9 2.3.7 2.4.2; do
+        on $version
+    done
+    for version in 1.6.20 1.7.35 2.0.14 2.1.9 2.2.9 2.3.7 2.4.2; do
+        case " ${failed[*]} " in
+        *" containerd-$version "*) echo "containerd $version: FAILED" ;;
+        *) echo "containerd $version: passed" ;;
+        esac
+    done
 }
 fuzz() {
     run fuzz-stage go_test -run '^$' -fuzz FuzzDecode -fuzztime 200000x ./shim/internal/stage
@@ -44,11 +57,11 @@ fuzz() {
 }
 
 case ${1:-} in
-all) shims && unit && abi && e2e && containerd16 ;;
+all) shims && unit && abi && e2e && on 1.6.20 ;;
 unit | abi | fuzz) "$1" ;;
-e2e | containerd16) shims && "$1" ;;
+e2e | matrix) shims && "$1" ;;
 *)
-    echo "usage: $0 all|unit|e2e|containerd16|abi|fuzz" >&2
+    echo "usage: $0 all|unit|e2e|matrix|abi|fuzz" >&2
     exit 2
     ;;
 esac

@@ -61,9 +61,12 @@ type Descriptor struct {
 
 // Config adjusts the core.
 type Config struct {
-	NoSetupLogger   bool   // leave the process's logger alone
-	DefaultLogLevel string // "error", "warn", "info", "debug" or "trace"; "" means "info"
+	NoSetupLogger   bool   // leave the daemon's logger alone: without setup its lines go nowhere
+	DefaultLogLevel string // one of LogLevels; "" means "info"
 }
+
+// LogLevels are the names of the log levels, the fewest lines first.
+var LogLevels = options.LogLevels
 
 // Init is the container's first stage, inside its namespaces. It does not
 // return. The caller is the process's main thread, and argv[1] is "init".

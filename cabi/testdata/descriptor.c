@@ -71,7 +71,7 @@ static void sizes(void) {
         wasm_shim_engine e = good();
         e.size = size;
         memcpy(p, &e, size < now ? size : now);
-        expect("size", (wasm_shim_engine *)p, size < now ? "less than version 1.0's 112" : NULL);
+        expect("size", (wasm_shim_engine *)p, size < now ? "less than version 1.0's 120" : NULL);
         if (size > now) {
             p[size - 1] = 1;
             expect("unknown member", (wasm_shim_engine *)p, "does not know: use a newer library");
@@ -105,6 +105,11 @@ static void members(void) {
     expect("no kinds", &e, "set kinds");
     e.kinds = 1 << 20;
     expect("odd kinds", &e, "kinds 0x100000");
+    e = good();
+    e.default_log_level = WASM_SHIM_LOG_TRACE;
+    expect("log level", &e, NULL);
+    e.default_log_level = 6;
+    expect("odd log level", &e, "has default_log_level 6; accepted: 0, or WASM_SHIM_LOG_ERROR (1)");
     expect("NULL", NULL, "no descriptor");
 }
 

@@ -87,6 +87,7 @@ int32_t run_component(struct guest *g) {
     wasmtime_error_t *error = wasmtime_component_new(g->engine, g->bytes, g->size, &component);
     if (error != NULL)
         return fail_with(g, WASM_SHIM_ERROR_COMPILE, error, "cannot compile %s", g->path);
+    compiled(g);
 
     wasmtime_component_export_index_t *index = NULL;
     int32_t status = find_entry(g, component, &index);

@@ -14,6 +14,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 enum {
@@ -127,6 +128,20 @@ static int32_t new_engine(struct guest *g) {
     return status;
 }
 
+static uint64_t now_us(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_nsec / 1000;
+}
+
+void compiled(struct guest *g) {
+    char line[512];
+    uint64_t us = now_us() - g->begun_us;
+    snprintf(line, sizeof(line), "compiled %s: %zu bytes in %llu.%03llu ms", g->path, g->size,
+             (unsigned long long)us / 1000, (unsigned long long)us % 1000);
+    wasm_shim_log(g->ctx, WASM_SHIM_LOG_DEBUG, line);
+}
+
 int32_t execute(struct guest *g) {
     g->store = wasmtime_store_new(g->engine, NULL, NULL);
     g->context = wasmtime_store_context(g->store);
@@ -141,6 +156,7 @@ static int32_t run_wasi(wasm_shim_context *ctx, int32_t *exit_code, void *user_d
     static struct guest g; // outlives this call in a thread that does not come back
     g.ctx = ctx;
     g.path = wasm_shim_source_file(ctx);
+    g.begun_us = now_us();
     int32_t status = map_source(&g);
     if (status == WASM_SHIM_OK && wasm_shim_kind(ctx) == WASM_SHIM_KIND_TEXT)
         status = assemble(&g);

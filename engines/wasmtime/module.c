@@ -99,6 +99,7 @@ int32_t run_module(struct guest *g) {
     wasmtime_error_t *error = wasmtime_module_new(g->engine, g->bytes, g->size, &module);
     if (error != NULL)
         return fail_with(g, WASM_SHIM_ERROR_COMPILE, error, "cannot compile %s", g->path);
+    compiled(g);
 
     size_t results = 0;
     int32_t status = check_function(g, module, entry, &results);

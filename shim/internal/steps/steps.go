@@ -5,7 +5,6 @@
 package steps
 
 import (
-	"context"
 	"fmt"
 	"strings"
 	"time"
@@ -29,7 +28,7 @@ func (s *Steps) Done(name string) {
 	s.last = now
 }
 
-// Log writes the line for what was done to the container id.
-func (s *Steps) Log(ctx context.Context, what, id string) {
-	log.G(ctx).WithField("instance", id).Debugf("%s took%s", what, s.line.String())
+// Log writes the line for what was done.
+func (s *Steps) Log(logger *log.Entry, what string) {
+	logger.Debugf("%s took%s", what, s.line.String())
 }

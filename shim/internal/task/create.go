@@ -18,6 +18,7 @@ import (
 	api "github.com/containerd/containerd/api/runtime/task/v2"
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/libwasmshim/libwasmshim/shim/internal/container"
@@ -29,6 +30,9 @@ import (
 
 // rootDir is the directory in a bundle that holds libcontainer's state.
 const rootDir = "shim"
+
+// podAnnotation is where CRI names a container's pod.
+const podAnnotation = "io.kubernetes.cri.sandbox-id"
 
 // initPidFile is where tools look for a container's pid.
 const initPidFile = "init.pid"
@@ -46,6 +50,7 @@ func (s *Service) create(_ context.Context, r *api.CreateTaskRequest) (_ *api.Cr
 		}
 	}()
 	if err := s.build(t, r); err != nil {
+		t.log.WithError(err).Error("create container")
 		return nil, fmt.Errorf("create container %s: %w", r.ID, err)
 	}
 	t.state = created
@@ -75,6 +80,9 @@ func (s *Service) build(t *task, r *api.CreateTaskRequest) (retErr error) {
 	if err != nil {
 		return err
 	}
+	if pod := spec.Annotations[podAnnotation]; pod != "" {
+		t.log = t.log.WithField("pod", pod)
+	}
 	engineOptions, err := opts.ForContainer(spec.Annotations, s.Options)
 	if err != nil {
 		return err
@@ -90,7 +98,7 @@ func (s *Service) build(t *task, r *api.CreateTaskRequest) (retErr error) {
 		}
 	}()
 	took.Done("rootfs")
-	io, err := openStdio(r.Stdin, r.Stdout, r.Stderr)
+	io, err := openStdio(r.Stdin, r.Stdout, r.Stderr, r.ID, s.Namespace)
 	if err != nil {
 		return err
 	}
@@ -113,7 +121,9 @@ func (s *Service) build(t *task, r *api.CreateTaskRequest) (retErr error) {
 		Stdin: io.in, Stdout: io.out, Stderr: io.err,
 	}
 	if entry.Kind != entrypoint.Native {
-		status, err := s.asRunner(&p, s.context(r.ID, spec, entry, engineOptions), r.Bundle)
+		ctx := s.context(r.ID, spec, entry, engineOptions)
+		ctx.LogLevel = logLevel(t.log, opts.LogLevel)
+		status, err := s.asRunner(&p, ctx, r.Bundle, t.log)
 		if err != nil {
 			return err
 		}
@@ -134,7 +144,7 @@ func (s *Service) build(t *task, r *api.CreateTaskRequest) (retErr error) {
 		return err
 	}
 	took.Done("libcontainer")
-	took.Log(s.ctx, "create", r.ID)
+	took.Log(t.log, "create")
 	io.handedOver()
 	pid := strconv.Itoa(c.Pid())
 	if err := os.WriteFile(filepath.Join(r.Bundle, initPidFile), []byte(pid), 0o644); err != nil {
@@ -144,13 +154,16 @@ func (s *Service) build(t *task, r *api.CreateTaskRequest) (retErr error) {
 	if rootfs.mounted {
 		t.rootfs = rootfs.path
 	}
+	if t.status != nil {
+		go t.status.follow()
+	}
 	t.streams = streams{stdin: r.Stdin, stdout: r.Stdout, stderr: r.Stderr}
 	return nil
 }
 
 // asRunner makes the process the engine's: it executes the sealed binary,
 // which finds all that it needs in the context.
-func (s *Service) asRunner(p *container.Process, ctx *stage.Context, bundle string) (_ *statusPipe, retErr error) {
+func (s *Service) asRunner(p *container.Process, ctx *stage.Context, bundle string, logger *log.Entry) (_ *runnerStatus, retErr error) {
 	exe, err := s.exe.get(bundle)
 	if err != nil {
 		return nil, err
@@ -159,20 +172,20 @@ func (s *Service) asRunner(p *container.Process, ctx *stage.Context, bundle stri
 	if err != nil {
 		return nil, fmt.Errorf("write the runner's context: %w: %w", err, errdefs.ErrInvalidArgument)
 	}
-	status, err := newStatusPipe(f)
+	status, err := newStatus(f, logger)
 	if err != nil {
 		f.Close()
 		return nil, err
 	}
 	p.Args = append([]string{"/proc/self/fd/" + strconv.Itoa(stage.FDExe)}, p.Args...)
 	p.Env = []string{stage.RoleEnv}
-	p.ExtraFiles = []*os.File{exe, f, status.w}
+	p.ExtraFiles = []*os.File{exe, f, status.runner}
 	return status, nil
 }
 
 func (s *Service) context(id string, spec *specs.Spec, e entrypoint.Entry, engine map[string]string) *stage.Context {
 	c := &stage.Context{
-		ID: id, Pod: spec.Annotations["io.kubernetes.cri.sandbox-id"], Namespace: s.Namespace,
+		ID: id, Pod: spec.Annotations[podAnnotation], Namespace: s.Namespace,
 		Args: spec.Process.Args, Env: spec.Process.Env, Cwd: spec.Process.Cwd,
 		Path: e.Path, Func: e.Func, Name: e.Name, Kind: uint32(e.Kind),
 		Options: options.List(engine),

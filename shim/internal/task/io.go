@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/url"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 
@@ -23,15 +24,16 @@ import (
 // stdout in the daemon would keep the client from ever seeing EOF.
 type stdio struct {
 	in, out, err *os.File // the process's ends; closed once it has them
+	logger       *logger  // takes the output; nil if none was asked for
 
 	mu      sync.Mutex
 	stdinW  *os.File   // keeps stdin open until CloseIO; guarded by mu
 	readers []*os.File // read ends of stdout and stderr; guarded by mu
 }
 
-// openStdio opens the streams that containerd names. An empty name is
-// /dev/null.
-func openStdio(stdin, stdout, stderr string) (_ *stdio, retErr error) {
+// openStdio opens the streams that containerd names for a container. An empty
+// name is /dev/null.
+func openStdio(stdin, stdout, stderr, id, namespace string) (_ *stdio, retErr error) {
 	s := &stdio{}
 	defer func() {
 		if retErr != nil {
@@ -41,6 +43,12 @@ func openStdio(stdin, stdout, stderr string) (_ *stdio, retErr error) {
 	var err error
 	if s.in, s.stdinW, err = openStdin(stdin); err != nil {
 		return nil, fmt.Errorf("stdin %q: %w", stdin, err)
+	}
+	if isLogger(stdout) {
+		if s.logger, s.out, s.err, err = startLogger(stdout, id, namespace); err != nil {
+			return nil, fmt.Errorf("stdout %q: %w", stdout, err)
+		}
+		return s, nil // it takes stderr, too
 	}
 	var r *os.File
 	if s.out, r, err = openOutput(stdout); err != nil {
@@ -86,6 +94,9 @@ func openOutput(name string) (proc, keep *os.File, err error) {
 		return nil, nil, err
 	}
 	if !fifo {
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			return nil, nil, err
+		}
 		f, err := openFile(path, unix.O_WRONLY|unix.O_APPEND|unix.O_CREAT)
 		return f, nil, err
 	}
@@ -113,7 +124,7 @@ func openBoth(path string) (reader, writer *os.File, err error) {
 }
 
 func openFile(path string, flags int) (*os.File, error) {
-	fd, err := unix.Open(path, flags|unix.O_CLOEXEC|unix.O_NOCTTY, 0o600)
+	fd, err := unix.Open(path, flags|unix.O_CLOEXEC|unix.O_NOCTTY, 0o644)
 	if err != nil {
 		return nil, fmt.Errorf("open: %w", err)
 	}
@@ -132,9 +143,12 @@ func locate(name string) (path string, fifo bool, err error) {
 		case "fifo":
 			path = u.Path
 		case "file":
+			if !filepath.IsAbs(u.Path) {
+				return "", false, fmt.Errorf("%q is not an absolute path, as in file:///var/log/x: %w", u.Path, errdefs.ErrInvalidArgument)
+			}
 			return u.Path, false, nil
 		default:
-			return "", false, fmt.Errorf("streams of scheme %s:// are not supported; use a FIFO or file://: %w", u.Scheme, errdefs.ErrNotImplemented)
+			return "", false, fmt.Errorf("streams of scheme %s:// are not supported here; accepted: fifo, file, and for stdout binary, binary-v2: %w", u.Scheme, errdefs.ErrNotImplemented)
 		}
 	}
 	var st unix.Stat_t
@@ -191,6 +205,9 @@ func (s *stdio) closeStdin() {
 func (s *stdio) close() {
 	s.handedOver()
 	s.closeStdin()
+	if s.logger != nil {
+		s.logger.finish()
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, r := range s.readers {

@@ -23,7 +23,7 @@ func fifoAt(t *testing.T, name string) string {
 // was written is lost.
 func TestStdioOutlivesItsClient(t *testing.T) {
 	in, out := fifoAt(t, "in"), fifoAt(t, "out")
-	s, err := openStdio(in, out, "")
+	s, err := openStdio(in, out, "", "id", "ns")
 	require.NoError(t, err)
 	_, err = s.out.WriteString("early")
 	require.NoError(t, err)
@@ -44,7 +44,7 @@ func TestStdioOutlivesItsClient(t *testing.T) {
 
 func TestStdinEndsOnlyWithCloseIO(t *testing.T) {
 	in := fifoAt(t, "in")
-	s, err := openStdio(in, "", "")
+	s, err := openStdio(in, "", "", "id", "ns")
 	require.NoError(t, err)
 	defer s.close()
 	for range 2 { // two clients, one after the other
@@ -71,7 +71,7 @@ func TestStdinEndsOnlyWithCloseIO(t *testing.T) {
 func TestStdioFiles(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "log")
 	for range 2 {
-		s, err := openStdio("", "file://"+file, "file://"+file)
+		s, err := openStdio("", "file://"+file, "file://"+file, "id", "ns")
 		require.NoError(t, err)
 		_, err = s.out.WriteString("o")
 		require.NoError(t, err)
@@ -85,12 +85,51 @@ func TestStdioFiles(t *testing.T) {
 }
 
 func TestStdioErrors(t *testing.T) {
-	_, err := openStdio("", "binary:///bin/logger", "")
-	require.ErrorContains(t, err, "streams of scheme binary:// are not supported; use a FIFO or file://")
-	require.True(t, errdefs.IsNotImplemented(err))
-	_, err = openStdio("", "", "/no/such/fifo")
-	require.ErrorContains(t, err, `stderr "/no/such/fifo": no such FIFO`)
-	require.True(t, errdefs.IsNotFound(err))
-	_, err = openStdio(t.TempDir(), "", "")
+	for _, tc := range []struct {
+		stdin, stdout, stderr string
+		is                    func(error) bool
+		want                  string
+	}{
+		{"", "tcp://1.2.3.4", "", errdefs.IsNotImplemented, `stdout "tcp://1.2.3.4": streams of scheme tcp:// are not supported here; accepted: fifo, file, and for stdout binary, binary-v2: not implemented`},
+		{"", "", "binary:///bin/logger", errdefs.IsNotImplemented, `stderr "binary:///bin/logger": streams of scheme binary:// are not supported here`},
+		{"", "", "/no/such/fifo", errdefs.IsNotFound, `stderr "/no/such/fifo": no such FIFO`},
+		{"", "file://", "", errdefs.IsInvalidArgument, `stdout "file://": "" is not an absolute path, as in file:///var/log/x: invalid argument`},
+		{"", "file://%zz", "", errdefs.IsInvalidArgument, `invalid URL escape`},
+		{"", "binary://logger", "", errdefs.IsInvalidArgument, `stdout "binary://logger": "" is not the absolute path of a program, as in binary:///usr/bin/logger: invalid argument`},
+		{"", "binary://%zz", "", errdefs.IsInvalidArgument, `invalid URL escape`},
+		{"", "binary:///no/such/logger", "", errdefs.IsNotFound, `stdout "binary:///no/such/logger": start logger: fork/exec /no/such/logger: no such file or directory: not found`},
+		{"", "binary-v2:///bin/true", "", errdefs.IsUnavailable, `stdout "binary-v2:///bin/true": logger /bin/true closed descriptor 5 without writing to it: it has ended, or does not know binary-v2: unavailable`},
+	} {
+		_, err := openStdio(tc.stdin, tc.stdout, tc.stderr, "id", "ns")
+		require.ErrorContains(t, err, tc.want)
+		require.True(t, tc.is(err), "%v", err)
+	}
+	s, err := openStdio(t.TempDir(), "", "", "id", "ns")
 	require.NoError(t, err) // read fails, as it would for any process
+	s.close()
+}
+
+func TestLoggerArgs(t *testing.T) {
+	require.Empty(t, loggerArgs(""))
+	require.Equal(t, []string{"--x", "", "b", "1 2", "c", "d=e"}, loggerArgs("--x&b=1%202&b=3&c=d%3De&bad=%zz"))
+}
+
+// The logger gets the container's output and its name, and ends with it.
+func TestLogger(t *testing.T) {
+	for scheme, ready := range map[string]string{"binary": "", "binary-v2": "echo >&5;"} {
+		out := filepath.Join(t.TempDir(), "out")
+		script := filepath.Join(t.TempDir(), "logger")
+		require.NoError(t, os.WriteFile(script, []byte("#!/bin/sh\n"+ready+"exec 5>&-\n"+
+			`{ echo "$CONTAINER_ID $CONTAINER_NAMESPACE $*"; cat <&3; cat <&4; } >"$2"`+"\n"), 0o755))
+		s, err := openStdio("", scheme+"://"+script+"?to="+out, "", "id", "ns")
+		require.NoError(t, err)
+		_, err = s.out.WriteString("from stdout\n")
+		require.NoError(t, err)
+		_, err = s.err.WriteString("from stderr\n")
+		require.NoError(t, err)
+		s.close()
+		text, err := os.ReadFile(out)
+		require.NoError(t, err)
+		require.Equal(t, "id ns to "+out+"\nfrom stdout\nfrom stderr\n", string(text))
+	}
 }

@@ -60,18 +60,19 @@ func (s *Service) await(t *task) {
 		return // the daemon is ending; containerd's delete takes over
 	}
 	// The status is lost then, not the exit: it is 255.
-	logFailure(s.ctx, t.id, "wait for the container", err)
+	logFailure(t.log, "wait for the container", err)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.exit = exit
 	t.state = stopped
 	if t.status != nil {
-		if stage, cause := t.status.read(); cause != "" {
-			log.G(s.ctx).WithFields(log.Fields{"instance": t.id, "stage": stage, "status": exit.Status}).Warnf("guest failed: %s", cause)
+		t.status.drain()
+		if t.status.cause != "" {
+			t.log.WithFields(log.Fields{"stage": t.status.stage, "status": exit.Status}).Warnf("guest failed: %s", t.status.cause)
 		}
 	}
 	if err := writeRecord(t.bundle, exitRecord, t.record()); err != nil {
-		logFailure(s.ctx, t.id, "keep the exit status", err)
+		logFailure(t.log, "keep the exit status", err)
 	}
 	close(t.exited)
 	s.Publish(topicExit, &events.TaskExit{
@@ -108,10 +109,10 @@ func (s *Service) delete(_ context.Context, r *api.DeleteRequest) (*api.DeleteRe
 	took.Done("rootfs")
 	resp := t.record()
 	if err := writeRecord(t.bundle, deletedRecord, resp); err != nil {
-		logFailure(s.ctx, t.id, "record that the container is gone", err)
+		logFailure(t.log, "record that the container is gone", err)
 	}
 	took.Done("record")
-	took.Log(s.ctx, "delete", t.id)
+	took.Log(t.log, "delete")
 	t.state = gone
 	s.drop(t.id)
 	s.Publish(topicDelete, &events.TaskDelete{
@@ -194,6 +195,13 @@ func (s *Service) pids(_ context.Context, r *api.PidsRequest) (*api.PidsResponse
 	pids, err := t.c.Pids()
 	if err != nil {
 		return nil, fmt.Errorf("processes of container %s: %w", t.id, err)
+	}
+	// When it starts, containerd takes a shim without processes for one that was
+	// never used, and cleans it up: the exit of a container that ended while
+	// containerd was away would be lost. A container that waits for its delete
+	// keeps its pid in this list.
+	if len(pids) == 0 && t.state == stopped {
+		pids = []int{int(t.pid)}
 	}
 	resp := &api.PidsResponse{}
 	for _, pid := range pids {

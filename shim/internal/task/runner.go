@@ -3,15 +3,12 @@
 package task
 
 import (
-	"fmt"
 	"os"
 	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/libwasmshim/libwasmshim/shim/internal/container"
 )
@@ -43,48 +40,6 @@ func (e *sealedExe) close() {
 		e.f.Close()
 		e.f = nil
 	}
-}
-
-// statusPipe brings the runner's last words: why it could not run the guest,
-// or what ended it. The guest may hold the other end, so what comes out of it
-// is bounded and only ever logged.
-type statusPipe struct {
-	r, w    *os.File
-	context *os.File // the runner's context, to be closed with the write end
-}
-
-// maxStatus is PIPE_BUF: what one write puts into a pipe whole.
-const maxStatus = 4096
-
-func newStatusPipe(context *os.File) (*statusPipe, error) {
-	var fds [2]int
-	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
-		return nil, fmt.Errorf("status pipe: %w", err)
-	}
-	return &statusPipe{r: os.NewFile(uintptr(fds[0]), "status"), w: os.NewFile(uintptr(fds[1]), "status"), context: context}, nil
-}
-
-// handedOver closes what the runner has inherited.
-func (p *statusPipe) handedOver() {
-	p.w.Close()
-	p.context.Close()
-}
-
-func (p *statusPipe) close() {
-	p.r.Close()
-}
-
-// read returns what the runner said, empty if nothing, and closes the pipe. It
-// must be called after the runner's end.
-func (p *statusPipe) read() (stage, cause string) {
-	defer p.close()
-	buf := make([]byte, maxStatus)
-	n, err := p.r.Read(buf)
-	if err != nil || n <= 0 {
-		return "", ""
-	}
-	stage, cause, _ = strings.Cut(strings.TrimRight(string(buf[:n]), "\x00\n"), "\x00")
-	return stage, cause
 }
 
 // handlersTimeout bounds the wait for a runner's signal handlers, which it

@@ -130,7 +130,7 @@ func (s *Service) reserve(id string) (*task, error) {
 	if _, ok := s.tasks[id]; ok {
 		return nil, fmt.Errorf("container %s exists in this shim already: %w", id, errdefs.ErrAlreadyExists)
 	}
-	t := &task{id: id, exited: make(chan struct{})}
+	t := &task{id: id, exited: make(chan struct{}), log: log.G(s.ctx).WithField("instance", id)}
 	t.mu.Lock()
 	s.tasks[id] = t
 	s.used = true
@@ -202,8 +202,8 @@ func (s *Service) stopIfEmpty() {
 	}
 }
 
-func logFailure(ctx context.Context, id, what string, err error) {
+func logFailure(logger *log.Entry, what string, err error) {
 	if err != nil && !errors.Is(err, context.Canceled) {
-		log.G(ctx).WithError(err).WithField("id", id).Error(what)
+		logger.WithError(err).Error(what)
 	}
 }

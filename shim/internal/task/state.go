@@ -10,6 +10,7 @@ import (
 
 	tasktypes "github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
 
 	"github.com/libwasmshim/libwasmshim/shim/internal/container"
 )
@@ -57,7 +58,8 @@ type task struct {
 	rootfs string               // where the root file system was mounted by us; empty if it was not
 	pid    uint32               // the same
 	io     *stdio               // the same
-	status *statusPipe          // the runner's last words; nil for a native process
+	status *runnerStatus        // what the runner says; nil for a native process
+	log    *log.Entry           // constant; its lines name the container and its pod
 	streams
 	started time.Time      // guarded by mu
 	exit    container.Exit // guarded by mu; valid once exited is closed

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package task
+
+import (
+	"bytes"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containerd/log"
+	"github.com/sirupsen/logrus"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+)
+
+// said gives a status with its log, and the runner's end.
+func said(t *testing.T) (*runnerStatus, *bytes.Buffer, int) {
+	var out bytes.Buffer
+	logger := logrus.New()
+	logger.SetOutput(&out)
+	logger.SetLevel(logrus.DebugLevel)
+	context, err := os.Open(os.DevNull)
+	require.NoError(t, err)
+	s, err := newStatus(context, logrus.NewEntry(logger).WithField("instance", "c1"))
+	require.NoError(t, err)
+	runner, err := unix.Dup(int(s.runner.Fd()))
+	require.NoError(t, err)
+	t.Cleanup(func() { unix.Close(runner) })
+	s.handedOver()
+	go s.follow()
+	return s, &out, runner
+}
+
+func TestStatus(t *testing.T) {
+	s, out, runner := said(t)
+	for _, message := range []string{"\x03loaded", "\x05too fine", "\x09no such level", "\x01a\nb\x1b[31m", "\x00trap\x00unreachable\n"} {
+		require.NoError(t, unix.Send(runner, []byte(message), 0))
+	}
+	s.drain() // while the other end is still open
+	require.Equal(t, "trap", s.stage)
+	require.Equal(t, "unreachable", s.cause)
+	require.Contains(t, out.String(), "level=info msg=loaded instance=c1\n")
+	require.Contains(t, out.String(), `level=error msg="a\nb\x1b[31m" instance=c1`)
+	require.Equal(t, 2, strings.Count(out.String(), "\n"))
+	_, err := s.conn.Read(nil)
+	require.ErrorIs(t, err, os.ErrClosed)
+}
+
+// A line is logged when it is said, not when the guest ends.
+func TestStatusFollows(t *testing.T) {
+	s, out, runner := said(t)
+	require.NoError(t, unix.Send(runner, []byte("\x02early"), 0))
+	require.Eventually(t, func() bool {
+		buffer.Lock() // under which the line is written
+		defer buffer.Unlock()
+		return strings.Contains(out.String(), "early")
+	}, 10*time.Second, time.Millisecond)
+	s.drain()
+}
+
+func TestStatusIsBounded(t *testing.T) {
+	s, out, runner := said(t)
+	for range budgetLines + 17 {
+		require.NoError(t, unix.Send(runner, append([]byte{3}, bytes.Repeat([]byte("x"), 5000)...), 0))
+	}
+	s.drain()
+	require.Equal(t, budgetLines+1, strings.Count(out.String(), "\n"))
+	require.Contains(t, out.String(), `17 lines of the engine's were too many for the log`)
+	require.NotContains(t, out.String(), strings.Repeat("x", maxMessage))
+}
+
+func TestLogLevel(t *testing.T) {
+	logger := logrus.New()
+	for level, want := range map[log.Level]string{
+		log.FatalLevel: "error", log.ErrorLevel: "error", log.WarnLevel: "warn", log.InfoLevel: "info", log.DebugLevel: "debug", log.TraceLevel: "trace",
+	} {
+		logger.SetLevel(level)
+		require.Equal(t, want, logLevel(logrus.NewEntry(logger), ""))
+		require.Equal(t, "info", logLevel(logrus.NewEntry(logger), "info"))
+	}
+}
