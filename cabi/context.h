@@ -14,7 +14,7 @@ struct wasm_shim_context {
     const char *engine; // its name
     int32_t log_level;
     bool has_log; // the daemon listens; else the log goes to stderr
-    char *error; // what wasm_shim_set_error was told last; NULL if nothing
+    char *error;  // what wasm_shim_set_error was told last; NULL if nothing
 };
 
 // Sends the daemon a message in one piece. Never waits: what finds no room is
