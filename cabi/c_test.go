@@ -54,6 +54,7 @@ func sample() string {
 		record(9, "/work"), record(10, "opt-level=2"), record(11, "debug"), record(12, "\x02\x00\x00\x00"),
 		record(14, "\x00\x00\x00\x80\x00\x00\x00\x00"), record(15, "\xdc\x05\x00\x00\x00\x00\x00\x00"),
 		record(16, "/\x00/"), record(16, "/data\x00/d"),
+		record(17, "/proc"), record(18, "\x01\x00\x00\x00"),
 	)
 }
 
@@ -88,6 +89,8 @@ memory=2147483648
 cpu=1500
 preopen=/:/
 preopen=/data:/d
+hidden=/proc
+flags=1
 `, decode(t, program, sample()))
 
 	ok := sample()
@@ -101,10 +104,11 @@ preopen=/data:/d
 		"overrun":          {whole([]byte("\x01\x00\x00\x00\xf0\x00\x00\x00abc\x00")), "record overruns"},
 		"huge":             {whole([]byte("\x01\x00\x00\x00\xff\xff\xff\xffabc\x00")), "record overruns"},
 		"no terminator":    {whole([]byte("\x01\x00\x00\x00\x03\x00\x00\x00abcd")), "record overruns"},
-		"unknown tag":      {whole(record(17, "x")), "unknown tag"},
+		"unknown tag":      {whole(record(19, "x")), "unknown tag"},
 		"tag 0":            {whole(record(0, "x")), "unknown tag"},
 		"NUL in a string":  {whole(record(4, "a\x00b")), "NUL within a string"},
 		"kind too long":    {whole(record(12, "12345")), "kind of the wrong length"},
+		"odd flags":        {whole(record(18, "\x02\x00\x00\x00")), "unknown flags"},
 		"limit too short":  {whole(record(14, "1234567")), "limit of the wrong length"},
 		"half a preopen":   {whole(record(16, "/data")), "preopen without two names"},
 		"too much preopen": {whole(record(16, "/\x00/\x00/")), "preopen without two names"},

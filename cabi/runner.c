@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include "context.h"
+#include "sandbox.h"
 
 enum {
     STOP_DEADLINE_MS = 5000,
@@ -194,5 +195,12 @@ int wasmshim_runner(int argc, char **argv, const wasm_shim_engine *e) {
     // Our marker, and what libcontainer adds: not the engine's business.
     clearenv();
     set_title(argc, argv, ctx.stage.entry_name);
+    if (ctx.stage.hidden.count > 0 && wasmshim_hide(&ctx.stage.hidden) < 0) {
+        if ((ctx.stage.flags & WASMSHIM_FLAG_MUST_HIDE) != 0)
+            return fail("sandbox",
+                        "cannot hide %s from the guest: Landlock: %s; set guest_proc to readonly to run without",
+                        ctx.stage.hidden.items[0], strerror(errno));
+        wasm_shim_log(&ctx, WASM_SHIM_LOG_DEBUG, "/proc is read-only and not hidden from the guest: no Landlock here");
+    }
     return run(&ctx);
 }

@@ -24,6 +24,8 @@ enum {
     TAG_MEMORY,
     TAG_CPU,
     TAG_PREOPEN,
+    TAG_HIDDEN,
+    TAG_FLAGS,
 };
 
 static const char magic[8] = {'w', 'a', 's', 'm', 's', 'h', 'i', 'm'};
@@ -76,6 +78,8 @@ static const char *check(const struct record *r) {
     switch (r->tag) {
     case TAG_KIND:
         return r->len == 4 ? NULL : "kind of the wrong length";
+    case TAG_FLAGS:
+        return r->len == 4 && u32(r->value) == WASMSHIM_FLAG_MUST_HIDE ? NULL : "unknown flags";
     case TAG_MEMORY:
     case TAG_CPU:
         return r->len == 8 ? NULL : "limit of the wrong length";
@@ -92,6 +96,7 @@ static const char *check(const struct record *r) {
     case TAG_CWD:
     case TAG_OPTION:
     case TAG_LOG_LEVEL:
+    case TAG_HIDDEN:
         return is_string(r) ? NULL : "NUL within a string";
     default:
         return "unknown tag";
@@ -135,11 +140,17 @@ static void store(const struct record *r, struct wasmshim_stage *out) {
     case TAG_OPTION:
         push(&out->options, s);
         break;
+    case TAG_HIDDEN:
+        push(&out->hidden, s);
+        break;
     case TAG_LOG_LEVEL:
         out->log_level = s;
         break;
     case TAG_KIND:
         out->kind = u32(r->value);
+        break;
+    case TAG_FLAGS:
+        out->flags = u32(r->value);
         break;
     case TAG_MEMORY:
         out->memory = u64(r->value);
@@ -173,7 +184,7 @@ const char *wasmshim_stage_decode(const uint8_t *bytes, size_t size, struct wasm
 
     // First everything is checked and counted, then stored: nothing is
     // allocated for bytes that turn out to be bad.
-    size_t args = 0, env = 0, options = 0, preopens = 0;
+    size_t args = 0, env = 0, options = 0, hidden = 0, preopens = 0;
     struct record r;
     for (size_t pos = HEADER; pos < size;) {
         const char *bad = next(bytes, size, &pos, &r);
@@ -184,11 +195,12 @@ const char *wasmshim_stage_decode(const uint8_t *bytes, size_t size, struct wasm
         args += r.tag == TAG_ARG;
         env += r.tag == TAG_ENV;
         options += r.tag == TAG_OPTION;
+        hidden += r.tag == TAG_HIDDEN;
         preopens += r.tag == TAG_PREOPEN;
     }
 
     // A record takes at least 12 bytes of at most 64 MiB: no sum can overflow.
-    size_t strings = args + env + options + 3;
+    size_t strings = args + env + options + hidden + 4;
     char *block = calloc(1, strings * sizeof(char *) + preopens * sizeof(struct wasmshim_preopen));
     if (block == NULL)
         return "out of memory";
@@ -196,6 +208,7 @@ const char *wasmshim_stage_decode(const uint8_t *bytes, size_t size, struct wasm
     out->args.items = (const char **)block;
     out->env.items = out->args.items + args + 1;
     out->options.items = out->env.items + env + 1;
+    out->hidden.items = out->options.items + options + 1;
     out->preopens = (struct wasmshim_preopen *)(block + strings * sizeof(char *));
     for (size_t pos = HEADER; pos < size;) {
         next(bytes, size, &pos, &r);

@@ -36,6 +36,10 @@ struct wasmshim_preopen {
     const char *guest;
 };
 
+enum {
+    WASMSHIM_FLAG_MUST_HIDE = 1, // rather no guest than one that is not kept from the hidden paths
+};
+
 // Strings point into the decoded bytes and are never NULL.
 struct wasmshim_stage {
     const char *id;
@@ -49,12 +53,14 @@ struct wasmshim_stage {
     struct wasmshim_list args;
     struct wasmshim_list env;
     struct wasmshim_list options; // "key=value"
+    struct wasmshim_list hidden;  // absolute paths that the guest must not open
     struct wasmshim_preopen *preopens;
     size_t preopen_count;
     uint64_t memory; // bytes, 0 for no limit
     uint64_t cpu;    // thousandths of a CPU, 0 for no limit
     uint32_t kind;
-    void *block; // what all lists live in
+    uint32_t flags; // WASMSHIM_FLAG_*
+    void *block;    // what all lists live in
 };
 
 // Fills *out from size bytes, which must stay in place as long as *out is

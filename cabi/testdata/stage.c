@@ -34,6 +34,10 @@ static int print(size_t size) {
            (unsigned long long)s.cpu);
     for (size_t i = 0; i < s.preopen_count; i++)
         printf("preopen=%s:%s\n", s.preopens[i].host, s.preopens[i].guest);
+    for (size_t i = 0; i < s.hidden.count; i++)
+        printf("hidden=%s\n", s.hidden.items[i]);
+    if (s.flags != 0)
+        printf("flags=%u\n", s.flags);
     wasmshim_stage_free(&s);
     return 0;
 }
@@ -62,6 +66,8 @@ static void decode(const uint8_t *bytes, size_t size) {
              strlen(s.entry_name) + strlen(s.cwd) + strlen(s.log_level);
         for (size_t i = 0; i < s.preopen_count; i++)
             n += strlen(s.preopens[i].host) + strlen(s.preopens[i].guest);
+        for (size_t i = 0; i < s.hidden.count; i++)
+            n += strlen(s.hidden.items[i]);
         wasmshim_stage_free(&s);
     }
     free(copy);

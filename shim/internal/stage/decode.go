@@ -48,6 +48,12 @@ func (c *Context) set(tag uint32, v []byte) error {
 		}
 		c.Kind = binary.LittleEndian.Uint32(v)
 		return nil
+	case tagFlags:
+		if len(v) != 4 || binary.LittleEndian.Uint32(v) != flagMustHide {
+			return fmt.Errorf("%w: flags %x", errMalformed, v)
+		}
+		c.MustHide = true
+		return nil
 	case tagMemory, tagCPU:
 		if len(v) != 8 {
 			return fmt.Errorf("%w: limit of %d bytes", errMalformed, len(v))
@@ -93,6 +99,8 @@ func (c *Context) set(tag uint32, v []byte) error {
 		c.Options = append(c.Options, s)
 	case tagLogLevel:
 		c.LogLevel = s
+	case tagHidden:
+		c.Hidden = append(c.Hidden, s)
 	default:
 		return fmt.Errorf("%w: unknown tag %d", errMalformed, tag)
 	}

@@ -45,14 +45,19 @@ const (
 	tagMemory
 	tagCPU
 	tagPreopen
+	tagHidden
+	tagFlags
 )
+
+// flagMustHide is Context.MustHide.
+const flagMustHide = 1
 
 // Descriptors of a runner beside stdio, in the order in which they are
 // inherited.
 const (
 	FDExe    = 3 // the sealed binary
 	FDStage  = 4 // the context
-	FDStatus = 5 // write end of the status pipe
+	FDStatus = 5 // a socket for what the runner says
 )
 
 // RoleEnv is the environment variable that makes the binary a runner.
@@ -75,6 +80,8 @@ type Context struct {
 	Memory    uint64 // cgroup limit in bytes, 0 for none
 	CPU       uint64 // cgroup limit in thousandths of a CPU, 0 for none
 	Preopens  []Preopen
+	Hidden    []string // absolute paths that the guest must not open; made so by Landlock
+	MustHide  bool     // rather no guest than one that is not kept from the hidden paths
 }
 
 // Preopen is a directory that the guest may use.
@@ -110,6 +117,12 @@ func (c *Context) Encode() ([]byte, error) {
 		e.noNUL(tagPreopen, p.Host)
 		e.noNUL(tagPreopen, p.Guest)
 		e.record(tagPreopen, []byte(p.Host+"\x00"+p.Guest))
+	}
+	for _, h := range c.Hidden {
+		e.str(tagHidden, h)
+	}
+	if c.MustHide {
+		e.record(tagFlags, binary.LittleEndian.AppendUint32(nil, flagMustHide))
 	}
 	if e.err != nil {
 		return nil, e.err
@@ -180,4 +193,5 @@ var tagNames = map[uint32]string{
 	tagID: "container id", tagPod: "pod id", tagNamespace: "namespace", tagArg: "argument", tagEnv: "environment variable",
 	tagEntryPath: "entrypoint", tagEntryFunc: "entrypoint function", tagEntryName: "entrypoint name", tagCwd: "working directory",
 	tagOption: "option", tagLogLevel: "log level", tagPreopen: "preopened directory",
+	tagHidden: "hidden path",
 }

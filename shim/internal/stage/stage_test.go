@@ -18,6 +18,7 @@ func sample() *Context {
 		Env: []string{"A=1", "EMPTY=", "NL=a\nb"}, Path: "/app.wasm", Func: "run", Name: "app", Cwd: "/srv",
 		Options: []string{"fuel=10"}, LogLevel: "debug", Kind: 2, Memory: 1 << 40, CPU: 1500,
 		Preopens: []Preopen{{Host: "/", Guest: "/"}, {Host: "/data", Guest: ""}},
+		Hidden:   []string{"/proc", "/x/proc"}, MustHide: true,
 	}
 }
 
@@ -45,7 +46,7 @@ func TestDecodedByC(t *testing.T) {
 	require.NoError(t, err, "%s", out)
 	require.Equal(t, "id=c1\npod=p1\nns=k8s.io\narg=/app.wasm\narg=\narg=two words\narg=\xff\xfe\n"+
 		"env=A=1\nenv=EMPTY=\nenv=NL=a\nb\npath=/app.wasm\nfunc=run\nname=app\ncwd=/srv\noption=fuel=10\nlevel=debug\n"+
-		"kind=2\nmemory=1099511627776\ncpu=1500\npreopen=/:/\npreopen=/data:\n", string(out))
+		"kind=2\nmemory=1099511627776\ncpu=1500\npreopen=/:/\npreopen=/data:\nhidden=/proc\nhidden=/x/proc\nflags=1\n", string(out))
 }
 
 func TestEncodeRefusesNUL(t *testing.T) {

@@ -122,6 +122,7 @@ func (s *Service) build(t *task, r *api.CreateTaskRequest) (retErr error) {
 	}
 	if entry.Kind != entrypoint.Native {
 		ctx := s.context(r.ID, spec, entry, engineOptions)
+		spec, ctx.Hidden, ctx.MustHide = guestProc(spec, opts.GuestProc)
 		ctx.LogLevel = logLevel(t.log, opts.LogLevel)
 		status, err := s.asRunner(&p, ctx, r.Bundle, t.log)
 		if err != nil {

@@ -25,6 +25,39 @@ func main() {
 	}
 }
 
+// poke writes to the memory of the process that runs this guest: one byte of
+// its stack, the same that was there.
+func poke() error {
+	maps, err := os.ReadFile("/proc/self/maps")
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(string(maps)) {
+		if !strings.Contains(line, "[stack]") {
+			continue
+		}
+		_, end, _ := strings.Cut(line, "-")
+		end, _, _ = strings.Cut(end, " ")
+		at, err := strconv.ParseInt(end, 16, 64)
+		if err != nil {
+			return err
+		}
+		mem, err := os.OpenFile("/proc/self/mem", os.O_RDWR, 0)
+		if err != nil {
+			return err
+		}
+		b := make([]byte, 1)
+		if _, err := mem.ReadAt(b, at-64); err != nil {
+			return err
+		}
+		if _, err := mem.WriteAt(b, at-64); err != nil {
+			return err
+		}
+		return mem.Close()
+	}
+	return fmt.Errorf("no stack in\n%s", maps)
+}
+
 func run(verb, with string) error {
 	switch verb {
 	case "hello":
@@ -53,6 +86,21 @@ func run(verb, with string) error {
 		return err
 	case "write":
 		return os.WriteFile(with, []byte("written\n"), 0o644)
+	case "try-read", "try-write", "try-create": // to open a file, and to say how it went
+		flags := map[string]int{"try-read": os.O_RDONLY, "try-write": os.O_RDWR, "try-create": os.O_RDWR | os.O_CREATE | os.O_EXCL}[verb]
+		f, err := os.OpenFile(with, flags, 0o644)
+		if err != nil {
+			fmt.Println(verb, err)
+			return nil
+		}
+		fmt.Println(verb, with, "works")
+		return f.Close()
+	case "try-poke":
+		if err := poke(); err != nil {
+			fmt.Println(verb, err)
+		} else {
+			fmt.Println(verb, "works")
+		}
 	case "stdin":
 		n, err := io.Copy(os.Stdout, os.Stdin)
 		fmt.Printf("stdin ended after %d bytes\n", n)

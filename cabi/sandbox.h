@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#ifndef WASMSHIM_SANDBOX_H
+#define WASMSHIM_SANDBOX_H
+
+#include "stage.h"
+
+// Makes this process unable to open, change or rename any file below the given
+// absolute paths, for good. Beside them and their parents everything that is
+// there stays as it was; what is made later directly in a parent, "/" for one,
+// can be neither made nor opened. Returns 0, or -1 with errno and nothing
+// changed: ENOSYS or EOPNOTSUPP where the kernel has no Landlock.
+// Call it before there are threads: it is for the calling one.
+int wasmshim_hide(const struct wasmshim_list *hidden);
+
+#endif
