@@ -65,6 +65,7 @@ func descriptor(e *C.wasm_shim_engine) (shim.Descriptor, error) {
 		Name:     C.GoString(e.name),
 		Version:  C.GoString(e.version),
 		Revision: C.GoString(e.revision),
+		ABI:      fmt.Sprintf("%d.%d", e.abi_major, e.abi_minor),
 		Kinds:    shim.Kind(e.kinds),
 		CacheKey: C.GoString(e.cache_key),
 	}

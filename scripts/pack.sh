@@ -20,8 +20,14 @@ mkdir -p "$work"
 exec 9>build/pack.lock
 flock 9
 
+# The revision is recorded where there is one that git would tell.
+vcs=false
+if git rev-parse -q --verify HEAD >/dev/null 2>&1; then
+    vcs=true
+fi
+
 # Warnings are for `make lint`; here, debug information would only cost time.
-CGO_ENABLED=1 CGO_CFLAGS="${CGO_CFLAGS:--O2}" go build -buildmode=c-archive -trimpath \
+CGO_ENABLED=1 CGO_CFLAGS="${CGO_CFLAGS:--O2}" go build -buildvcs=$vcs -buildmode=c-archive -trimpath \
     -tags "${TAGS:-netgo osusergo seccomp urfave_cli_no_docs runc_nocriu}" -ldflags "-s -w" -o "$work/go.a" ./cmd/libwasmshim
 
 # Same input, same script, same symbols: nothing to do.

@@ -54,6 +54,7 @@ type Descriptor struct {
 	Version    string   // the engine's version
 	Revision   string   // the engine's VCS revision; may be empty
 	LayerTypes []string // OCI layer media types that it takes beside the core's own
+	ABI        string   // version of the C interface that it was built for; empty for an engine in Go
 	Kinds      Kind
 	Options    []Option
 	CacheKey   string // what beside version and options decides whether an artifact fits
@@ -79,12 +80,15 @@ func Init() {
 // the start role answers, -1 in any other role.
 func Main(d Descriptor, c Config, resultFD int) int {
 	args := os.Args[1:]
-	if resultFD < 0 && !bootstrap.Called(args) {
-		return cli.Run(cli.Program{Engine: d.Name, EngineVersion: d.Version, EngineRevision: d.Revision}, os.Args, os.Stdout, os.Stderr)
-	}
 	var declared []options.Declaration
 	for _, o := range d.Options {
 		declared = append(declared, options.Declaration(o))
+	}
+	if resultFD < 0 && !bootstrap.Called(args) {
+		return cli.Run(cli.Program{
+			Engine: d.Name, EngineVersion: d.Version, EngineRevision: d.Revision, ABI: d.ABI,
+			Kinds: entrypoint.Kind(d.Kinds), Options: declared,
+		}, os.Args, os.Stdout, os.Stderr)
 	}
 	level := c.DefaultLogLevel
 	if level == "" {

@@ -4,11 +4,15 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"io"
-	"runtime/debug"
+	"strings"
 
 	"github.com/urfave/cli/v2"
+
+	"github.com/libwasmshim/libwasmshim/shim/internal/entrypoint"
+	"github.com/libwasmshim/libwasmshim/shim/internal/options"
 )
 
 // Program says what binary this is.
@@ -16,62 +20,109 @@ type Program struct {
 	Engine         string
 	EngineVersion  string
 	EngineRevision string
+	ABI            string // version of the C interface; empty for an engine in Go
+	Kinds          entrypoint.Kind
+	Options        []options.Declaration
 }
+
+// Exit codes.
+const (
+	exitFailure = 1
+	exitUsage   = 2
+)
+
+func (p Program) name() string    { return "containerd-shim-" + p.Engine + "-v1" }
+func (p Program) runtime() string { return "io.containerd." + p.Engine + ".v1" }
 
 // Run runs a command line and returns the exit code.
 func Run(p Program, args []string, out, errOut io.Writer) int {
-	name := "containerd-shim-" + p.Engine + "-v1"
+	cli.VersionPrinter = func(c *cli.Context) { _, _ = io.WriteString(c.App.Writer, p.version()) }
+	app := p.app(out, errOut)
+	err := app.Run(args)
+	if err == nil {
+		return 0
+	}
+	var usage *usageError
+	code := exitFailure
+	if errors.As(err, &usage) {
+		code = exitUsage
+	}
+	_, _ = fmt.Fprintf(errOut, "%s: %v\n", p.name(), err)
+	return code
+}
+
+// usageError is what was wrong with a command line.
+type usageError struct{ text string }
+
+func (e *usageError) Error() string { return e.text }
+
+func (p Program) app(out, errOut io.Writer) *cli.App {
 	app := &cli.App{
-		Name:      name,
+		Name:      p.name(),
 		Usage:     fmt.Sprintf("run WebAssembly containers on %s, started by containerd", p.Engine),
-		UsageText: name + " --help | --version",
+		UsageText: p.name() + " [--help | --version] [COMMAND]",
 		Description: fmt.Sprintf(`containerd starts this program; there is no need to run it by hand.
 Put it in a directory of containerd's PATH, for example /usr/local/bin, and use
 the runtime by its name:
 
-   ctr run --rm --runtime io.containerd.%s.v1 IMAGE ID
+   ctr run --rm --runtime %s IMAGE ID
 
 A container whose entrypoint is a WebAssembly module, component or text file
-runs on the engine; any other runs natively, as with runc.`, p.Engine),
-		Version:              p.version(),
+runs on the engine; any other runs natively, as with runc.
+
+For Kubernetes, add the runtime to containerd's configuration, restart
+containerd, and make a RuntimeClass of it:
+
+   %[2]s config > /etc/containerd/conf.d/%[3]s.toml
+   %[2]s config --runtime-class | kubectl apply -f -
+
+To try a module on the engine, without containerd and without a container:
+
+   %[2]s run hello.wasm`, p.runtime(), p.name(), p.Engine),
+		Version:              ReadBuild().Version,
 		HideHelpCommand:      true,
 		EnableBashCompletion: true,
-		Suggest:              true,
 		Writer:               out,
 		ErrWriter:            errOut,
 		ExitErrHandler:       func(*cli.Context, error) {}, // Run reports, once
-		OnUsageError: func(_ *cli.Context, err error, _ bool) error {
-			return err
-		},
+		OnUsageError:         badFlag,
+		Commands:             []*cli.Command{p.config(), p.run(), p.completion()},
 		Action: func(c *cli.Context) error {
-			if c.Args().Present() {
-				return fmt.Errorf("unknown command %q", c.Args().First())
+			if name := c.Args().First(); name != "" {
+				return unknownCommand(c, name)
 			}
 			return cli.ShowAppHelp(c)
 		},
 	}
-	if err := app.Run(args); err != nil {
-		_, _ = fmt.Fprintf(errOut, "%s: %v; see %s --help\n", name, err, name)
-		return 1
+	for _, c := range app.Commands {
+		c.OnUsageError = badFlag
+		c.HideHelpCommand = true
 	}
-	return 0
+	return app
 }
 
-func (p Program) version() string {
-	v, rev := "(devel)", "unknown"
-	if info, ok := debug.ReadBuildInfo(); ok {
-		if info.Main.Version != "" {
-			v = info.Main.Version
-		}
-		for _, s := range info.Settings {
-			if s.Key == "vcs.revision" {
-				rev = s.Value
-			}
-		}
+func unknownCommand(c *cli.Context, name string) error {
+	text := fmt.Sprintf("unknown command %q.", name)
+	if s := cli.SuggestCommand(c.App.Commands, name); s != "" {
+		text += " " + s
 	}
-	engine := p.Engine + " " + p.EngineVersion
-	if p.EngineRevision != "" {
-		engine += " (" + p.EngineRevision + ")"
+	return &usageError{text + " See --help."}
+}
+
+// badFlag turns what the flag parser says into something that helps.
+func badFlag(c *cli.Context, err error, _ bool) error {
+	name, unknown := strings.CutPrefix(err.Error(), "flag provided but not defined: -")
+	if !unknown {
+		return &usageError{err.Error() + "; see --help"}
 	}
-	return fmt.Sprintf("%s, revision %s, engine %s", v, rev, engine)
+	name = strings.TrimLeft(name, "-")
+	flags := c.App.Flags
+	if c.Command != nil && len(c.Command.Flags) > 0 {
+		flags = c.Command.Flags
+	}
+	text := fmt.Sprintf("unknown flag --%s.", name)
+	if s := cli.SuggestFlag(flags, name, false); s != "" {
+		text += fmt.Sprintf(" Did you mean %q?", s)
+	}
+	return &usageError{text + " See --help."}
 }

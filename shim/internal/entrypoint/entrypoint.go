@@ -8,12 +8,15 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
+	"os"
 	"path"
 	"path/filepath"
 	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 // Kind is what the first bytes of a file say. Module to Other have the values
@@ -28,6 +31,9 @@ const (
 	Other     Kind = 8
 	Native    Kind = 16
 )
+
+// headSize is how much of a file is looked at, in bytes.
+const headSize = 4096
 
 // Entry is a resolved entrypoint.
 type Entry struct {
@@ -128,7 +134,7 @@ func inspect(v *view, name string) (Entry, error) {
 		return Entry{}, err
 	}
 	defer f.close()
-	head := make([]byte, 4096)
+	head := make([]byte, headSize)
 	n, err := f.readHead(head)
 	if err != nil {
 		return Entry{}, err
@@ -140,12 +146,39 @@ func inspect(v *view, name string) (Entry, error) {
 	if e.Kind != Native && !f.allowed(4) {
 		return Entry{}, fmt.Errorf("%s: the container's user may not read it (mode %04o, user %d): %w", name, f.stat.Mode&0o7777, v.uid, errdefs.ErrPermissionDenied)
 	}
-	base := path.Base(name)
-	e.Name = strings.TrimSuffix(base, path.Ext(base))
-	if e.Name == "" {
-		e.Name = base
-	}
+	e.Name = Stem(name)
 	return e, nil
+}
+
+// Stem is the name of a path's last element without its extension.
+func Stem(name string) string {
+	base := path.Base(name)
+	if stem := strings.TrimSuffix(base, path.Ext(base)); stem != "" {
+		return stem
+	}
+	return base
+}
+
+// ClassifyFile says what a regular file of the host is.
+func ClassifyFile(name string) (Kind, error) {
+	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	if !info.Mode().IsRegular() {
+		return 0, fmt.Errorf("%s is not a regular file", name)
+	}
+	head := make([]byte, headSize)
+	n, err := io.ReadFull(f, head)
+	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+		return 0, err
+	}
+	return classify(head[:n], name), nil
 }
 
 // classify looks at the first bytes of a file.

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"fmt"
+	"io"
+	"runtime"
+	"strings"
+	"text/template"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/libwasmshim/libwasmshim/shim/internal/options"
+)
+
+// config prints what has to stand in containerd's configuration.
+func (p Program) config() *cli.Command {
+	return &cli.Command{
+		Name:  "config",
+		Usage: "print containerd's configuration for this runtime, or its RuntimeClass",
+		UsageText: `config > /etc/containerd/conf.d/` + p.Engine + `.toml       # and restart containerd
+config --config-version 2 >> /etc/containerd/config.toml   # containerd 1.6 and 1.7
+config --runtime-class | kubectl apply -f -`,
+		Flags: []cli.Flag{
+			&cli.IntFlag{Name: "config-version", Value: 3, Usage: "version of containerd's configuration: 3 for containerd 2.x, 2 for 1.6 and 1.7"},
+			&cli.BoolFlag{Name: "runtime-class", Usage: "print the RuntimeClass for Kubernetes instead"},
+		},
+		Action: func(c *cli.Context) error {
+			if c.Args().Present() {
+				return &usageError{fmt.Sprintf("config takes no arguments, found %q", c.Args().First())}
+			}
+			if c.Bool("runtime-class") {
+				_, err := fmt.Fprintf(c.App.Writer, "apiVersion: node.k8s.io/v1\nkind: RuntimeClass\nmetadata:\n  name: %[1]s\nhandler: %[1]s\n", p.Engine)
+				return err
+			}
+			return p.printConfig(c.App.Writer, c.Int("config-version"))
+		},
+	}
+}
+
+func (p Program) printConfig(out io.Writer, version int) error {
+	plugin, ok := map[int]string{2: "io.containerd.grpc.v1.cri", 3: "io.containerd.cri.v1.runtime"}[version]
+	if !ok {
+		return &usageError{fmt.Sprintf("--config-version: found %d, accepted: 2 (containerd 1.6, 1.7), 3 (containerd 2.x)", version)}
+	}
+	return configText.Execute(out, map[string]any{
+		"Version": version, "Plugin": plugin, "Engine": p.Engine, "Runtime": p.runtime(), "Prefix": options.AnnotationPrefix,
+		"Options": append([]options.Declaration{options.Preopens}, p.Options...), "Arch": runtime.GOARCH,
+	})
+}
+
+// example is a value that an option takes, for a comment.
+func example(d options.Declaration) string {
+	switch d.Type {
+	case options.Boolean:
+		return "true"
+	case options.Integer:
+		return "1000000000"
+	case options.Size:
+		return `"64MiB"`
+	case options.Duration:
+		return `"30s"`
+	case options.Choice:
+		return fmt.Sprintf("%q", d.Choices[0])
+	}
+	if d.Key == options.Preopens.Key {
+		return `["/data", "/in:/out"]`
+	}
+	return `"..."`
+}
+
+func help(d options.Declaration) string {
+	if d.Type == options.Choice {
+		return strings.TrimPrefix(d.Help+"; one of: "+strings.Join(d.Choices, ", "), "; ")
+	}
+	return d.Help
+}
+
+var configText = template.Must(template.New("config").Funcs(template.FuncMap{"example": example, "help": help}).Parse(
+	`version = {{.Version}}
+
+[plugins.'{{.Plugin}}'.containerd.runtimes.{{.Engine}}]
+  runtime_type = '{{.Runtime}}'
+  # Annotations reach the shim only where they are named here; which of them
+  # count is what allow_annotations below says.
+  pod_annotations = ['{{.Prefix}}*']
+  container_annotations = ['{{.Prefix}}*']
+
+  [plugins.'{{.Plugin}}'.containerd.runtimes.{{.Engine}}.options]
+    # How much the shim logs: error, warn, info, debug, trace.
+    # log_level = 'info'
+    # What a guest sees of /proc: auto, hidden, readonly, full.
+    # guest_proc = 'auto'
+    # Engine options that annotations {{.Prefix}}KEY may set.
+    # allow_annotations = []
+{{- if eq .Version 2}}
+    # containerd 1.6 hands on no table but the path of a file that has it:
+    # ConfigPath = '/etc/containerd/{{.Engine}}.toml'
+{{- end}}
+
+    [plugins.'{{.Plugin}}'.containerd.runtimes.{{.Engine}}.options.engine]
+{{- range .Options}}
+      # {{help .}}
+      # {{.Key}} = {{example .}}
+{{- end}}
+{{if eq .Version 3}}
+# Wasm images (platform wasi/wasm) are for all runtimes of a node or for none.
+# With this, CRI pulls such images, and only such, for this runtime:
+# [plugins.'io.containerd.cri.v1.images'.runtime_platforms.{{.Engine}}]
+#   platform = 'wasi/wasm'
+
+# The Transfer Service unpacks the platforms in this list, and no other.
+[[plugins.'io.containerd.transfer.v1.local'.unpack_config]]
+  platform = 'linux/{{.Arch}}'
+  snapshotter = 'overlayfs'
+  differ = 'walking'
+
+[[plugins.'io.containerd.transfer.v1.local'.unpack_config]]
+  platform = 'wasi/wasm'
+  snapshotter = 'overlayfs'
+  differ = 'walking'
+{{end}}`))
