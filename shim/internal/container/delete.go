@@ -48,7 +48,13 @@ func (c *Container) destroy() error {
 
 func (c *Container) tryDestroy() error {
 	if c.lc != nil {
-		return c.lc.Destroy() // with poststop hooks and resctrl groups
+		err := c.lc.Destroy() // with poststop hooks and resctrl groups
+		if !exists(c.stateDir()) {
+			// All but the hooks is done, and they run once: an error of theirs is
+			// told, and the next call finds nothing left to do.
+			c.lc = nil
+		}
+		return err
 	}
 	if err := c.cgroup.remove(); err != nil {
 		return err

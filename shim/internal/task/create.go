@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -178,10 +179,27 @@ func (s *Service) asRunner(p *container.Process, ctx *stage.Context, bundle stri
 		f.Close()
 		return nil, err
 	}
-	p.Args = append([]string{"/proc/self/fd/" + strconv.Itoa(stage.FDExe)}, p.Args...)
+	p.Args = append([]string{"/proc/self/fd/" + strconv.Itoa(stage.FDExe)}, commandLine(p.Args)...)
 	p.Env = []string{stage.RoleEnv}
 	p.ExtraFiles = []*os.File{exe, f, status.runner}
 	return status, nil
+}
+
+// maxCommandLine is how much of a guest's arguments is shown by ps, in bytes.
+const maxCommandLine = 32 << 10
+
+// commandLine cuts a guest's arguments to what the kernel takes in any case. The
+// guest itself gets them from the context, where they have no limit of the
+// kernel's.
+func commandLine(args []string) []string {
+	left := maxCommandLine
+	for i, a := range args {
+		if len(a) >= left {
+			return append(slices.Clone(args[:i]), a[:left])
+		}
+		left -= len(a) + 1
+	}
+	return args
 }
 
 func (s *Service) context(id string, spec *specs.Spec, e entrypoint.Entry, engine map[string]string) *stage.Context {

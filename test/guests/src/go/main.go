@@ -4,6 +4,7 @@
 package main
 
 import (
+	"crypto/md5"
 	"fmt"
 	"io"
 	"os"
@@ -101,6 +102,10 @@ func run(verb, with string) error {
 		} else {
 			fmt.Println(verb, "works")
 		}
+	case "sum": // of all arguments and variables, which ends the guest
+		fmt.Printf("%d %x\n", len(os.Args), md5.Sum([]byte(strings.Join(os.Args, "\x00"))))
+		fmt.Printf("%d %x\n", len(os.Environ()), md5.Sum([]byte(strings.Join(os.Environ(), "\x00"))))
+		os.Exit(0)
 	case "stdin":
 		n, err := io.Copy(os.Stdout, os.Stdin)
 		fmt.Printf("stdin ended after %d bytes\n", n)
