@@ -4,7 +4,7 @@
 # Usage: scripts/shim.sh ENGINE
 #
 # Builds dist/containerd-shim-<name>-v1 from an engine's C or C++ sources and
-# libwasmshim.a. ENGINE is a name in engines/ or examples/, or a directory. A
+# libwasmshim.a, or from its Go sources. ENGINE is a name in engines/ or examples/, or a directory. A
 # file engine.mk in it may set ENGINE_CFLAGS, ENGINE_CXXFLAGS and ENGINE_LIBS.
 # OUTDIR in the environment replaces dist.
 set -eu
@@ -12,7 +12,7 @@ start=$(pwd)
 cd "$(dirname "$0")/.."
 
 has_sources() {
-    for f in "$1"/*.c "$1"/*.cc "$1"/*.cpp; do
+    for f in "$1"/*.c "$1"/*.cc "$1"/*.cpp "$1"/*.go; do
         [ -f "$f" ] && return 0
     done
     return 1
@@ -26,13 +26,21 @@ for d in "engines/${1:-}" "examples/${1:-}" "$start/${1:-}" "${1:-}"; do
     fi
 done
 if [ -z "$dir" ]; then
-    echo "shim.sh: no C or C++ sources for engine \"${1:-}\". Known engines:" >&2
+    echo "shim.sh: no C, C++ or Go sources for engine \"${1:-}\". Known engines:" >&2
     for d in engines/* examples/*; do
         if has_sources "$d"; then
             echo "  ${d##*/}" >&2
         fi
     done
     exit 2
+fi
+
+if [ -n "$(find "$dir" -maxdepth 1 -name '*.go')" ]; then
+    out=$(mkdir -p "${OUTDIR:-dist}" && cd "${OUTDIR:-dist}" && pwd)/containerd-shim-${dir##*/}-v1
+    # The linker warns of what the libraries of an engine could call and do not.
+    (cd "$dir" && CGO_ENABLED=1 go build -trimpath -tags "${TAGS:-netgo osusergo seccomp urfave_cli_no_docs runc_nocriu}" \
+        -ldflags "-s -w -extldflags '$(ld --help | grep -o -m 1 -e --no-warnings | sed s/^/-Wl,/)'" -o "$out.new" .)
+    exec mv "$out.new" "$out"
 fi
 
 scripts/pack.sh

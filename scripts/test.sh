@@ -30,7 +30,7 @@ abi() {
     run abi go_test -timeout 15m ./cabi/... ./abi/...
 }
 shims() {
-    run build scripts/shim.sh wasmtime && run build-c-engine scripts/shim.sh c-engine
+    run build scripts/shim.sh wasmtime && run build-c-engine scripts/shim.sh c-engine && run build-go-engine scripts/shim.sh go-engine
 }
 e2e() {
     run e2e go_test -timeout 30m ./test/e2e/...
@@ -54,6 +54,7 @@ matrix() {
 fuzz() {
     run fuzz-stage go_test -run '^$' -fuzz FuzzDecode -fuzztime 200000x ./shim/internal/stage
     run fuzz-options go_test -run '^$' -fuzz FuzzParse -fuzztime 100000x ./shim/internal/options
+    run fuzz-bundle go_test -run '^$' -fuzz FuzzBundle -fuzztime 50000x ./shim/internal/task
 }
 
 case ${1:-} in

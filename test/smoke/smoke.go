@@ -25,6 +25,8 @@ import (
 const (
 	Ours = "io.containerd.wasmtime.v1"
 	Runc = "io.containerd.runc.v2"
+	// Go is the example of an engine in Go, which runs no components.
+	Go = "io.containerd.go-engine.v1"
 )
 
 // Files is a root file system with every guest at /NAME, and busybox.
@@ -66,15 +68,17 @@ func Run(t *testing.T, runtime string) {
 	hellos := map[string][]string{"native": {"/native"}, "script": {"/script.sh", "a"}}
 	cats := map[string][]string{"native": {"/bin/cat"}}
 	sleepers := map[string][]string{"native": {"/bin/sh", "-c", "trap 'exit 143' TERM; echo ready; while :; do sleep 0.01; done"}}
-	if runtime == Ours {
+	if runtime != Runc {
 		hellos["module"] = []string{"/hello.wasm"}
 		hellos["text"] = []string{"/hello.wat"}
-		hellos["component"] = []string{"/component-hello.wasm"}
 		hellos["Go"] = []string{"/go.wasm"}
 		cats["module"] = []string{"/cat.wasm"}
-		cats["component"] = []string{"/component-cat.wasm"}
 		sleepers["sleeping module"] = []string{"/sleep.wasm"}
 		sleepers["looping module"] = []string{"/spin.wasm"}
+	}
+	if runtime == Ours {
+		hellos["component"] = []string{"/component-hello.wasm"}
+		cats["component"] = []string{"/component-cat.wasm"}
 		sleepers["looping component"] = []string{"/component-spin.wasm"}
 	}
 	for name, args := range hellos {

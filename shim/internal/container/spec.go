@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runc/libcontainer/configs"
 	"github.com/opencontainers/runc/libcontainer/configs/validate"
+	"github.com/opencontainers/runc/libcontainer/seccomp"
 	"github.com/opencontainers/runc/libcontainer/specconv"
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -30,6 +31,8 @@ func Validate(spec *specs.Spec) error {
 		return invalid("config.json has no mount at /proc; add {\"destination\": \"/proc\", \"type\": \"proc\", \"source\": \"proc\"} to mounts: the container's process is started through /proc/self/fd")
 	case filepath.Clean("/"+spec.Linux.CgroupsPath) == "/" && spec.Linux.CgroupsPath != "":
 		return invalid("linux.cgroupsPath %q is the root cgroup; it must name a cgroup of the container's own", spec.Linux.CgroupsPath)
+	case spec.Linux.Seccomp != nil && !seccomp.Enabled:
+		return fmt.Errorf("config.json has a seccomp profile, and this shim was built without seccomp: build it with -tags seccomp: %w", errdefs.ErrNotImplemented)
 	}
 	return validateProcess(spec.Process)
 }

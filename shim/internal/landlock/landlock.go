@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package landlock takes files away from a thread by Landlock, for engines that
+// are written in Go; cabi/sandbox.c does it for all others, by the same rules.
+package landlock
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// Everything of version 1 but to execute.
+	version1 = unix.LANDLOCK_ACCESS_FS_WRITE_FILE | unix.LANDLOCK_ACCESS_FS_READ_FILE | unix.LANDLOCK_ACCESS_FS_READ_DIR |
+		unix.LANDLOCK_ACCESS_FS_REMOVE_DIR | unix.LANDLOCK_ACCESS_FS_REMOVE_FILE | unix.LANDLOCK_ACCESS_FS_MAKE_CHAR |
+		unix.LANDLOCK_ACCESS_FS_MAKE_DIR | unix.LANDLOCK_ACCESS_FS_MAKE_REG | unix.LANDLOCK_ACCESS_FS_MAKE_SOCK |
+		unix.LANDLOCK_ACCESS_FS_MAKE_FIFO | unix.LANDLOCK_ACCESS_FS_MAKE_BLOCK | unix.LANDLOCK_ACCESS_FS_MAKE_SYM
+	ofFiles = unix.LANDLOCK_ACCESS_FS_WRITE_FILE | unix.LANDLOCK_ACCESS_FS_READ_FILE | unix.LANDLOCK_ACCESS_FS_TRUNCATE |
+		unix.LANDLOCK_ACCESS_FS_IOCTL_DEV
+)
+
+type ruleset struct {
+	fd      int
+	handled uint64
+	hidden  []string
+}
+
+// Hide makes the calling thread, and what it executes, unable to open, change
+// or rename files below the given absolute paths. The caller has locked the
+// thread. readable are descriptors whose files stay readable. The error is
+// ENOSYS or EOPNOTSUPP where the kernel has no Landlock; nothing is changed
+// then.
+func Hide(hidden []string, readable ...int) error {
+	version, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_VERSION)
+	if errno != 0 {
+		return errno
+	}
+	r := ruleset{handled: version1, hidden: hidden}
+	if version >= 2 {
+		r.handled |= unix.LANDLOCK_ACCESS_FS_REFER
+	}
+	if version >= 3 {
+		r.handled |= unix.LANDLOCK_ACCESS_FS_TRUNCATE
+	}
+	if version >= 5 {
+		r.handled |= unix.LANDLOCK_ACCESS_FS_IOCTL_DEV
+	}
+	attr := unix.LandlockRulesetAttr{Handled_access_fs: r.handled}
+	// Its first member is all that is used, and all that every version knows.
+	fd, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr.Handled_access_fs), 0)
+	if errno != 0 {
+		return errno
+	}
+	r.fd = int(fd)
+	defer unix.Close(r.fd)
+	root, err := unix.Open("/", unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(root)
+	if err := r.allow(root, unix.LANDLOCK_ACCESS_FS_READ_DIR); err != nil {
+		return err
+	}
+	for _, fd := range readable {
+		if err := r.allow(fd, unix.LANDLOCK_ACCESS_FS_READ_FILE); err != nil {
+			return err
+		}
+	}
+	if err := r.allowEntries("/"); err != nil {
+		return err
+	}
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		return err
+	}
+	if _, _, errno := unix.Syscall(unix.SYS_LANDLOCK_RESTRICT_SELF, uintptr(r.fd), 0, 0); errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+func (r *ruleset) allow(fd int, access uint64) error {
+	attr := unix.LandlockPathBeneathAttr{Allowed_access: access & r.handled, Parent_fd: int32(fd)}
+	_, _, errno := unix.Syscall6(unix.SYS_LANDLOCK_ADD_RULE, uintptr(r.fd), unix.LANDLOCK_RULE_PATH_BENEATH, uintptr(unsafe.Pointer(&attr)), 0, 0, 0)
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+// allowEntries allows what is in a directory, as far as it is not hidden.
+func (r *ruleset) allowEntries(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil // one that this user may not read needs no rule
+	}
+	for _, e := range entries {
+		path := filepath.Join(dir, e.Name())
+		if slices.Contains(r.hidden, path) || e.Type() == os.ModeSymlink {
+			continue
+		}
+		if slices.ContainsFunc(r.hidden, func(h string) bool { return strings.HasPrefix(h, path+"/") }) {
+			if err := r.allowEntries(path); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := r.allowEntry(path, e.IsDir()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *ruleset) allowEntry(path string, dir bool) error {
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil // the same
+	}
+	defer unix.Close(fd)
+	access := r.handled
+	if !dir {
+		access = ofFiles
+	}
+	return r.allow(fd, access)
+}
