@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package docs tests what the documentation says.
+package docs
+
+import (
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// source is all text of Go and C that is part of a shim.
+func source(t *testing.T) string {
+	var b strings.Builder
+	for _, dir := range []string{"../shim", "../cabi", "../engines"} {
+		require.NoError(t, filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+			if err != nil || e.IsDir() || strings.HasSuffix(path, "_test.go") {
+				return err
+			}
+			if ext := filepath.Ext(path); ext == ".go" || ext == ".c" || ext == ".h" {
+				text, err := os.ReadFile(path)
+				b.Write(text)
+				return err
+			}
+			return nil
+		}))
+	}
+	return b.String()
+}
+
+// fromEngine are texts of wasmtime's own, which is no source here.
+var fromEngine = []string{"wasm trap: …"}
+
+// Every text that the troubleshooting page quotes is one that a shim says, and
+// the page is in order.
+func TestTroubleshootingQuotes(t *testing.T) {
+	page, err := os.ReadFile("troubleshooting.md")
+	require.NoError(t, err)
+	code := source(t)
+	var quotes []string
+	for _, m := range regexp.MustCompile("(?m)^### `(.*)`$").FindAllStringSubmatch(string(page), -1) {
+		quotes = append(quotes, m[1])
+	}
+	require.Greater(t, len(quotes), 20)
+	key := func(q string) string { return strings.ToLower(strings.TrimLeft(q, "… ")) }
+	require.True(t, slices.IsSortedFunc(quotes, func(a, b string) int { return strings.Compare(key(a), key(b)) }), "in alphabetical order")
+	for _, q := range quotes {
+		if slices.Contains(fromEngine, q) {
+			continue
+		}
+		for part := range strings.SplitSeq(q, "…") {
+			require.True(t, strings.Contains(code, strings.Trim(part, " ")), "nothing in the source says %q of %q", part, q)
+		}
+	}
+}
+
+// Every name of the C column is in the header, every one of the Go column in
+// package shim.
+func TestArchitectureNames(t *testing.T) {
+	page, err := os.ReadFile("architecture.md")
+	require.NoError(t, err)
+	header, err := os.ReadFile("../include/wasm_shim.h")
+	require.NoError(t, err)
+	code := source(t)
+	rows := 0
+	for line := range strings.Lines(string(page)) {
+		columns := strings.Split(line, "|")
+		if len(columns) != 5 || !strings.Contains(columns[1], "`") && strings.TrimSpace(columns[1]) != "none" {
+			continue
+		}
+		rows++
+		for _, m := range regexp.MustCompile("`([A-Za-z_.]+)[*`]").FindAllStringSubmatch(columns[2], -1) {
+			for name := range strings.SplitSeq(m[1], ".") {
+				require.True(t, regexp.MustCompile(`\b`+name+`\b`).MatchString(code), "%s in %s", name, line)
+			}
+		}
+		for _, m := range regexp.MustCompile("`([a-z_]+)[*`]").FindAllStringSubmatch(columns[3], -1) {
+			require.True(t, strings.Contains(string(header), m[1]), "%s in %s", m[1], line)
+		}
+	}
+	require.Greater(t, rows, 15)
+}
