@@ -228,11 +228,15 @@ func TestTrust3BadOptions(t *testing.T) {
 		"runc's BinaryName":   {&options.Options{BinaryName: "crun"}, nil, codes.Unimplemented, "runtime option BinaryName is not supported: this shim runs containers itself"},
 		"runc's Root":         {&options.Options{Root: "/r"}, nil, codes.Unimplemented, "runtime option Root is not supported: this shim keeps a container's state in its bundle"},
 		"SystemdCgroup, path": {&options.Options{SystemdCgroup: true}, []oci.SpecOpts{oci.WithCgroup("/plain/path")}, codes.InvalidArgument, "expected cgroupsPath to be of format"},
+		"a path of systemd's form, without systemd": {nil, []oci.SpecOpts{oci.WithCgroup("system.slice:shim:x")}, codes.Unknown, "systemd not running on this host"},
 		"a pod annotation's options": {
 			&options.Options{}, []oci.SpecOpts{annotation("max-memory", "1GiB")}, codes.PermissionDenied, "annotation engine.libwasmshim.io/max-memory is not allowed here",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
+			if _, err := os.Stat("/run/systemd/system"); err == nil && strings.HasSuffix(name, "without systemd") {
+				t.Skip("this host has systemd")
+			}
 			tt := harness.New(t, smoke.Ours)
 			requireRefused(tt, harness.Config{Image: smoke.Image(tt), Args: []string{"/hello.wasm"}, RuntimeOptions: test.options, Opts: test.opts}, test.code, test.message)
 		})

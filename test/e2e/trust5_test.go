@@ -249,3 +249,38 @@ func buildLogger(t *testing.T) string {
 	require.NoError(t, err, "%s", out)
 	return path
 }
+
+// An engine's descriptor says how much is logged where nobody else says it, and
+// whether at all.
+func TestTrust5DescriptorsLogger(t *testing.T) {
+	for _, test := range []struct {
+		engine  string // in testdata
+		options any
+		levels  []string
+	}{
+		{"loud", nil, []string{"error", "warning", "info", "debug"}},
+		{"loud", body("log_level = 'warn'"), []string{"error", "warning"}},
+		{"silent", nil, nil},
+	} {
+		t.Run(fmt.Sprintf("%s, %d levels", test.engine, len(test.levels)), func(t *testing.T) {
+			tt := harness.New(t, smoke.Ours)
+			repo, err := harness.Repo()
+			require.NoError(t, err)
+			dir := t.TempDir()
+			build := exec.Command(filepath.Join(repo, "scripts/shim.sh"), filepath.Join(repo, "test/e2e/testdata", test.engine))
+			build.Env = append(os.Environ(), "OUTDIR="+dir)
+			out, err := build.CombinedOutput()
+			require.NoError(t, err, "%s", out)
+			c := tt.Run(harness.Config{Runtime: filepath.Join(dir, "containerd-shim-"+test.engine+"-v1"), Image: smoke.Image(tt), Args: []string{"/hello.wasm"}, RuntimeOptions: test.options})
+			_, err = tt.Finish(c)
+			require.NoError(t, err)
+			var levels []string
+			for _, line := range logLines(tt, c.ID()) {
+				if strings.Contains(line, `msg="a line of the engine's"`) {
+					levels = append(levels, regexp.MustCompile(`level=(\w+)`).FindStringSubmatch(line)[1])
+				}
+			}
+			require.Equal(t, test.levels, levels)
+		})
+	}
+}

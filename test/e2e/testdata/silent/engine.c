@@ -1,0 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#define SILENT 1
+#include "../loud/engine.c"
