@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 
@@ -134,6 +135,12 @@ func execute(ctx *stage.Context) error {
 	null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
 	if err != nil {
 		return err
+	}
+	// The numbers may be in use, by the Go runtime's poller for one: this thread
+	// gets a table of descriptors of its own, which the exec keeps.
+	runtime.LockOSThread()
+	if err := unix.Unshare(unix.CLONE_FILES); err != nil {
+		return os.NewSyscallError("unshare", err)
 	}
 	// Out of the way first: one may have a number that another is to get.
 	var fds []int
