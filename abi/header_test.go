@@ -86,7 +86,7 @@ func TestHeaderDeclaresWhatIsExported(t *testing.T) {
 		declared = append(declared, string(m[1]))
 	}
 	slices.Sort(declared)
-	require.Equal(t, symbols(t), declared)
+	require.Equal(t, symbols(t), slices.Compact(declared)) // a macro uses one of them
 }
 
 // Every declaration says since when it is there.

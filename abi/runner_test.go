@@ -260,9 +260,9 @@ func TestBadContext(t *testing.T) {
 
 func TestLogLevels(t *testing.T) {
 	for level, want := range map[string][]string{
-		"":      {"1 hi", "2 hi", "3 hi"},
+		"":      {"1 hi", "2 hi", "3 hi", "3 with fields\x00size=3\x00name=two words"},
 		"error": {"1 hi"},
-		"trace": {"1 hi", "2 hi", "3 hi", "4 hi", "5 hi"},
+		"trace": {"1 hi", "2 hi", "3 hi", "4 hi", "5 hi", "3 with fields\x00size=3\x00name=two words"},
 	} {
 		args := []string{"hello", "log", "hi"}
 		r := startRunner(t, guest(args, record{tagLogLevel, level}), args)

@@ -63,11 +63,13 @@ func barrier(code *C.int) {
 func descriptor(e *C.wasm_shim_engine) (shim.Descriptor, error) {
 	d := shim.Descriptor{
 		Name:     C.GoString(e.name),
+		ShimName: C.GoString(e.shim_name),
 		Version:  C.GoString(e.version),
 		Revision: C.GoString(e.revision),
 		ABI:      fmt.Sprintf("%d.%d", e.abi_major, e.abi_minor),
 		Kinds:    shim.Kind(e.kinds),
 		CacheKey: C.GoString(e.cache_key),
+		Compiles: e.compile != nil,
 	}
 	for i := C.size_t(0); ; i++ {
 		s := C.wasmshim_layer_type(e, i)
@@ -92,6 +94,8 @@ func descriptor(e *C.wasm_shim_engine) (shim.Descriptor, error) {
 			Type:               shim.OptionType(o._type),
 			Choices:            choices(C.GoString(o.choices)),
 			AffectsCompilation: o.flags&C.WASM_SHIM_OPTION_AFFECTS_COMPILATION != 0,
+
+			PresenceAffectsCompilation: o.flags&C.WASM_SHIM_OPTION_PRESENCE_AFFECTS_COMPILATION != 0,
 		})
 	}
 	return d, nil

@@ -17,6 +17,8 @@ enum {
     WASMSHIM_EXIT_LOAD = 126,
     WASMSHIM_EXIT_TRAP = 134,
     WASMSHIM_EXIT_SIGNAL = 128, // plus the signal
+    // Of a compiler whose engine leaves it at the original.
+    WASMSHIM_EXIT_UNSUPPORTED = 3,
 };
 
 // Copies src's known part to *dst, which is zeroed before. Returns 0, or -1
@@ -32,6 +34,10 @@ const wasm_shim_option *wasmshim_option_at(const wasm_shim_engine *engine, size_
 
 // Plays the container's first process; returns its exit code.
 int wasmshim_runner(int argc, char **argv, const wasm_shim_engine *engine);
+
+// Plays the compiler: has the engine make artifacts of the layers in the
+// context. Returns its exit code.
+int wasmshim_compiler(int argc, char **argv, const wasm_shim_engine *engine);
 
 // Sets handler for every signal that terminates by default and is not raised
 // by a fault, and unblocks all signals.

@@ -9,6 +9,10 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+enum {
+    PARTS_MAX = 72, // of a log line: 32 fields and what is around them
+};
+
 static const char *const levels[] = {
     [WASM_SHIM_LOG_ERROR] = "error", [WASM_SHIM_LOG_WARN] = "warn",   [WASM_SHIM_LOG_INFO] = "info",
     [WASM_SHIM_LOG_DEBUG] = "debug", [WASM_SHIM_LOG_TRACE] = "trace",
@@ -41,20 +45,32 @@ void wasmshim_tell(struct iovec *parts, size_t count) {
     sendmsg(WASMSHIM_FD_STATUS, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
-void wasm_shim_log(wasm_shim_context *ctx, int32_t level, const char *message) {
+// The fields behind a line: to the daemon they come after a NUL each, to a
+// reader after a blank.
+static size_t add_fields(struct iovec *parts, size_t used, const char *separator, const char *const *fields) {
+    for (size_t i = 0; fields != NULL && fields[i] != NULL && used + 3 <= PARTS_MAX; i++) {
+        parts[used++] = (struct iovec){.iov_base = (void *)separator, .iov_len = 1};
+        parts[used++] = text(fields[i]);
+    }
+    return used;
+}
+
+void wasm_shim_log(wasm_shim_context *ctx, int32_t level, const char *message, const char *const *fields) {
     if (message == NULL || level < WASM_SHIM_LOG_ERROR || level > ctx->log_level)
         return;
     if (level > WASM_SHIM_LOG_TRACE)
         level = WASM_SHIM_LOG_TRACE;
     if (ctx->has_log) {
         char first = (char)level;
-        struct iovec record[] = {{.iov_base = &first, .iov_len = 1}, text(message)};
-        wasmshim_tell(record, sizeof(record) / sizeof(record[0]));
+        struct iovec record[PARTS_MAX] = {{.iov_base = &first, .iov_len = 1}, text(message)};
+        wasmshim_tell(record, add_fields(record, 2, "", fields));
         return;
     }
-    struct iovec line[] = {text(ctx->engine), text(": "), text(levels[level]), text(": "), text(message), text("\n")};
+    struct iovec line[PARTS_MAX] = {text(ctx->engine), text(": "), text(levels[level]), text(": "), text(message)};
+    size_t used = add_fields(line, 5, " ", fields);
+    line[used++] = text("\n");
     // There is nobody to tell that the container's stderr is gone.
-    ssize_t ignored = writev(STDERR_FILENO, line, sizeof(line) / sizeof(line[0]));
+    ssize_t ignored = writev(STDERR_FILENO, line, (int)used);
     (void)ignored;
 }
 
@@ -109,7 +125,7 @@ uint32_t wasm_shim_kind(const wasm_shim_context *ctx) {
 }
 
 const char *wasm_shim_source_file(const wasm_shim_context *ctx) {
-    return ctx->stage.entry_path;
+    return ctx->stage.entry_path[0] != 0 ? ctx->stage.entry_path : NULL;
 }
 
 const char *wasm_shim_option_value(const wasm_shim_context *ctx, const char *key) {

@@ -11,7 +11,7 @@
 
 enum {
     // Sizes in version 1.0. A struct smaller than that was never valid.
-    ENGINE_SIZE_1_0 = 120,
+    ENGINE_SIZE_1_0 = 128,
     OPTION_SIZE_1_0 = 40,
     // Bounds what is looked at when a descriptor's size is garbage.
     SIZE_MAX_SANE = 4096,
@@ -29,17 +29,18 @@ AT(wasm_shim_engine, stop_deadline_ms, 20);
 AT(wasm_shim_engine, default_log_level, 24);
 AT(wasm_shim_engine, no_setup_logger, 28);
 AT(wasm_shim_engine, name, 32);
-AT(wasm_shim_engine, version, 40);
-AT(wasm_shim_engine, revision, 48);
-AT(wasm_shim_engine, layer_types, 56);
-AT(wasm_shim_engine, options, 64);
-AT(wasm_shim_engine, cache_key, 72);
-AT(wasm_shim_engine, user_data, 80);
-AT(wasm_shim_engine, can_handle, 88);
-AT(wasm_shim_engine, run_wasi, 96);
-AT(wasm_shim_engine, stop, 104);
-AT(wasm_shim_engine, compile, 112);
-_Static_assert(sizeof(wasm_shim_engine) == 120, "wasm_shim_engine grew");
+AT(wasm_shim_engine, shim_name, 40);
+AT(wasm_shim_engine, version, 48);
+AT(wasm_shim_engine, revision, 56);
+AT(wasm_shim_engine, layer_types, 64);
+AT(wasm_shim_engine, options, 72);
+AT(wasm_shim_engine, cache_key, 80);
+AT(wasm_shim_engine, user_data, 88);
+AT(wasm_shim_engine, can_handle, 96);
+AT(wasm_shim_engine, run_wasi, 104);
+AT(wasm_shim_engine, stop, 112);
+AT(wasm_shim_engine, compile, 120);
+_Static_assert(sizeof(wasm_shim_engine) == 128, "wasm_shim_engine grew");
 AT(wasm_shim_option, size, 0);
 AT(wasm_shim_option, key, 8);
 AT(wasm_shim_option, help, 16);
@@ -100,7 +101,8 @@ int wasmshim_option_read(const wasm_shim_option *src, wasm_shim_option *dst, cha
         FAIL("option key \"%s\" is not made of letters, digits, '-', '_' and '.'", dst->key ? dst->key : "");
     if (strcmp(dst->key, "preopens") == 0)
         FAIL("option \"preopens\" is the library's own: choose another key");
-    if ((dst->flags & ~(uint32_t)WASM_SHIM_OPTION_AFFECTS_COMPILATION) != 0)
+    if ((dst->flags &
+         ~(uint32_t)(WASM_SHIM_OPTION_AFFECTS_COMPILATION | WASM_SHIM_OPTION_PRESENCE_AFFECTS_COMPILATION)) != 0)
         FAIL("option \"%s\" has flags that this library does not know", dst->key);
     if (dst->type > WASM_SHIM_OPTION_CHOICE)
         FAIL("option \"%s\" has type %u, which this library does not know", dst->key, dst->type);
@@ -152,6 +154,9 @@ int wasmshim_engine_read(const wasm_shim_engine *src, wasm_shim_engine *dst, cha
         return -1;
     if (dst->name == NULL || !is_name(dst->name))
         FAIL("engine name \"%s\" is not made of 1 to %d lower-case letters, digits and '-'", dst->name ? dst->name : "",
+             NAME_MAX_LEN);
+    if (dst->shim_name != NULL && !is_name(dst->shim_name))
+        FAIL("shim name \"%s\" is not made of 1 to %d lower-case letters, digits and '-'", dst->shim_name,
              NAME_MAX_LEN);
     if (dst->run_wasi == NULL)
         FAIL("engine \"%s\" has no run_wasi", dst->name);

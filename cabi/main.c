@@ -212,18 +212,21 @@ static int start(int argc, char **argv, const wasm_shim_engine *engine, char *wo
 int wasm_shim_main(int argc, char **argv, const wasm_shim_engine *given) {
     const char *role = getenv("_WASMSHIM_ROLE");
     bool runner = role != NULL && strcmp(role, "runner") == 0;
+    bool compiler = role != NULL && strcmp(role, "compiler") == 0;
     // The role is looked at first: a container's arguments may be anything.
-    if (!runner && argc == 2 && strcmp(argv[1], "init") == 0 && getenv("_LIBCONTAINER_INITPIPE") != NULL)
+    if (!runner && !compiler && argc == 2 && strcmp(argv[1], "init") == 0 && getenv("_LIBCONTAINER_INITPIPE") != NULL)
         return go_init(argc, argv);
 
     static wasm_shim_engine engine;
     char msg[512];
     if (wasmshim_engine_read(given, &engine, msg, sizeof(msg)) < 0) {
         fprintf(stderr, "wasm_shim_main: %s\n", msg);
-        return runner ? WASMSHIM_EXIT_ERROR : 1;
+        return runner || compiler ? WASMSHIM_EXIT_ERROR : 1;
     }
     if (runner)
         return wasmshim_runner(argc, argv, &engine);
+    if (compiler)
+        return wasmshim_compiler(argc, argv, &engine);
 
     const char *bundle = ".";
     char *word = command(argc, argv, &bundle);

@@ -5,17 +5,11 @@
 #include "cabi.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/prctl.h>
-#include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/time.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
 #include "context.h"
@@ -29,33 +23,13 @@ enum {
 static const wasm_shim_engine *engine;
 static volatile sig_atomic_t stopped_by;
 
-// Says what went wrong, and where: as data to the daemon, which never makes us
-// wait, and as text on the container's stderr.
-static void report(const char *name, const char *where, const char *cause) {
-    struct iovec record[] = {
-        {.iov_base = "", .iov_len = 1},
-        {.iov_base = (void *)where, .iov_len = strlen(where) + 1},
-        {.iov_base = (void *)cause, .iov_len = strlen(cause)},
-    };
-    wasmshim_tell(record, sizeof(record) / sizeof(record[0]));
-
-    struct iovec line[] = {
-        {.iov_base = (void *)name, .iov_len = strlen(name)},
-        {.iov_base = ": ", .iov_len = 2},
-        {.iov_base = (void *)cause, .iov_len = strlen(cause)},
-        {.iov_base = "\n", .iov_len = 1},
-    };
-    ssize_t n = writev(STDERR_FILENO, line, sizeof(line) / sizeof(line[0]));
-    (void)n; // nobody is left to tell
-}
-
 static int fail(const char *where, const char *format, ...) {
     char cause[1024];
     va_list args;
     va_start(args, format);
     vsnprintf(cause, sizeof(cause), format, args);
     va_end(args);
-    report(engine->name, where, cause);
+    wasmshim_report(engine->name, where, cause);
     return WASMSHIM_EXIT_ERROR;
 }
 
@@ -92,36 +66,6 @@ void wasmshim_catch_signals(void (*handler)(int)) {
     sigset_t none;
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
-}
-
-// Reads the context into memory that lives as long as the process.
-static const char *read_stage(struct wasmshim_stage *stage) {
-    struct stat st;
-    if (fstat(WASMSHIM_FD_STAGE, &st) < 0)
-        return "no context on descriptor 4: this process is started by containerd only";
-    if (st.st_size <= 0 || st.st_size > WASMSHIM_STAGE_MAX)
-        return "context of a wrong size";
-    uint8_t *bytes = malloc((size_t)st.st_size);
-    if (bytes == NULL)
-        return "out of memory";
-    if (pread(WASMSHIM_FD_STAGE, bytes, (size_t)st.st_size, 0) != st.st_size)
-        return "cannot read the context";
-    return wasmshim_stage_decode(bytes, (size_t)st.st_size, stage);
-}
-
-// Makes the command line what the container's spec says. argv[0] is the path
-// by which this binary was executed; the rest is the container's.
-static void set_title(int argc, char **argv, const char *name) {
-    prctl(PR_SET_NAME, name);
-    if (argc < 2)
-        return;
-    char *end = argv[argc - 1] + strlen(argv[argc - 1]) + 1;
-    size_t n = (size_t)(end - argv[1]);
-    memmove(argv[0], argv[1], n);
-    memset(argv[0] + n, 0, (size_t)(end - argv[0]) - n);
-    // Cuts off the NULs that are left over; needs a capability that few
-    // containers have, and only ps with odd options shows the difference.
-    prctl(PR_SET_MM, PR_SET_MM_ARG_END, argv[0] + n, 0, 0);
 }
 
 struct outcome {
@@ -165,7 +109,7 @@ static int run(wasm_shim_context *ctx) {
         return WASMSHIM_EXIT_SIGNAL + stopped_by;
 
     struct outcome o = outcome(status);
-    report(engine->name, o.where, ctx->error != NULL ? ctx->error : o.text);
+    wasmshim_report(engine->name, o.where, ctx->error != NULL ? ctx->error : o.text);
     return o.code;
 }
 
@@ -175,32 +119,18 @@ int wasmshim_runner(int argc, char **argv, const wasm_shim_engine *e) {
     wasmshim_catch_signals(on_signal);
     // A PID 1 never dies of it, so that a write says EPIPE; the same elsewhere.
     signal(SIGPIPE, SIG_IGN);
-    fcntl(WASMSHIM_FD_STATUS, F_SETFD, FD_CLOEXEC);
 
     static wasm_shim_context ctx;
-    const char *bad = read_stage(&ctx.stage);
+    const char *bad = wasmshim_take_over(argc, argv, e, &ctx);
     if (bad != NULL)
         return fail("load", "context: %s", bad);
-    ctx.engine = engine->name;
-    ctx.log_level = wasmshim_log_level(ctx.stage.log_level);
-    struct stat st;
-    ctx.has_log = fstat(WASMSHIM_FD_STATUS, &st) == 0 && S_ISSOCK(st.st_mode);
-
-    close(WASMSHIM_FD_EXE);
-    close(WASMSHIM_FD_STAGE);
-    // Nothing else is ever passed on; a guest with "/" open must not depend on
-    // that. Kernels before 5.9 do not have the call.
-    syscall(SYS_close_range, WASMSHIM_FD_END, ~0U, 0);
-
-    // Our marker, and what libcontainer adds: not the engine's business.
-    clearenv();
-    set_title(argc, argv, ctx.stage.entry_name);
-    if (ctx.stage.hidden.count > 0 && wasmshim_hide(&ctx.stage.hidden) < 0) {
+    if (ctx.stage.hidden.count > 0 && wasmshim_hide(&ctx.stage) < 0) {
         if ((ctx.stage.flags & WASMSHIM_FLAG_MUST_HIDE) != 0)
             return fail("sandbox",
                         "cannot hide %s from the guest: Landlock: %s; set guest_proc to readonly to run without",
                         ctx.stage.hidden.items[0], strerror(errno));
-        wasm_shim_log(&ctx, WASM_SHIM_LOG_DEBUG, "/proc is read-only and not hidden from the guest: no Landlock here");
+        wasm_shim_log(&ctx, WASM_SHIM_LOG_DEBUG, "/proc is read-only and not hidden from the guest: no Landlock here",
+                      NULL);
     }
     return run(&ctx);
 }

@@ -126,32 +126,66 @@ static int allow_listing(const struct sandbox *s) {
     return result;
 }
 
-int wasmshim_hide(const struct wasmshim_list *hidden) {
+// A memory file has no rules: EBADFD.
+static int allow_reading(const struct sandbox *s, uint32_t fd) {
+    return allow(s, (int)fd, FS_READ_FILE) == 0 || errno == EBADFD ? 0 : -1;
+}
+
+// Layers stay readable as /proc/self/fd/N, which is how an engine has a library
+// map them.
+static int allow_layers(const struct sandbox *s, const struct wasmshim_stage *stage) {
+    for (size_t i = 0; i < stage->layer_count; i++) {
+        const struct wasmshim_layer *l = &stage->layers[i];
+        if (allow_reading(s, l->fd) < 0 || (l->artifact != 0 && allow_reading(s, l->artifact) < 0))
+            return -1;
+    }
+    return 0;
+}
+
+// Makes a set of rules that allows nothing yet.
+static int begin(struct sandbox *s) {
     long version = syscall(CREATE_RULESET, NULL, 0, RULESET_VERSION);
     if (version < 0)
         return -1;
-    struct sandbox s = {.hidden = hidden, .handled = FS_1};
+    s->handled = FS_1;
     if (version >= 2)
-        s.handled |= FS_REFER;
+        s->handled |= FS_REFER;
     if (version >= 3)
-        s.handled |= FS_TRUNCATE;
+        s->handled |= FS_TRUNCATE;
     if (version >= 5)
-        s.handled |= FS_IOCTL_DEV;
-    struct ruleset attributes = {.handled_access_fs = s.handled};
-    s.ruleset = (int)syscall(CREATE_RULESET, &attributes, sizeof(attributes), 0);
-    if (s.ruleset < 0)
-        return -1;
-    int result = allow_listing(&s);
-    if (result == 0)
-        result = allow_entries(&s, "");
+        s->handled |= FS_IOCTL_DEV;
+    struct ruleset attributes = {.handled_access_fs = s->handled};
+    s->ruleset = (int)syscall(CREATE_RULESET, &attributes, sizeof(attributes), 0);
+    return s->ruleset < 0 ? -1 : 0;
+}
+
+// Puts the rules in force, if result is 0, and gives them up.
+static int enforce(const struct sandbox *s, int result) {
     // Asked for by the kernel where a capability is missing; a guest executes
     // nothing that could give privileges.
     if (result == 0)
         result = prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
     if (result == 0)
-        result = (int)syscall(RESTRICT_SELF, s.ruleset, 0);
+        result = (int)syscall(RESTRICT_SELF, s->ruleset, 0);
     int saved = errno;
-    close(s.ruleset);
+    close(s->ruleset);
     errno = saved;
     return result;
+}
+
+int wasmshim_hide(const struct wasmshim_stage *stage) {
+    struct sandbox s = {.hidden = &stage->hidden};
+    if (begin(&s) < 0)
+        return -1;
+    int result = allow_listing(&s);
+    if (result == 0)
+        result = allow_entries(&s, "");
+    if (result == 0)
+        result = allow_layers(&s, stage);
+    return enforce(&s, result);
+}
+
+int wasmshim_hide_all(void) {
+    struct sandbox s = {0};
+    return begin(&s) < 0 ? -1 : enforce(&s, 0);
 }

@@ -5,12 +5,16 @@
 
 #include "stage.h"
 
-// Makes this process unable to open, change or rename any file below the given
-// absolute paths, for good. Beside them and their parents everything that is
+// Makes this process unable to open, change or rename any file below the
+// context's hidden paths, for good. Layers can still be read by their names in
+// /proc. Beside them and their parents everything that is
 // there stays as it was; what is made later directly in a parent, "/" for one,
 // can be neither made nor opened. Returns 0, or -1 with errno and nothing
 // changed: ENOSYS or EOPNOTSUPP where the kernel has no Landlock.
 // Call it before there are threads: it is for the calling one.
-int wasmshim_hide(const struct wasmshim_list *hidden);
+int wasmshim_hide(const struct wasmshim_stage *stage);
+
+// The same for every path there is.
+int wasmshim_hide_all(void);
 
 #endif

@@ -34,6 +34,7 @@ enum {
     VERSION = 1,
     HEADER = sizeof(magic) + 8,
     RECORD = 8,
+    LAYER = 8,
 };
 
 static uint32_t u32(const uint8_t *p) {
@@ -74,6 +75,21 @@ static bool is_pair(const struct record *r) {
     return nul != NULL && memchr(nul + 1, 0, r->len - (size_t)(nul + 1 - r->value)) == NULL;
 }
 
+static bool is_layer_fd(uint32_t fd) {
+    return fd >= WASMSHIM_FD_LAYERS && fd < WASMSHIM_FD_LAYERS + 2 * WASMSHIM_LAYERS_MAX;
+}
+
+// Two descriptors, media type, NUL, digest.
+static const char *check_layer(const struct record *r) {
+    if (r->len < LAYER)
+        return "layer of the wrong length";
+    struct record names = {.len = r->len - LAYER, .value = r->value + LAYER};
+    if (!is_pair(&names))
+        return "layer without type and digest";
+    uint32_t artifact = u32(r->value + 4);
+    return is_layer_fd(u32(r->value)) && (artifact == 0 || is_layer_fd(artifact)) ? NULL : "layer without descriptor";
+}
+
 static const char *check(const struct record *r) {
     switch (r->tag) {
     case TAG_KIND:
@@ -83,6 +99,8 @@ static const char *check(const struct record *r) {
     case TAG_MEMORY:
     case TAG_CPU:
         return r->len == 8 ? NULL : "limit of the wrong length";
+    case TAG_LAYER:
+        return check_layer(r);
     case TAG_PREOPEN:
         return is_pair(r) ? NULL : "preopen without two names";
     case TAG_ID:
@@ -158,6 +176,15 @@ static void store(const struct record *r, struct wasmshim_stage *out) {
     case TAG_CPU:
         out->cpu = u64(r->value);
         break;
+    case TAG_LAYER:
+        s += LAYER;
+        out->layers[out->layer_count++] = (struct wasmshim_layer){
+            .media_type = s,
+            .digest = s + strlen(s) + 1,
+            .fd = u32(r->value),
+            .artifact = u32(r->value + 4),
+        };
+        break;
     case TAG_PREOPEN:
         out->preopens[out->preopen_count++] = (struct wasmshim_preopen){.host = s, .guest = s + strlen(s) + 1};
         break;
@@ -184,7 +211,7 @@ const char *wasmshim_stage_decode(const uint8_t *bytes, size_t size, struct wasm
 
     // First everything is checked and counted, then stored: nothing is
     // allocated for bytes that turn out to be bad.
-    size_t args = 0, env = 0, options = 0, hidden = 0, preopens = 0;
+    size_t args = 0, env = 0, options = 0, hidden = 0, preopens = 0, layers = 0;
     struct record r;
     for (size_t pos = HEADER; pos < size;) {
         const char *bad = next(bytes, size, &pos, &r);
@@ -197,11 +224,13 @@ const char *wasmshim_stage_decode(const uint8_t *bytes, size_t size, struct wasm
         options += r.tag == TAG_OPTION;
         hidden += r.tag == TAG_HIDDEN;
         preopens += r.tag == TAG_PREOPEN;
+        layers += r.tag == TAG_LAYER;
     }
 
     // A record takes at least 12 bytes of at most 64 MiB: no sum can overflow.
     size_t strings = args + env + options + hidden + 4;
-    char *block = calloc(1, strings * sizeof(char *) + preopens * sizeof(struct wasmshim_preopen));
+    char *block = calloc(1, strings * sizeof(char *) + preopens * sizeof(struct wasmshim_preopen) +
+                                layers * sizeof(struct wasmshim_layer));
     if (block == NULL)
         return "out of memory";
     out->block = block;
@@ -210,6 +239,7 @@ const char *wasmshim_stage_decode(const uint8_t *bytes, size_t size, struct wasm
     out->options.items = out->env.items + env + 1;
     out->hidden.items = out->options.items + options + 1;
     out->preopens = (struct wasmshim_preopen *)(block + strings * sizeof(char *));
+    out->layers = (struct wasmshim_layer *)(out->preopens + preopens);
     for (size_t pos = HEADER; pos < size;) {
         next(bytes, size, &pos, &r);
         store(&r, out);

@@ -17,13 +17,19 @@ enum {
 // What a runner inherits beside stdio, as shim/internal/stage has it. The last
 // is a socket that keeps the borders of messages: a guest cannot open it by its
 // name in /proc, as it could a pipe. A message is one byte and a text: the
-// level of a line for the log, or 0 and why the runner failed: where, NUL, cause.
+// level of a line for the log, with fields behind NULs; or WASMSHIM_SAY_*.
 enum {
     WASMSHIM_FD_EXE = 3,
     WASMSHIM_FD_STAGE = 4,
     WASMSHIM_FD_STATUS = 5,
-    WASMSHIM_FD_END,
+    WASMSHIM_FD_LAYERS = 6,
+    WASMSHIM_LAYERS_MAX = 256,
     WASMSHIM_MESSAGE_MAX = 4096, // what does not fit is cut off
+};
+
+enum {
+    WASMSHIM_SAY_FAILED = 0,  // where, NUL, cause
+    WASMSHIM_SAY_REFUSED = 6, // a layer's index, decimal, whose artifact does not load; NUL, cause
 };
 
 struct wasmshim_list {
@@ -34,6 +40,14 @@ struct wasmshim_list {
 struct wasmshim_preopen {
     const char *host;
     const char *guest;
+};
+
+// A layer of the guest's code. Descriptors are from WASMSHIM_FD_LAYERS on.
+struct wasmshim_layer {
+    const char *media_type; // empty if it is a file
+    const char *digest;     // empty if it is not known
+    uint32_t fd;
+    uint32_t artifact; // 0 if there is none; in a compiler, where it is written to
 };
 
 enum {
@@ -56,6 +70,8 @@ struct wasmshim_stage {
     struct wasmshim_list hidden;  // absolute paths that the guest must not open
     struct wasmshim_preopen *preopens;
     size_t preopen_count;
+    struct wasmshim_layer *layers; // none: the guest is the file at entry_path
+    size_t layer_count;
     uint64_t memory; // bytes, 0 for no limit
     uint64_t cpu;    // thousandths of a CPU, 0 for no limit
     uint32_t kind;

@@ -78,7 +78,9 @@ enum {
 /* Flags of wasm_shim_option. SINCE: 1.0 */
 enum {
     /* The value changes what compile makes: it becomes part of the compile cache's key. */
-    WASM_SHIM_OPTION_AFFECTS_COMPILATION = 1
+    WASM_SHIM_OPTION_AFFECTS_COMPILATION = 1,
+    /* Not the value changes it, but whether there is one. */
+    WASM_SHIM_OPTION_PRESENCE_AFFECTS_COMPILATION = 2
 };
 
 /*
@@ -112,7 +114,7 @@ typedef struct wasm_shim_option {
     size_t size;         /* sizeof(wasm_shim_option) */
     const char *key;     /* letters, digits, '-', '_' and '.'; not "preopens", which is the core's */
     const char *help;    /* one line; may be NULL */
-    uint32_t flags;      /* WASM_SHIM_OPTION_AFFECTS_COMPILATION, or 0 */
+    uint32_t flags;      /* WASM_SHIM_OPTION_*AFFECTS_COMPILATION, or 0 */
     uint32_t type;       /* WASM_SHIM_OPTION_STRING to WASM_SHIM_OPTION_CHOICE */
     const char *choices; /* the words of a choice: "a|b|c"; NULL otherwise */
 } wasm_shim_option;
@@ -137,9 +139,10 @@ typedef struct wasm_shim_engine {
     /* Not 0: the daemon's log is not set up; its lines go nowhere. For an engine that wants silence. */
     uint32_t no_setup_logger;
 
-    const char *name;     /* "wasmtime": lower-case letters, digits and '-'; at most 63 bytes */
-    const char *version;  /* of the engine; may be NULL */
-    const char *revision; /* of its source; may be NULL */
+    const char *name;      /* "wasmtime": lower-case letters, digits and '-'; at most 63 bytes */
+    const char *shim_name; /* the runtime is io.containerd.<shim_name>.v1; like name; NULL is name */
+    const char *version;   /* of the engine; may be NULL */
+    const char *revision;  /* of its source; may be NULL */
 
     const char *const *layer_types;         /* further OCI media types that it takes, then NULL; may be NULL */
     const wasm_shim_option *const *options; /* pointers, then NULL; may be NULL */
@@ -181,12 +184,19 @@ typedef struct wasm_shim_engine {
     int32_t (*stop)(int32_t sig, void *user_data);
 
     /*
-     * compile makes an artifact of the guest's code; may be NULL. It sees the
-     * options that run_wasi will see. This version of the library does not
-     * call it yet.
-     * Returns WASM_SHIM_OK, WASM_SHIM_UNSUPPORTED (the original will be run),
-     * or one of WASM_SHIM_ERROR*.
-     * THREAD: the process's first. PROCESS: compiler. SINCE: 1.0
+     * compile makes artifacts of the guest's layers, with
+     * wasm_shim_artifact_write(); may be NULL. run_wasi is given them then, in
+     * this container and in later ones. What is kept is found by the engine's
+     * name, the binary, cache_key, the CPU's features, the layers' digests and
+     * the options that affect compilation: an artifact must depend on nothing
+     * else. The context has layers, kind and options; ids, arguments,
+     * environment and entrypoint are empty.
+     * Returns WASM_SHIM_OK, WASM_SHIM_UNSUPPORTED (the originals will be run),
+     * or one of WASM_SHIM_ERROR* after wasm_shim_set_error(): the cause is
+     * logged, and the originals are run.
+     * THREAD: the process's first. It may start others. PROCESS: compiler: no
+     * user, no files, no network, and memory, processes and time are limited.
+     * SINCE: 1.0
      */
     int32_t (*compile)(wasm_shim_context *ctx, void *user_data);
 } wasm_shim_engine;
@@ -205,6 +215,12 @@ typedef struct wasm_shim_engine {
  * THREAD: the process's first. PROCESS: every one. SINCE: 1.0
  */
 int wasm_shim_main(int argc, char **argv, const wasm_shim_engine *engine);
+
+/* main() for an engine whose descriptor is a variable. SINCE: 1.0 */
+#define WASM_SHIM_MAIN(descriptor)                                                                                     \
+    int main(int argc, char **argv) {                                                                                  \
+        return wasm_shim_main(argc, argv, &(descriptor));                                                              \
+    }
 
 /*
  * wasm_shim_abi_version returns the WASM_SHIM_ABI_VERSION of the library.
@@ -226,9 +242,9 @@ void wasm_shim_set_error(wasm_shim_context *ctx, const char *message);
  * the level is within the log level that the operator has set. It never waits:
  * of many lines at once some may be dropped, and of a long line the end.
  * level: WASM_SHIM_LOG_*. message: one line, without a line end.
- * SINCE: 1.0
+ * fields: strings "key=value", then NULL; may be NULL. SINCE: 1.0
  */
-void wasm_shim_log(wasm_shim_context *ctx, int32_t level, const char *message);
+void wasm_shim_log(wasm_shim_context *ctx, int32_t level, const char *message, const char *const *fields);
 
 /*
  * The container's id, the id of its pod (its own where there is no pod), and
@@ -265,10 +281,47 @@ const char *wasm_shim_entry_arg0(const wasm_shim_context *ctx);
 uint32_t wasm_shim_kind(const wasm_shim_context *ctx);
 
 /*
- * The file that holds the guest: an absolute path in the container.
- * Returns NULL where the guest comes as layers of an image. SINCE: 1.0
+ * The file that holds the guest: an absolute path in the container. Returns
+ * NULL where the guest comes as layers of an image, and in the compiler.
+ * SINCE: 1.0
  */
 const char *wasm_shim_source_file(const wasm_shim_context *ctx);
+
+/*
+ * The guest's code. An image of layers has those whose type the core or the
+ * engine knows, in the manifest's order; a guest that is a file is one layer.
+ * index: below wasm_shim_layer_count(). media_type and digest ("sha256:...")
+ * are NULL where they are not known: a file has no type.
+ * bytes: maps the layer, for reading, when it is first asked for. size may be
+ * NULL. Returns NULL and sets errno if that fails; an empty layer is not NULL.
+ * fd: a descriptor of the same, for reading: for an engine that maps it itself,
+ * or opens /proc/self/fd/N. Returns -1 and sets errno if that fails.
+ * OWNERSHIP: bytes and fd are the library's. THREAD: any, one at a time.
+ * SINCE: 1.0
+ */
+size_t wasm_shim_layer_count(const wasm_shim_context *ctx);
+const char *wasm_shim_layer_media_type(const wasm_shim_context *ctx, size_t index);
+const char *wasm_shim_layer_digest(const wasm_shim_context *ctx, size_t index);
+const uint8_t *wasm_shim_layer_bytes(wasm_shim_context *ctx, size_t index, size_t *size);
+int wasm_shim_layer_fd(wasm_shim_context *ctx, size_t index);
+
+/*
+ * What compile made of a layer, in run_wasi: bytes and fd as above, NULL and -1
+ * with ENOENT where there is none. A layer and its artifact are both there.
+ * refuse: says that the artifact does not load, so that another one is made
+ * for the next container; run the layer instead. why: one line.
+ * OWNERSHIP and THREAD: as above. PROCESS: runner. SINCE: 1.0
+ */
+const uint8_t *wasm_shim_artifact_bytes(wasm_shim_context *ctx, size_t index, size_t *size);
+int wasm_shim_artifact_fd(wasm_shim_context *ctx, size_t index);
+void wasm_shim_artifact_refuse(wasm_shim_context *ctx, size_t index, const char *why);
+
+/*
+ * wasm_shim_artifact_write appends to what compile makes of a layer.
+ * Returns 0, or -1 and sets errno; what is too large fails with EFBIG.
+ * THREAD: one at a time. PROCESS: compiler. SINCE: 1.0
+ */
+int wasm_shim_artifact_write(wasm_shim_context *ctx, size_t index, const void *bytes, size_t size);
 
 /*
  * An engine option's value, in the form that its type says, or NULL where

@@ -42,15 +42,19 @@ type Stopper interface {
 	Stop(sig syscall.Signal) (deadline time.Duration, handled bool)
 }
 
-// Compiler is for an engine that can compile ahead. This version of the core
-// does not call it yet.
+// Compiler is for an engine that can compile ahead. Descriptor.CacheKey belongs
+// to it.
 type Compiler interface {
-	// CacheKey is what, beside version and options, decides whether an artifact
-	// fits this engine.
-	CacheKey() string
-	// Compile makes an artifact of each layer, nil for one whose original is to
-	// be used. Called in a process without rights beside the container.
-	Compile(ctx *RuntimeContext, layers [][]byte) (artifacts [][]byte, err error)
+	// Compile makes an artifact of each of ctx.Layers, nil for one whose original
+	// is to be run; nil instead of the list is all of them. RunWasi is given them
+	// then, in this container and in later ones: an artifact must depend on
+	// nothing but the layer, the kind, the options that affect compilation, the
+	// CPU's features, the binary and Descriptor.CacheKey. Ids, arguments,
+	// environment and entrypoint are empty. The cause of an error is logged, and
+	// the originals are run.
+	// Called in a process without rights beside the container: no user, no files,
+	// no network; memory, processes and time are limited.
+	Compile(ctx *RuntimeContext) (artifacts [][]byte, err error)
 }
 
 // Stage is where a guest failed. It decides the container's exit code.
@@ -105,6 +109,7 @@ type RuntimeContext struct {
 
 	Entrypoint  Entrypoint
 	Source      Source
+	Layers      []*Layer          // the guest's code; a guest that is a file is one layer
 	Kind        Kind              // one of them: what the guest's first bytes say
 	Options     map[string]string // values of the engine's options, in the form that their type says
 	Preopens    []Preopen         // directories that the guest is to be given; at least one
@@ -123,7 +128,7 @@ type Entrypoint struct {
 
 // Source is where the guest's code is.
 type Source struct {
-	File string // an absolute path in the container, which is the process's root
+	File string // an absolute path in the container, which is the process's root; empty if the guest is layers of an image
 }
 
 // Preopen is a directory for the guest.

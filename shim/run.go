@@ -35,8 +35,10 @@ func run(e Engine, c Config) int {
 	args := os.Args[1:]
 	switch {
 	// The role is looked at first: a container's arguments may be anything.
-	case isRunner():
+	case hasRole(stage.RoleEnv):
 		return runner(e)
+	case hasRole(stage.CompilerEnv):
+		return compiler(e)
 	case len(args) == 1 && args[0] == "init" && os.Getenv("_LIBCONTAINER_INITPIPE") != "":
 		Init()
 		return 1
@@ -47,15 +49,21 @@ func run(e Engine, c Config) int {
 		}
 		os.Unsetenv(resultEnv)
 		unix.CloseOnExec(fd)
-		return Main(e.Describe(), c, fd)
+		return Main(describe(e), c, fd)
 	case bootstrap.Called(args) && args[len(args)-1] == "start":
 		return start(args[:len(args)-1])
 	}
-	return Main(e.Describe(), c, -1)
+	return Main(describe(e), c, -1)
 }
 
-func isRunner() bool {
-	name, value, _ := strings.Cut(stage.RoleEnv, "=")
+func describe(e Engine) Descriptor {
+	d := e.Describe()
+	_, d.Compiles = e.(Compiler)
+	return d
+}
+
+func hasRole(env string) bool {
+	name, value, _ := strings.Cut(env, "=")
 	return os.Getenv(name) == value
 }
 

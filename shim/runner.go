@@ -34,9 +34,6 @@ const (
 // hiddenEnv says that Landlock's rules are in force already.
 const hiddenEnv = "_WASMSHIM_HIDDEN"
 
-// maxMessage is how long a message to the daemon can be, in bytes.
-const maxMessage = 4096
-
 // guest is the runner's process: the engine with its container.
 type guest struct {
 	engine    Engine
@@ -62,6 +59,9 @@ func runner(e Engine) int {
 	}
 	unix.Close(stage.FDExe)
 	unix.Close(stage.FDStage)
+	for _, fd := range readable(c)[1:] {
+		unix.CloseOnExec(fd)
+	}
 	os.Clearenv()
 	name, _ := unix.BytePtrFromString(c.Name)
 	if name != nil {
@@ -88,11 +88,10 @@ func (g *guest) hide(c *stage.Context) error {
 	if len(c.Hidden) == 0 || os.Getenv(hiddenEnv) != "" {
 		return nil
 	}
-	err := landlock.Hide(c.Hidden, stage.FDExe)
+	err := landlock.Hide(c.Hidden, readable(c)...)
 	if err == nil {
 		if _, err = unix.FcntlInt(stage.FDStatus, unix.F_SETFD, 0); err == nil {
-			exe := fmt.Sprintf("/proc/self/fd/%d", stage.FDExe)
-			err = unix.Exec(exe, os.Args, []string{stage.RoleEnv, hiddenEnv + "=1"})
+			err = unix.Exec(stage.Exe, os.Args, []string{stage.RoleEnv, hiddenEnv + "=1"})
 		}
 	} else if !c.MustHide {
 		return nil
@@ -100,12 +99,25 @@ func (g *guest) hide(c *stage.Context) error {
 	return fmt.Errorf("cannot hide %s from the guest: Landlock: %w; set guest_proc to readonly to run without", c.Hidden[0], err)
 }
 
+// readable are the descriptors that stay readable by their names in /proc: this
+// binary, layers and artifacts.
+func readable(c *stage.Context) []int {
+	fds := []int{stage.FDExe}
+	for _, l := range c.Layers {
+		fds = append(fds, int(l.FD))
+		if l.Artifact != 0 {
+			fds = append(fds, int(l.Artifact))
+		}
+	}
+	return fds
+}
+
 func (g *guest) context(c *stage.Context) *RuntimeContext {
 	rc := &RuntimeContext{
 		ContainerID: c.ID, PodID: cmp.Or(c.Pod, c.ID), Namespace: c.Namespace,
 		Args: c.Args, Env: c.Env, Cwd: cmp.Or(c.Cwd, "/"),
 		Entrypoint: Entrypoint{Func: cmp.Or(c.Func, "_start"), Name: c.Name},
-		Source:     Source{File: c.Path}, Kind: Kind(c.Kind), Options: map[string]string{},
+		Source:     Source{File: c.Path}, Layers: layers(c), Kind: Kind(c.Kind), Options: map[string]string{},
 		Preopens: c.Preopens, MemoryLimit: c.Memory, CPULimit: c.CPU,
 	}
 	if len(c.Args) > 0 {
@@ -157,7 +169,7 @@ func (g *guest) failed(err error) int {
 // fail says what went wrong, and where: as data to the daemon, which never
 // makes us wait, and as text on the container's stderr.
 func (g *guest) fail(at Stage, code int, err error) int {
-	send(0, string(at)+"\x00"+err.Error())
+	send(stage.SayFailed, string(at)+"\x00"+err.Error())
 	_, _ = io.WriteString(os.Stderr, g.name+": "+err.Error()+"\n")
 	return code
 }
@@ -165,7 +177,7 @@ func (g *guest) fail(at Stage, code int, err error) int {
 // send gives the daemon a message, or drops it where there is no room.
 func send(kind byte, text string) {
 	message := append([]byte{kind}, text...)
-	_ = unix.Sendto(stage.FDStatus, message[:min(len(message), maxMessage)], unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, nil)
+	_ = unix.Sendto(stage.FDStatus, message[:min(len(message), stage.MaxMessage)], unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, nil)
 }
 
 // terminating are the signals that terminate by default and are not raised by a

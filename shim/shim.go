@@ -4,6 +4,7 @@
 package shim
 
 import (
+	"cmp"
 	"os"
 
 	"github.com/libwasmshim/libwasmshim/shim/internal/bootstrap"
@@ -30,7 +31,9 @@ type Option struct {
 	Help               string // one line
 	Type               OptionType
 	Choices            []string // what an OptionChoice chooses from
-	AffectsCompilation bool     // part of the compile cache's key
+	AffectsCompilation bool     // the value is part of the compile cache's key
+
+	PresenceAffectsCompilation bool // whether there is a value is part of the compile cache's key
 }
 
 // OptionType says what values an option takes.
@@ -50,7 +53,8 @@ const (
 // Descriptor is what the daemon knows of an engine. It is data: the daemon
 // never calls engine code.
 type Descriptor struct {
-	Name       string   // "wasmtime"; the runtime is io.containerd.<name>.v1
+	Name       string   // "wasmtime"
+	ShimName   string   // the runtime is io.containerd.<ShimName>.v1; "" is Name
 	Version    string   // the engine's version
 	Revision   string   // the engine's VCS revision; may be empty
 	LayerTypes []string // OCI layer media types that it takes beside the core's own
@@ -58,6 +62,7 @@ type Descriptor struct {
 	Kinds      Kind
 	Options    []Option
 	CacheKey   string // what beside version and options decides whether an artifact fits
+	Compiles   bool   // it makes artifacts; for an engine in Go, it is a Compiler
 }
 
 // Config adjusts the core.
@@ -86,8 +91,8 @@ func Main(d Descriptor, c Config, resultFD int) int {
 	}
 	if resultFD < 0 && !bootstrap.Called(args) {
 		return cli.Run(cli.Program{
-			Engine: d.Name, EngineVersion: d.Version, EngineRevision: d.Revision, ABI: d.ABI,
-			Kinds: entrypoint.Kind(d.Kinds), Options: declared,
+			Engine: d.Name, ShimName: cmp.Or(d.ShimName, d.Name), EngineVersion: d.Version, EngineRevision: d.Revision, ABI: d.ABI,
+			Kinds: entrypoint.Kind(d.Kinds), Options: declared, Compiles: d.Compiles,
 		}, os.Args, os.Stdout, os.Stderr)
 	}
 	level := c.DefaultLogLevel
@@ -95,7 +100,7 @@ func Main(d Descriptor, c Config, resultFD int) int {
 		level = "info"
 	}
 	return bootstrap.Run(bootstrap.Engine{
-		Name: d.Name, Version: d.Version, Revision: d.Revision,
+		Name: d.Name, ShimName: cmp.Or(d.ShimName, d.Name), Version: d.Version, Revision: d.Revision,
 		Kinds: entrypoint.Kind(d.Kinds), Options: declared, LogLevel: level, NoLogger: c.NoSetupLogger,
 	}, args, resultFD)
 }

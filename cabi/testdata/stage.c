@@ -38,6 +38,9 @@ static int print(size_t size) {
         printf("hidden=%s\n", s.hidden.items[i]);
     if (s.flags != 0)
         printf("flags=%u\n", s.flags);
+    for (size_t i = 0; i < s.layer_count; i++)
+        printf("layer=%u,%u,%s,%s\n", s.layers[i].fd, s.layers[i].artifact, s.layers[i].media_type,
+               s.layers[i].digest);
     wasmshim_stage_free(&s);
     return 0;
 }
@@ -68,6 +71,8 @@ static void decode(const uint8_t *bytes, size_t size) {
             n += strlen(s.preopens[i].host) + strlen(s.preopens[i].guest);
         for (size_t i = 0; i < s.hidden.count; i++)
             n += strlen(s.hidden.items[i]);
+        for (size_t i = 0; i < s.layer_count; i++)
+            n += strlen(s.layers[i].media_type) + strlen(s.layers[i].digest);
         wasmshim_stage_free(&s);
     }
     free(copy);

@@ -83,14 +83,8 @@ static int32_t call(struct guest *g, const wasmtime_component_func_t *func) {
 }
 
 int32_t run_component(struct guest *g) {
-    wasmtime_component_t *component;
-    wasmtime_error_t *error = wasmtime_component_new(g->engine, g->bytes, g->size, &component);
-    if (error != NULL)
-        return fail_with(g, WASM_SHIM_ERROR_COMPILE, error, "cannot compile %s", g->path);
-    compiled(g);
-
     wasmtime_component_export_index_t *index = NULL;
-    int32_t status = find_entry(g, component, &index);
+    int32_t status = find_entry(g, g->component, &index);
     if (status == WASM_SHIM_OK)
         status = set_wasi(g);
     if (status != WASM_SHIM_OK)
@@ -98,9 +92,9 @@ int32_t run_component(struct guest *g) {
 
     wasmtime_component_linker_t *linker = wasmtime_component_linker_new(g->engine);
     wasmtime_component_instance_t instance;
-    error = wasmtime_component_linker_add_wasip2(linker);
+    wasmtime_error_t *error = wasmtime_component_linker_add_wasip2(linker);
     if (error == NULL)
-        error = wasmtime_component_linker_instantiate(linker, g->context, component, &instance);
+        error = wasmtime_component_linker_instantiate(linker, g->context, g->component, &instance);
     if (error != NULL)
         return ended(g, WASM_SHIM_ERROR_LOAD, error, NULL);
 

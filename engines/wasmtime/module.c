@@ -95,14 +95,8 @@ static wasmtime_error_t *define_wasi(struct guest *g, wasmtime_linker_t *linker)
 
 int32_t run_module(struct guest *g) {
     const char *entry = wasm_shim_entry_func(g->ctx);
-    wasmtime_module_t *module;
-    wasmtime_error_t *error = wasmtime_module_new(g->engine, g->bytes, g->size, &module);
-    if (error != NULL)
-        return fail_with(g, WASM_SHIM_ERROR_COMPILE, error, "cannot compile %s", g->path);
-    compiled(g);
-
     size_t results = 0;
-    int32_t status = check_function(g, module, entry, &results);
+    int32_t status = check_function(g, g->module, entry, &results);
     if (status == WASM_SHIM_OK)
         status = set_wasi(g);
     if (status != WASM_SHIM_OK)
@@ -111,14 +105,14 @@ int32_t run_module(struct guest *g) {
     wasmtime_linker_t *linker = wasmtime_linker_new(g->engine);
     wasmtime_instance_t instance;
     wasm_trap_t *trap = NULL;
-    error = define_wasi(g, linker);
+    wasmtime_error_t *error = define_wasi(g, linker);
     if (error == NULL)
-        error = wasmtime_linker_instantiate(linker, g->context, module, &instance, &trap);
+        error = wasmtime_linker_instantiate(linker, g->context, g->module, &instance, &trap);
     if (error != NULL || trap != NULL)
         return ended(g, WASM_SHIM_ERROR_LOAD, error, trap);
     // The instance holds what it uses; the rest would sleep with the guest.
     wasmtime_linker_delete(linker);
-    wasmtime_module_delete(module);
+    wasmtime_module_delete(g->module);
 
     wasmtime_extern_t item;
     // A module without _start is a reactor: this must be its first call.

@@ -9,6 +9,9 @@
 #include <string.h>
 
 #define COMPILES WASM_SHIM_OPTION_AFFECTS_COMPILATION
+// Code that counts, or can be interrupted, is other code; how far it counts is
+// not in it.
+#define COMPILES_IF_SET WASM_SHIM_OPTION_PRESENCE_AFFECTS_COMPILATION
 
 #define OPTION(name, key_, type_, flags_, choices_, help_)                                                             \
     static const wasm_shim_option name = {.size = sizeof(wasm_shim_option),                                            \
@@ -20,8 +23,8 @@
 
 OPTION(opt_level, "opt-level", CHOICE, COMPILES, "none|speed|speed-and-size",
        "how much the compiler optimises (speed)");
-OPTION(fuel, "fuel", INTEGER, COMPILES, NULL, "instructions that the guest may run before it traps (no limit)");
-OPTION(timeout, "timeout", DURATION, COMPILES, NULL,
+OPTION(fuel, "fuel", INTEGER, COMPILES_IF_SET, NULL, "instructions that the guest may run before it traps (no limit)");
+OPTION(timeout, "timeout", DURATION, COMPILES_IF_SET, NULL,
        "wall-clock time, compilation included, until the guest is ended (no limit)");
 OPTION(max_memory, "max-memory", SIZE, 0, NULL,
        "size to which each linear memory may grow (no limit but the container's)");

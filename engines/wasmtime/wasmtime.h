@@ -17,10 +17,12 @@ struct guest {
     wasm_engine_t *engine;
     wasmtime_store_t *store;
     wasmtime_context_t *context;
-    const char *path;
+    const char *path; // or what the layer is called in messages
+    size_t layer;
     const uint8_t *bytes;
     size_t size;
-    uint64_t begun_us; // monotonic
+    wasmtime_module_t *module;       // once loaded, one of
+    wasmtime_component_t *component; // the two
     uint64_t fuel;
     uint64_t timeout_ms;
     bool has_fuel;
@@ -42,8 +44,14 @@ int32_t set_limits(struct guest *g);
 int32_t execute(struct guest *g);
 int32_t execute_within(struct guest *g);
 
-// Says in the log that the guest is compiled.
-void compiled(struct guest *g);
+// Finds the layer that is the guest.
+int32_t find_guest(struct guest *g);
+
+// Makes the guest's module or component: from an artifact, or by compiling it.
+int32_t load(struct guest *g);
+
+// Compiles the guest and writes its artifact.
+int32_t write_artifact(struct guest *g);
 
 int32_t run_module(struct guest *g);
 int32_t run_component(struct guest *g);

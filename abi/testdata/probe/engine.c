@@ -2,10 +2,18 @@
 
 // An engine for tests: it does what the container's arguments say.
 
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mount.h>
+#include <sys/ptrace.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "wasm_shim.h"
@@ -36,6 +44,114 @@ static void print(const wasm_shim_context *ctx) {
     printf("home=%d\n", getenv("HOME") != NULL);
 }
 
+static void print_bytes(const char *what, const uint8_t *bytes, const size_t *size) {
+    if (bytes == NULL) {
+        printf("%s: errno %d\n", what, errno);
+        return;
+    }
+    printf("%s: %zu bytes \"", what, *size);
+    fwrite(bytes, 1, *size, stdout);
+    printf("\"\n");
+}
+
+static void print_layers(wasm_shim_context *ctx) {
+    for (size_t i = 0; i <= wasm_shim_layer_count(ctx); i++) {
+        size_t size = 0;
+        const char *type = wasm_shim_layer_media_type(ctx, i);
+        const char *digest = wasm_shim_layer_digest(ctx, i);
+        printf("layer %zu: %s %s\n", i, type != NULL ? type : "(none)", digest != NULL ? digest : "(none)");
+        const uint8_t *bytes = wasm_shim_layer_bytes(ctx, i, &size);
+        print_bytes("code", bytes, &size);
+        if (bytes != wasm_shim_layer_bytes(ctx, i, NULL))
+            printf("mapped twice\n");
+        print_bytes("artifact", wasm_shim_artifact_bytes(ctx, i, &size), &size);
+        char byte = 0;
+        int fd = wasm_shim_layer_fd(ctx, i);
+        ssize_t n = fd >= 0 ? pread(fd, &byte, 1, 0) : 0;
+        if (fd >= 0)
+            printf("descriptor: %zd '%c', closed on exec %d\n", n, byte, fcntl(fd, F_GETFD));
+    }
+    wasm_shim_artifact_refuse(ctx, 0, "too old");
+    wasm_shim_artifact_refuse(ctx, 1, NULL);
+    wasm_shim_artifact_refuse(ctx, 99, "not there");
+    printf("written: %d\n", wasm_shim_artifact_write(ctx, 0, "x", 1));
+}
+
+// What a compiler may do, line by line in its log.
+static void attempt(wasm_shim_context *ctx, const char *what, bool done) {
+    char line[128];
+    snprintf(line, sizeof(line), "%s: %s", what, done ? "done" : strerror(errno));
+    wasm_shim_log(ctx, WASM_SHIM_LOG_INFO, line, NULL);
+}
+
+static void try_all(wasm_shim_context *ctx) {
+    char ids[64];
+    snprintf(ids, sizeof(ids), "pid %d uid %d gid %d env %d", getpid(), getuid(), getgid(),
+             environ != NULL && *environ != NULL);
+    wasm_shim_log(ctx, WASM_SHIM_LOG_INFO, ids, NULL);
+    attempt(ctx, "open /", open("/", O_RDONLY) >= 0);
+    attempt(ctx, "open /proc/self/status", open("/proc/self/status", O_RDONLY) >= 0);
+    attempt(ctx, "create a file", open("/file", O_RDWR | O_CREAT, 0600) >= 0);
+    attempt(ctx, "open the layer for writing", open("/proc/self/fd/6", O_RDWR) >= 0);
+    attempt(ctx, "write to the layer", write(6, "x", 1) == 1);
+    attempt(ctx, "make a socket", socket(AF_INET, SOCK_STREAM, 0) >= 0);
+    attempt(ctx, "become root", setuid(0) == 0);
+    attempt(ctx, "trace", ptrace(PTRACE_TRACEME, 0, 0, 0) == 0);
+    attempt(ctx, "mount", mount("none", "/", "tmpfs", 0, "") == 0);
+    attempt(ctx, "make a namespace", unshare(CLONE_NEWUSER) == 0);
+    attempt(ctx, "kill another", kill(2, 0) == 0);
+}
+
+static int32_t compile(wasm_shim_context *ctx, void *user_data) {
+    const char *verb = wasm_shim_option_value(ctx, "compile");
+    if (user_data != &stopped)
+        return WASM_SHIM_ERROR;
+    if (verb == NULL)
+        verb = "";
+    if (strcmp(verb, "none") == 0)
+        return WASM_SHIM_UNSUPPORTED;
+    if (strcmp(verb, "fail") == 0) {
+        wasm_shim_set_error(ctx, "no such instruction");
+        return WASM_SHIM_ERROR_COMPILE;
+    }
+    if (strcmp(verb, "status") == 0)
+        return 4711;
+    if (strcmp(verb, "crash") == 0)
+        *(volatile int *)NULL = 0;
+    if (strcmp(verb, "exit") == 0)
+        exit(9);
+    if (strcmp(verb, "hang") == 0)
+        for (;;)
+            pause();
+    if (strcmp(verb, "spin") == 0)
+        for (;;)
+            ;
+    if (strcmp(verb, "memory") == 0)
+        for (;;)
+            memset(malloc(1 << 20), 1, 1 << 20);
+    if (strcmp(verb, "fork") == 0)
+        for (;;)
+            fork();
+    if (strcmp(verb, "fill") == 0) {
+        static char block[1 << 20];
+        while (wasm_shim_artifact_write(ctx, 0, block, sizeof(block)) == 0)
+            ;
+        wasm_shim_set_error(ctx, strerror(errno));
+        return WASM_SHIM_ERROR;
+    }
+    if (strcmp(verb, "try") == 0)
+        try_all(ctx);
+    for (size_t i = 0; i < wasm_shim_layer_count(ctx); i++) {
+        size_t size;
+        const uint8_t *bytes = wasm_shim_layer_bytes(ctx, i, &size);
+        if (wasm_shim_artifact_bytes(ctx, i, NULL) != NULL)
+            return WASM_SHIM_ERROR;
+        if (wasm_shim_artifact_write(ctx, i, "compiled ", 9) < 0 || wasm_shim_artifact_write(ctx, i, bytes, size) < 0)
+            return WASM_SHIM_ERROR;
+    }
+    return WASM_SHIM_OK;
+}
+
 static void at_exit(void) {
     printf("atexit ran\n");
 }
@@ -49,6 +165,8 @@ static int32_t run_wasi(wasm_shim_context *ctx, int32_t *exit_code, void *user_d
         return WASM_SHIM_ERROR;
     if (strcmp(verb, "print") == 0) {
         print(ctx);
+    } else if (strcmp(verb, "layers") == 0) {
+        print_layers(ctx);
     } else if (strcmp(verb, "exit") == 0) {
         *exit_code = atoi(with);
     } else if (strcmp(verb, "status") == 0) {
@@ -59,7 +177,8 @@ static int32_t run_wasi(wasm_shim_context *ctx, int32_t *exit_code, void *user_d
         return atoi(with);
     } else if (strcmp(verb, "log") == 0) {
         for (int32_t level = WASM_SHIM_LOG_ERROR; level <= WASM_SHIM_LOG_TRACE; level++)
-            wasm_shim_log(ctx, level, with);
+            wasm_shim_log(ctx, level, with, NULL);
+        wasm_shim_log(ctx, WASM_SHIM_LOG_INFO, "with fields", (const char *const[]){"size=3", "name=two words", NULL});
     } else if (strcmp(verb, "atexit") == 0) {
         atexit(at_exit);
     } else if (strcmp(verb, "sleep") == 0) {
@@ -99,7 +218,12 @@ static const wasm_shim_option speed = {
     .help = "how fast",
     .flags = WASM_SHIM_OPTION_AFFECTS_COMPILATION,
 };
-static const wasm_shim_option *const options[] = {&speed, NULL};
+static const wasm_shim_option compile_verb = {
+    .size = sizeof(wasm_shim_option),
+    .key = "compile",
+    .help = "what compile does",
+};
+static const wasm_shim_option *const options[] = {&speed, &compile_verb, NULL};
 static const char *const layer_types[] = {"application/vnd.probe+wasm", NULL};
 
 static const wasm_shim_engine engine = {
@@ -108,8 +232,7 @@ static const wasm_shim_engine engine = {
     .version = "1.2.3",      .layer_types = layer_types,
     .options = options,      .user_data = (void *)&stopped,
     .run_wasi = run_wasi,    .stop = stop,
+    .compile = compile,
 };
 
-int main(int argc, char **argv) {
-    return wasm_shim_main(argc, argv, &engine);
-}
+WASM_SHIM_MAIN(engine)

@@ -28,6 +28,7 @@ func TestCalled(t *testing.T) {
 		"-namespace ns -address a -publish-binary b -id c -bundle d delete": true,
 		"-info": true, "--info": true, "-namespace=ns -id=c start": true, "start": true, "delete": true,
 		"": false, "-v": false, "--version": false, "--help": false, "help": false, "run x.wasm": false, "strat": false,
+		"run --log-level info x.wasm": false, "run x.wasm start": false, "run x.wasm --namespace a": false, "run x -info": false,
 	} {
 		require.Equal(t, want, Called(strings.Fields(line)), line)
 	}
@@ -135,7 +136,7 @@ func TestInfo(t *testing.T) {
 	o, err := anypb.New(&options.Options{SystemdCgroup: true})
 	require.NoError(t, err)
 	var out bytes.Buffer
-	require.NoError(t, info(Engine{Name: "e", Version: "1.2", Revision: "abc"}, bytes.NewReader(marshal(t, o)), &out))
+	require.NoError(t, info(Engine{Name: "e", ShimName: "e", Version: "1.2", Revision: "abc"}, bytes.NewReader(marshal(t, o)), &out))
 	var i types.RuntimeInfo
 	require.NoError(t, proto.Unmarshal(out.Bytes(), &i))
 	require.Equal(t, "io.containerd.e.v1", i.Name)

@@ -11,7 +11,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
+	"strings"
 
 	"github.com/libwasmshim/libwasmshim/shim/internal/container"
 	"github.com/libwasmshim/libwasmshim/shim/internal/entrypoint"
@@ -21,6 +21,7 @@ import (
 // Engine is what the daemon knows of the engine.
 type Engine struct {
 	Name     string
+	ShimName string // as in the runtime's name
 	Version  string
 	Revision string
 	Kinds    entrypoint.Kind
@@ -29,9 +30,9 @@ type Engine struct {
 	NoLogger bool   // leave the logger alone
 }
 
-// Runtime is the name under which containerd knows an engine's shim.
+// Runtime is the name under which containerd knows this shim.
 func (e Engine) Runtime() string {
-	return "io.containerd." + e.Name + ".v1"
+	return "io.containerd." + e.ShimName + ".v1"
 }
 
 // call is one invocation by containerd.
@@ -46,31 +47,22 @@ type call struct {
 }
 
 // Called says whether args are containerd's calling convention and not a
-// person's.
+// person's, whose command comes first.
 func Called(args []string) bool {
+	if len(args) == 0 || !strings.HasPrefix(args[0], "-") {
+		return len(args) == 1 && isAction(args[0])
+	}
 	for _, a := range args {
-		if name := flagName(a); name == "info" || name == "namespace" || name == "publish-binary" {
+		switch strings.TrimPrefix(strings.TrimPrefix(a, "-"), "-") {
+		case a: // no flag
+		case "info", "namespace", "publish-binary":
 			return true
 		}
 	}
-	return slices.Contains([]string{"start", "delete"}, lastOf(args))
+	return isAction(args[len(args)-1])
 }
 
-func flagName(arg string) string {
-	for range 2 {
-		if len(arg) > 0 && arg[0] == '-' {
-			arg = arg[1:]
-		}
-	}
-	return arg
-}
-
-func lastOf(args []string) string {
-	if len(args) == 0 {
-		return ""
-	}
-	return args[len(args)-1]
-}
+func isAction(word string) bool { return word == "start" || word == "delete" }
 
 // parseCall parses containerd's flags. started says that the action is start:
 // the daemon's command line has lost the word.

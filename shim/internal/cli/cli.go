@@ -18,11 +18,13 @@ import (
 // Program says what binary this is.
 type Program struct {
 	Engine         string
+	ShimName       string // as in the runtime's and the binary's name
 	EngineVersion  string
 	EngineRevision string
 	ABI            string // version of the C interface; empty for an engine in Go
 	Kinds          entrypoint.Kind
 	Options        []options.Declaration
+	Compiles       bool // the engine can compile ahead
 }
 
 // Exit codes.
@@ -31,8 +33,8 @@ const (
 	exitUsage   = 2
 )
 
-func (p Program) name() string    { return "containerd-shim-" + p.Engine + "-v1" }
-func (p Program) runtime() string { return "io.containerd." + p.Engine + ".v1" }
+func (p Program) name() string    { return "containerd-shim-" + p.ShimName + "-v1" }
+func (p Program) runtime() string { return "io.containerd." + p.ShimName + ".v1" }
 
 // Run runs a command line and returns the exit code.
 func Run(p Program, args []string, out, errOut io.Writer) int {

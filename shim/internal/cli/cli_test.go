@@ -15,7 +15,7 @@ import (
 )
 
 var program = Program{
-	Engine: "probe", EngineVersion: "1.2", EngineRevision: "abc", ABI: "1.0", Kinds: entrypoint.Module,
+	Engine: "probe", ShimName: "probe", EngineVersion: "1.2", EngineRevision: "abc", ABI: "1.0", Kinds: entrypoint.Module,
 	Options: []options.Declaration{{Key: "fuel", Type: options.Integer, Help: "how much"}, {Key: "level", Type: options.Choice, Choices: []string{"a", "b"}}},
 }
 

@@ -19,7 +19,7 @@ func (p Program) config() *cli.Command {
 	return &cli.Command{
 		Name:  "config",
 		Usage: "print containerd's configuration for this runtime, or its RuntimeClass",
-		UsageText: `config > /etc/containerd/conf.d/` + p.Engine + `.toml       # and restart containerd
+		UsageText: `config > /etc/containerd/conf.d/` + p.ShimName + `.toml       # and restart containerd
 config --config-version 2 >> /etc/containerd/config.toml   # containerd 1.6 and 1.7
 config --runtime-class | kubectl apply -f -`,
 		Flags: []cli.Flag{
@@ -31,7 +31,7 @@ config --runtime-class | kubectl apply -f -`,
 				return &usageError{fmt.Sprintf("config takes no arguments, found %q", c.Args().First())}
 			}
 			if c.Bool("runtime-class") {
-				_, err := fmt.Fprintf(c.App.Writer, "apiVersion: node.k8s.io/v1\nkind: RuntimeClass\nmetadata:\n  name: %[1]s\nhandler: %[1]s\n", p.Engine)
+				_, err := fmt.Fprintf(c.App.Writer, "apiVersion: node.k8s.io/v1\nkind: RuntimeClass\nmetadata:\n  name: %[1]s\nhandler: %[1]s\n", p.ShimName)
 				return err
 			}
 			return p.printConfig(c.App.Writer, c.Int("config-version"))
@@ -45,7 +45,7 @@ func (p Program) printConfig(out io.Writer, version int) error {
 		return &usageError{fmt.Sprintf("--config-version: found %d, accepted: 2 (containerd 1.6, 1.7), 3 (containerd 2.x)", version)}
 	}
 	return configText.Execute(out, map[string]any{
-		"Version": version, "Plugin": plugin, "Engine": p.Engine, "Runtime": p.runtime(), "Prefix": options.AnnotationPrefix,
+		"Version": version, "Plugin": plugin, "Shim": p.ShimName, "Runtime": p.runtime(), "Prefix": options.AnnotationPrefix,
 		"Options": append([]options.Declaration{options.Preopens}, p.Options...), "Arch": runtime.GOARCH,
 	})
 }
@@ -80,14 +80,14 @@ func help(d options.Declaration) string {
 var configText = template.Must(template.New("config").Funcs(template.FuncMap{"example": example, "help": help}).Parse(
 	`version = {{.Version}}
 
-[plugins.'{{.Plugin}}'.containerd.runtimes.{{.Engine}}]
+[plugins.'{{.Plugin}}'.containerd.runtimes.{{.Shim}}]
   runtime_type = '{{.Runtime}}'
   # Annotations reach the shim only where they are named here; which of them
   # count is what allow_annotations below says.
   pod_annotations = ['{{.Prefix}}*']
   container_annotations = ['{{.Prefix}}*']
 
-  [plugins.'{{.Plugin}}'.containerd.runtimes.{{.Engine}}.options]
+  [plugins.'{{.Plugin}}'.containerd.runtimes.{{.Shim}}.options]
     # How much the shim logs: error, warn, info, debug, trace.
     # log_level = 'info'
     # What a guest sees of /proc: auto, hidden, readonly, full.
@@ -96,10 +96,10 @@ var configText = template.Must(template.New("config").Funcs(template.FuncMap{"ex
     # allow_annotations = []
 {{- if eq .Version 2}}
     # containerd 1.6 hands on no table but the path of a file that has it:
-    # ConfigPath = '/etc/containerd/{{.Engine}}.toml'
+    # ConfigPath = '/etc/containerd/{{.Shim}}.toml'
 {{- end}}
 
-    [plugins.'{{.Plugin}}'.containerd.runtimes.{{.Engine}}.options.engine]
+    [plugins.'{{.Plugin}}'.containerd.runtimes.{{.Shim}}.options.engine]
 {{- range .Options}}
       # {{help .}}
       # {{.Key}} = {{example .}}
@@ -107,7 +107,7 @@ var configText = template.Must(template.New("config").Funcs(template.FuncMap{"ex
 {{if eq .Version 3}}
 # Wasm images (platform wasi/wasm) are for all runtimes of a node or for none.
 # With this, CRI pulls such images, and only such, for this runtime:
-# [plugins.'io.containerd.cri.v1.images'.runtime_platforms.{{.Engine}}]
+# [plugins.'io.containerd.cri.v1.images'.runtime_platforms.{{.Shim}}]
 #   platform = 'wasi/wasm'
 
 # The Transfer Service unpacks the platforms in this list, and no other.

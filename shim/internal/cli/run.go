@@ -13,6 +13,7 @@ import (
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
 
+	"github.com/libwasmshim/libwasmshim/shim/internal/compiler"
 	"github.com/libwasmshim/libwasmshim/shim/internal/entrypoint"
 	"github.com/libwasmshim/libwasmshim/shim/internal/options"
 	"github.com/libwasmshim/libwasmshim/shim/internal/stage"
@@ -29,6 +30,9 @@ file system, if not told otherwise. The engine's log goes to standard error.`,
 		Flags: []cli.Flag{
 			&cli.StringSliceFlag{Name: "env", Aliases: []string{"e"}, Usage: "a variable of the guest's, `NAME=VALUE`; NAME alone takes it from this environment"},
 			&cli.StringSliceFlag{Name: "option", Aliases: []string{"o"}, Usage: "an engine option, `KEY=VALUE`; see config"},
+			&cli.BoolFlag{Name: "compile", Usage: "compile first, in a process without rights, and run what was made"},
+			&cli.DurationFlag{Name: "compile-timeout", Value: compiler.DefaultLimits.Time, Usage: "how long compiling may take"},
+			&cli.StringFlag{Name: "compile-memory", Value: "2GiB", Usage: "how much memory compiling may take"},
 			&cli.StringFlag{Name: "cwd", Usage: "the guest's working `DIRECTORY`", DefaultText: "this one"},
 			&cli.StringFlag{Name: "log-level", Value: "warn", Usage: "how much the engine logs: " + strings.Join(options.LogLevels, ", ")},
 		},
@@ -40,7 +44,18 @@ file system, if not told otherwise. The engine's log goes to standard error.`,
 			if err != nil {
 				return err
 			}
-			return execute(ctx)
+			if !c.Bool("compile") {
+				return execute(ctx, nil)
+			}
+			limits, err := compileLimits(c)
+			if err != nil {
+				return err
+			}
+			files, err := p.compile(ctx, limits)
+			if err != nil {
+				return err
+			}
+			return execute(ctx, files)
 		},
 	}
 }
@@ -122,8 +137,8 @@ func (p Program) find(arg string) (path, fn string, kind entrypoint.Kind, err er
 }
 
 // execute becomes the runner: signals, terminal and exit code are then the
-// guest's own.
-func execute(ctx *stage.Context) error {
+// guest's own. layers are the files of ctx.Layers.
+func execute(ctx *stage.Context, layers []*os.File) error {
 	f, err := ctx.File()
 	if err != nil {
 		return err
@@ -144,15 +159,15 @@ func execute(ctx *stage.Context) error {
 	}
 	// Out of the way first: one may have a number that another is to get.
 	var fds []int
-	for _, f := range []*os.File{exe, f, null} {
+	for _, f := range append([]*os.File{exe, f, null}, layers...) {
 		fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD, 64)
 		if err != nil {
 			return os.NewSyscallError("dup", err)
 		}
 		fds = append(fds, fd)
 	}
-	for i, to := range []int{stage.FDExe, stage.FDStage, stage.FDStatus} {
-		if err := unix.Dup3(fds[i], to, 0); err != nil {
+	for i, fd := range fds {
+		if err := unix.Dup3(fd, stage.FDExe+i, 0); err != nil {
 			return os.NewSyscallError("dup", err)
 		}
 	}

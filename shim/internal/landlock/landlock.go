@@ -5,6 +5,7 @@
 package landlock
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -36,11 +37,44 @@ type ruleset struct {
 // ENOSYS or EOPNOTSUPP where the kernel has no Landlock; nothing is changed
 // then.
 func Hide(hidden []string, readable ...int) error {
+	r, err := newRuleset()
+	if err != nil {
+		return err
+	}
+	defer unix.Close(r.fd)
+	r.hidden = hidden
+	root, err := unix.Open("/", unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(root)
+	if err := r.allow(root, unix.LANDLOCK_ACCESS_FS_READ_DIR); err != nil {
+		return err
+	}
+	if err := r.allowEntries("/"); err != nil {
+		return err
+	}
+	return r.enforce(readable)
+}
+
+// HideAll does the same with every path there is.
+func HideAll(readable ...int) error {
+	r, err := newRuleset()
+	if err != nil {
+		return err
+	}
+	defer unix.Close(r.fd)
+	return r.enforce(readable)
+}
+
+// newRuleset makes a set of rules that allows nothing yet; the caller closes
+// its descriptor.
+func newRuleset() (*ruleset, error) {
 	version, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_VERSION)
 	if errno != 0 {
-		return errno
+		return nil, errno
 	}
-	r := ruleset{handled: version1, hidden: hidden}
+	r := &ruleset{handled: version1}
 	if version >= 2 {
 		r.handled |= unix.LANDLOCK_ACCESS_FS_REFER
 	}
@@ -54,25 +88,18 @@ func Hide(hidden []string, readable ...int) error {
 	// Its first member is all that is used, and all that every version knows.
 	fd, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr.Handled_access_fs), 0)
 	if errno != 0 {
-		return errno
+		return nil, errno
 	}
 	r.fd = int(fd)
-	defer unix.Close(r.fd)
-	root, err := unix.Open("/", unix.O_PATH|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(root)
-	if err := r.allow(root, unix.LANDLOCK_ACCESS_FS_READ_DIR); err != nil {
-		return err
-	}
+	return r, nil
+}
+
+func (r *ruleset) enforce(readable []int) error {
 	for _, fd := range readable {
-		if err := r.allow(fd, unix.LANDLOCK_ACCESS_FS_READ_FILE); err != nil {
+		// A memory file has no rules.
+		if err := r.allow(fd, unix.LANDLOCK_ACCESS_FS_READ_FILE); err != nil && !errors.Is(err, unix.EBADFD) {
 			return err
 		}
-	}
-	if err := r.allowEntries("/"); err != nil {
-		return err
 	}
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return err

@@ -35,7 +35,9 @@ type Declaration struct {
 	Help               string // one line
 	Type               Type
 	Choices            []string // what a Choice chooses from
-	AffectsCompilation bool     // part of the compile cache's key
+	AffectsCompilation bool     // the value is part of the compile cache's key
+
+	PresenceAffectsCompilation bool // whether there is a value is part of the compile cache's key
 }
 
 // Preopens is the option that every engine has: the core reads it, and hands
@@ -86,7 +88,7 @@ func Value(key, value string, engine []Declaration) (string, error) {
 		}
 		return strconv.FormatUint(n, 10), nil
 	case Size:
-		n, ok := parseSize(value)
+		n, ok := ParseSize(value)
 		if !ok {
 			return "", bad("a number of bytes, or of KiB, MiB, GiB, as in 64MiB")
 		}
@@ -119,7 +121,8 @@ var units = []struct {
 	{"KiB", 10}, {"MiB", 20}, {"GiB", 30}, {"Ki", 10}, {"Mi", 20}, {"Gi", 30}, {"", 0},
 }
 
-func parseSize(s string) (uint64, bool) {
+// ParseSize reads a number of bytes, or of one of the units.
+func ParseSize(s string) (uint64, bool) {
 	for _, u := range units {
 		number, ok := strings.CutSuffix(s, u.suffix)
 		if !ok {

@@ -64,6 +64,8 @@ func (c *Context) set(tag uint32, v []byte) error {
 			c.CPU = n
 		}
 		return nil
+	case tagLayer:
+		return c.setLayer(v)
 	case tagPreopen:
 		host, guest, ok := bytes.Cut(v, []byte{0})
 		if !ok || bytes.IndexByte(guest, 0) >= 0 {
@@ -106,3 +108,25 @@ func (c *Context) set(tag uint32, v []byte) error {
 	}
 	return nil
 }
+
+func (c *Context) setLayer(v []byte) error {
+	const fixed = 8
+	if len(v) < fixed {
+		return fmt.Errorf("%w: layer of %d bytes", errMalformed, len(v))
+	}
+	mediaType, digest, ok := bytes.Cut(v[fixed:], []byte{0})
+	if !ok || bytes.IndexByte(digest, 0) >= 0 {
+		return fmt.Errorf("%w: layer without type and digest", errMalformed)
+	}
+	l := Layer{
+		FD: binary.LittleEndian.Uint32(v), Artifact: binary.LittleEndian.Uint32(v[4:]),
+		MediaType: string(mediaType), Digest: string(digest),
+	}
+	if !validFD(l.FD) || l.Artifact != 0 && !validFD(l.Artifact) {
+		return fmt.Errorf("%w: layer on descriptors %d, %d", errMalformed, l.FD, l.Artifact)
+	}
+	c.Layers = append(c.Layers, l)
+	return nil
+}
+
+func validFD(fd uint32) bool { return fd >= FDLayers && fd < FDLayers+2*MaxLayers }

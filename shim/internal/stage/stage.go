@@ -58,12 +58,33 @@ const (
 	FDExe    = 3 // the sealed binary
 	FDStage  = 4 // the context
 	FDStatus = 5 // a socket for what the runner says
+	FDLayers = 6 // layers and artifacts, as Context.Layers names them
 )
 
-// RoleEnv is the environment variable that makes the binary a runner.
-const RoleEnv = "_WASMSHIM_ROLE=runner"
+// What a runner or a compiler says on FDStatus are messages of one byte and a
+// text: the level of a line for the log, 1 to 5, with its fields behind NULs, or
+// one of these.
+const (
+	SayFailed  = 0    // where, NUL, cause
+	SayRefused = 6    // the index of a layer whose artifact does not load, NUL, cause
+	MaxMessage = 4096 // bytes; what does not fit is cut off
+)
 
-// Context is what a runner knows of its container.
+// ExitUnsupported is what a compiler exits with whose engine leaves it at the
+// original.
+const ExitUnsupported = 3
+
+// Exe is the path by which a runner or a compiler is executed.
+const Exe = "/proc/self/fd/3"
+
+// RoleEnv and CompilerEnv are the environment variables that make the binary a
+// runner or a compiler.
+const (
+	RoleEnv     = "_WASMSHIM_ROLE=runner"
+	CompilerEnv = "_WASMSHIM_ROLE=compiler"
+)
+
+// Context is what a runner knows of its container, or a compiler of its layers.
 type Context struct {
 	ID        string
 	Pod       string
@@ -82,6 +103,19 @@ type Context struct {
 	Preopens  []Preopen
 	Hidden    []string // absolute paths that the guest must not open; made so by Landlock
 	MustHide  bool     // rather no guest than one that is not kept from the hidden paths
+	Layers    []Layer  // none: the guest is the file at Path
+}
+
+// MaxLayers is how many layers a guest can have.
+const MaxLayers = 256
+
+// Layer is a layer of the guest's code, with what is compiled from it.
+type Layer struct {
+	MediaType string // empty if it is a file
+	Digest    string // empty if it is not known
+	// Descriptors, from FDLayers on. Artifact is 0 if there is none; in a
+	// compiler it is where the artifact is to be written.
+	FD, Artifact uint32
 }
 
 // Preopen is a directory that the guest may use.
@@ -120,6 +154,13 @@ func (c *Context) Encode() ([]byte, error) {
 	}
 	for _, h := range c.Hidden {
 		e.str(tagHidden, h)
+	}
+	for _, l := range c.Layers {
+		e.noNUL(tagLayer, l.MediaType)
+		e.noNUL(tagLayer, l.Digest)
+		b := binary.LittleEndian.AppendUint32(nil, l.FD)
+		b = binary.LittleEndian.AppendUint32(b, l.Artifact)
+		e.record(tagLayer, append(b, l.MediaType+"\x00"+l.Digest...))
 	}
 	if c.MustHide {
 		e.record(tagFlags, binary.LittleEndian.AppendUint32(nil, flagMustHide))
@@ -193,5 +234,5 @@ var tagNames = map[uint32]string{
 	tagID: "container id", tagPod: "pod id", tagNamespace: "namespace", tagArg: "argument", tagEnv: "environment variable",
 	tagEntryPath: "entrypoint", tagEntryFunc: "entrypoint function", tagEntryName: "entrypoint name", tagCwd: "working directory",
 	tagOption: "option", tagLogLevel: "log level", tagPreopen: "preopened directory",
-	tagHidden: "hidden path",
+	tagHidden: "hidden path", tagLayer: "layer",
 }

@@ -19,6 +19,7 @@ func sample() *Context {
 		Options: []string{"fuel=10"}, LogLevel: "debug", Kind: 2, Memory: 1 << 40, CPU: 1500,
 		Preopens: []Preopen{{Host: "/", Guest: "/"}, {Host: "/data", Guest: ""}},
 		Hidden:   []string{"/proc", "/x/proc"}, MustHide: true,
+		Layers: []Layer{{MediaType: "application/wasm", Digest: "sha256:0a", FD: 6, Artifact: 7}, {FD: 8}},
 	}
 }
 
@@ -46,7 +47,8 @@ func TestDecodedByC(t *testing.T) {
 	require.NoError(t, err, "%s", out)
 	require.Equal(t, "id=c1\npod=p1\nns=k8s.io\narg=/app.wasm\narg=\narg=two words\narg=\xff\xfe\n"+
 		"env=A=1\nenv=EMPTY=\nenv=NL=a\nb\npath=/app.wasm\nfunc=run\nname=app\ncwd=/srv\noption=fuel=10\nlevel=debug\n"+
-		"kind=2\nmemory=1099511627776\ncpu=1500\npreopen=/:/\npreopen=/data:\nhidden=/proc\nhidden=/x/proc\nflags=1\n", string(out))
+		"kind=2\nmemory=1099511627776\ncpu=1500\npreopen=/:/\npreopen=/data:\nhidden=/proc\nhidden=/x/proc\nflags=1\n"+
+		"layer=6,7,application/wasm,sha256:0a\nlayer=8,0,,\n", string(out))
 }
 
 func TestEncodeRefusesNUL(t *testing.T) {

@@ -26,6 +26,7 @@ import (
 	"github.com/libwasmshim/libwasmshim/shim/internal/entrypoint"
 	"github.com/libwasmshim/libwasmshim/shim/internal/options"
 	"github.com/libwasmshim/libwasmshim/shim/internal/stage"
+	"github.com/libwasmshim/libwasmshim/shim/internal/status"
 	"github.com/libwasmshim/libwasmshim/shim/internal/steps"
 )
 
@@ -124,18 +125,18 @@ func (s *Service) build(t *task, r *api.CreateTaskRequest) (retErr error) {
 	if entry.Kind != entrypoint.Native {
 		ctx := s.context(r.ID, spec, entry, engineOptions)
 		spec, ctx.Hidden, ctx.MustHide = guestProc(spec, opts.GuestProc)
-		ctx.LogLevel = logLevel(t.log, opts.LogLevel)
-		status, err := s.asRunner(&p, ctx, r.Bundle, t.log)
+		ctx.LogLevel = status.Level(t.log, opts.LogLevel)
+		handed, said, err := s.asRunner(&p, ctx, r.Bundle, t.log)
 		if err != nil {
 			return err
 		}
-		defer status.handedOver()
+		defer handed()
 		defer func() {
 			if retErr != nil {
-				status.close()
+				said.Close()
 			}
 		}()
-		t.status = status
+		t.status = said
 	}
 	took.Done("stage")
 	c, err := container.Create(container.Config{
@@ -157,32 +158,33 @@ func (s *Service) build(t *task, r *api.CreateTaskRequest) (retErr error) {
 		t.rootfs = rootfs.path
 	}
 	if t.status != nil {
-		go t.status.follow()
+		go t.status.Follow()
 	}
 	t.streams = streams{stdin: r.Stdin, stdout: r.Stdout, stderr: r.Stderr}
 	return nil
 }
 
 // asRunner makes the process the engine's: it executes the sealed binary,
-// which finds all that it needs in the context.
-func (s *Service) asRunner(p *container.Process, ctx *stage.Context, bundle string, logger *log.Entry) (_ *runnerStatus, retErr error) {
+// which finds all that it needs in the context. handed closes what the process
+// has inherited, or was to inherit.
+func (s *Service) asRunner(p *container.Process, ctx *stage.Context, bundle string, logger *log.Entry) (handed func(), _ *status.Status, retErr error) {
 	exe, err := s.exe.get(bundle)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	f, err := ctx.File()
 	if err != nil {
-		return nil, fmt.Errorf("write the runner's context: %w: %w", err, errdefs.ErrInvalidArgument)
+		return nil, nil, fmt.Errorf("write the runner's context: %w: %w", err, errdefs.ErrInvalidArgument)
 	}
-	status, err := newStatus(f, logger)
+	said, err := status.New(logger)
 	if err != nil {
 		f.Close()
-		return nil, err
+		return nil, nil, err
 	}
-	p.Args = append([]string{"/proc/self/fd/" + strconv.Itoa(stage.FDExe)}, commandLine(p.Args)...)
+	p.Args = append([]string{stage.Exe}, commandLine(p.Args)...)
 	p.Env = []string{stage.RoleEnv}
-	p.ExtraFiles = []*os.File{exe, f, status.runner}
-	return status, nil
+	p.ExtraFiles = []*os.File{exe, f, said.Peer}
+	return func() { f.Close(); said.HandedOver() }, said, nil
 }
 
 // maxCommandLine is how much of a guest's arguments is shown by ps, in bytes.

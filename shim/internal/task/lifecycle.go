@@ -66,9 +66,9 @@ func (s *Service) await(t *task) {
 	t.exit = exit
 	t.state = stopped
 	if t.status != nil {
-		t.status.drain()
-		if t.status.cause != "" {
-			t.log.WithFields(log.Fields{"stage": t.status.stage, "status": exit.Status}).Warnf("guest failed: %s", t.status.cause)
+		t.status.Drain()
+		if t.status.Cause != "" {
+			t.log.WithFields(log.Fields{"stage": t.status.At, "status": exit.Status}).Warnf("guest failed: %s", t.status.Cause)
 		}
 	}
 	if err := writeRecord(t.bundle, exitRecord, t.record()); err != nil {

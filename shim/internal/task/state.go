@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/log"
 
 	"github.com/libwasmshim/libwasmshim/shim/internal/container"
+	"github.com/libwasmshim/libwasmshim/shim/internal/status"
 )
 
 // state is where a task is in its life.
@@ -58,7 +59,7 @@ type task struct {
 	rootfs string               // where the root file system was mounted by us; empty if it was not
 	pid    uint32               // the same
 	io     *stdio               // the same
-	status *runnerStatus        // what the runner says; nil for a native process
+	status *status.Status       // what the runner says; nil for a native process
 	log    *log.Entry           // constant; its lines name the container and its pod
 	streams
 	started time.Time      // guarded by mu

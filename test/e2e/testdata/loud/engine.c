@@ -8,7 +8,7 @@
 static int32_t run_wasi(wasm_shim_context *ctx, int32_t *exit_code, void *user_data) {
     (void)user_data;
     for (int32_t level = WASM_SHIM_LOG_ERROR; level <= WASM_SHIM_LOG_TRACE; level++)
-        wasm_shim_log(ctx, level, "a line of the engine's");
+        wasm_shim_log(ctx, level, "a line of the engine's", NULL);
     *exit_code = 0;
     return WASM_SHIM_OK;
 }

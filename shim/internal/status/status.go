@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package task
+// Package status is the daemon's end of what a runner or a compiler says: lines
+// for the log, and in the end why it could not run the guest.
+package status
 
 import (
 	"fmt"
@@ -13,35 +15,36 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/libwasmshim/libwasmshim/shim/internal/options"
+	"github.com/libwasmshim/libwasmshim/shim/internal/stage"
 )
 
-// runnerStatus is the daemon's end of what a runner says: lines for the log, and in
-// the end why it could not run the guest, or what ended it. An engine's mistake
-// may write anything here, so what comes is bounded and only ever logged.
-type runnerStatus struct {
-	conn    *os.File // the daemon's end; non-blocking
-	runner  *os.File // the runner's end, until it has inherited it
-	context *os.File // the runner's context, closed with the runner's end
-	logger  *log.Entry
-	budget  budget
-	ended   chan struct{} // closed when follow has returned
-	stage   string        // where the runner failed; valid once drained
-	cause   string        // why; empty if it did not
-}
+// Status is what one process says. An engine's mistake may write anything here,
+// so what comes is bounded and only ever logged.
+type Status struct {
+	// Peer is the process's end, to be inherited as stage.FDStatus; see HandedOver.
+	Peer *os.File
 
-// maxMessage is how long a message can be; cabi/stage.h has the same number.
-const maxMessage = 4096
+	// Valid after Drain.
+	At      string   // where the process failed
+	Cause   string   // why; empty if it did not
+	Refused []string // indexes of layers whose artifacts the engine could not load
+
+	conn   *os.File // the daemon's end; non-blocking
+	logger *log.Entry
+	budget budget
+	ended  chan struct{} // closed when Follow has returned
+}
 
 // buffer serves all runners of the daemon: most never say anything, and a
 // buffer for each would be most of what they cost.
 var buffer struct {
 	sync.Mutex
-	bytes [maxMessage]byte // guarded by Mutex
+	bytes [stage.MaxMessage]byte // guarded by Mutex
 }
 
-// newStatus makes the pair of ends. A socket, because a guest that has /proc
-// cannot open it by its name there, as it could a pipe.
-func newStatus(context *os.File, logger *log.Entry) (*runnerStatus, error) {
+// New makes the pair of ends. A socket, because a guest that has /proc cannot
+// open it by its name there, as it could a pipe.
+func New(logger *log.Entry) (*Status, error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("make status socket: %w", err)
@@ -51,20 +54,17 @@ func newStatus(context *os.File, logger *log.Entry) (*runnerStatus, error) {
 		unix.Close(fds[1])
 		return nil, fmt.Errorf("make status socket: %w", err)
 	}
-	return &runnerStatus{
-		conn: os.NewFile(uintptr(fds[0]), "status"), runner: os.NewFile(uintptr(fds[1]), "status"), context: context,
+	return &Status{
+		Peer: os.NewFile(uintptr(fds[1]), "status"), conn: os.NewFile(uintptr(fds[0]), "status"),
 		logger: logger, ended: make(chan struct{}),
 	}, nil
 }
 
-// handedOver closes what the runner has inherited.
-func (s *runnerStatus) handedOver() {
-	s.runner.Close()
-	s.context.Close()
-}
+// HandedOver closes what the process has inherited.
+func (s *Status) HandedOver() { s.Peer.Close() }
 
-// follow logs what the runner says, until it has ended or drain is called.
-func (s *runnerStatus) follow() {
+// Follow logs what the runner says, until it has ended or Drain is called.
+func (s *Status) Follow() {
 	defer close(s.ended)
 	raw, err := s.conn.SyscallConn()
 	if err != nil {
@@ -81,10 +81,10 @@ func (s *runnerStatus) follow() {
 	}
 }
 
-// drain takes what is left after the runner's end, without waiting for others
+// Drain takes what is left after the runner's end, without waiting for others
 // that hold its end of the socket, and closes.
-func (s *runnerStatus) drain() {
-	// Ends follow's wait.
+func (s *Status) Drain() {
+	// Ends Follow's wait.
 	_ = s.conn.SetReadDeadline(time.Now())
 	<-s.ended
 	for open, again := true, false; open && !again; {
@@ -98,7 +98,7 @@ func (s *runnerStatus) drain() {
 
 // receive takes one message. open is false after the last one, again is true
 // if there is none yet.
-func (s *runnerStatus) receive(fd int) (open, again bool) {
+func (s *Status) receive(fd int) (open, again bool) {
 	buffer.Lock()
 	defer buffer.Unlock()
 	n, _, err := unix.Recvfrom(fd, buffer.bytes[:], unix.MSG_DONTWAIT)
@@ -117,9 +117,9 @@ func (s *runnerStatus) receive(fd int) (open, again bool) {
 // levels are those of wasm_shim.h.
 var levels = map[byte]log.Level{1: log.ErrorLevel, 2: log.WarnLevel, 3: log.InfoLevel, 4: log.DebugLevel, 5: log.TraceLevel}
 
-// logLevel is the level of a runner's lines in words that the C side knows: the
+// Level is the level of a runner's lines in words that the C side knows: the
 // container's own, or the daemon's, beyond which nothing is written anyway.
-func logLevel(logger *log.Entry, own string) string {
+func Level(logger *log.Entry, own string) string {
 	if own != "" {
 		return own
 	}
@@ -131,20 +131,47 @@ func logLevel(logger *log.Entry, own string) string {
 	return "error"
 }
 
-func (s *runnerStatus) take(kind byte, text string) {
-	if kind == 0 {
-		s.stage, s.cause, _ = strings.Cut(strings.TrimRight(text, "\x00\n"), "\x00")
+func (s *Status) take(kind byte, text string) {
+	text = strings.TrimRight(text, "\x00\n")
+	switch kind {
+	case stage.SayFailed:
+		s.At, s.Cause, _ = strings.Cut(text, "\x00")
+		return
+	case stage.SayRefused:
+		if len(s.Refused) < stage.MaxLayers {
+			index, why, _ := strings.Cut(text, "\x00")
+			s.Refused = append(s.Refused, index)
+			s.logger.Warnf("the artifact of layer %s does not load, the layer itself is run: %s", index, why)
+		}
 		return
 	}
 	level, known := levels[kind]
 	if !known || !s.budget.spend(time.Now()) {
 		return
 	}
-	s.logger.Log(level, text)
+	message, fields, _ := strings.Cut(text, "\x00")
+	s.withFields(fields).Log(level, message)
 }
 
-// close gives up both ends, of a runner that was never started.
-func (s *runnerStatus) close() {
+// withFields adds what an engine said with a line: "key=value", a NUL after
+// each. It cannot change what the shim itself says of the container.
+func (s *Status) withFields(text string) *log.Entry {
+	if text == "" {
+		return s.logger
+	}
+	fields := log.Fields{}
+	for _, field := range strings.Split(text, "\x00") {
+		key, value, _ := strings.Cut(field, "=")
+		if _, ours := s.logger.Data[key]; ours {
+			key = "engine." + key
+		}
+		fields[key] = value
+	}
+	return s.logger.WithFields(fields)
+}
+
+// Close gives up both ends, of a runner that was never started.
+func (s *Status) Close() {
 	s.conn.Close()
 }
 

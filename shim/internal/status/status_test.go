@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package task
+package status
 
 import (
 	"bytes"
@@ -13,37 +13,40 @@ import (
 	"github.com/sirupsen/logrus"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/libwasmshim/libwasmshim/shim/internal/stage"
 )
 
 // said gives a status with its log, and the runner's end.
-func said(t *testing.T) (*runnerStatus, *bytes.Buffer, int) {
+func said(t *testing.T) (*Status, *bytes.Buffer, int) {
 	var out bytes.Buffer
 	logger := logrus.New()
 	logger.SetOutput(&out)
 	logger.SetLevel(logrus.DebugLevel)
-	context, err := os.Open(os.DevNull)
+	s, err := New(logrus.NewEntry(logger).WithField("instance", "c1"))
 	require.NoError(t, err)
-	s, err := newStatus(context, logrus.NewEntry(logger).WithField("instance", "c1"))
-	require.NoError(t, err)
-	runner, err := unix.Dup(int(s.runner.Fd()))
+	runner, err := unix.Dup(int(s.Peer.Fd()))
 	require.NoError(t, err)
 	t.Cleanup(func() { unix.Close(runner) })
-	s.handedOver()
-	go s.follow()
+	s.HandedOver()
+	go s.Follow()
 	return s, &out, runner
 }
 
 func TestStatus(t *testing.T) {
 	s, out, runner := said(t)
-	for _, message := range []string{"\x03loaded", "\x05too fine", "\x09no such level", "\x01a\nb\x1b[31m", "\x00trap\x00unreachable\n"} {
+	for _, message := range []string{"\x03loaded", "\x05too fine", "\x09no such level", "\x01a\nb\x1b[31m", "\x04with\x00size=3\x00instance=c2", "\x061\x00cut", "\x00trap\x00unreachable\n"} {
 		require.NoError(t, unix.Send(runner, []byte(message), 0))
 	}
-	s.drain() // while the other end is still open
-	require.Equal(t, "trap", s.stage)
-	require.Equal(t, "unreachable", s.cause)
+	s.Drain() // while the other end is still open
+	require.Equal(t, "trap", s.At)
+	require.Equal(t, "unreachable", s.Cause)
 	require.Contains(t, out.String(), "level=info msg=loaded instance=c1\n")
 	require.Contains(t, out.String(), `level=error msg="a\nb\x1b[31m" instance=c1`)
-	require.Equal(t, 2, strings.Count(out.String(), "\n"))
+	require.Contains(t, out.String(), "level=debug msg=with engine.instance=c2 instance=c1 size=3\n")
+	require.Equal(t, []string{"1"}, s.Refused)
+	require.Contains(t, out.String(), "the artifact of layer 1 does not load, the layer itself is run: cut")
+	require.Equal(t, 4, strings.Count(out.String(), "\n"))
 	_, err := s.conn.Read(nil)
 	require.ErrorIs(t, err, os.ErrClosed)
 }
@@ -57,7 +60,7 @@ func TestStatusFollows(t *testing.T) {
 		defer buffer.Unlock()
 		return strings.Contains(out.String(), "early")
 	}, 10*time.Second, time.Millisecond)
-	s.drain()
+	s.Drain()
 }
 
 func TestStatusIsBounded(t *testing.T) {
@@ -65,10 +68,10 @@ func TestStatusIsBounded(t *testing.T) {
 	for range budgetLines + 17 {
 		require.NoError(t, unix.Send(runner, append([]byte{3}, bytes.Repeat([]byte("x"), 5000)...), 0))
 	}
-	s.drain()
+	s.Drain()
 	require.Equal(t, budgetLines+1, strings.Count(out.String(), "\n"))
 	require.Contains(t, out.String(), `17 lines of the engine's were too many for the log`)
-	require.NotContains(t, out.String(), strings.Repeat("x", maxMessage))
+	require.NotContains(t, out.String(), strings.Repeat("x", stage.MaxMessage))
 }
 
 func TestLogLevel(t *testing.T) {
@@ -77,7 +80,7 @@ func TestLogLevel(t *testing.T) {
 		log.FatalLevel: "error", log.ErrorLevel: "error", log.WarnLevel: "warn", log.InfoLevel: "info", log.DebugLevel: "debug", log.TraceLevel: "trace",
 	} {
 		logger.SetLevel(level)
-		require.Equal(t, want, logLevel(logrus.NewEntry(logger), ""))
-		require.Equal(t, "info", logLevel(logrus.NewEntry(logger), "info"))
+		require.Equal(t, want, Level(logrus.NewEntry(logger), ""))
+		require.Equal(t, "info", Level(logrus.NewEntry(logger), "info"))
 	}
 }

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package abi
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+)
+
+// memory is a file with text in it.
+func memory(t *testing.T, text string) *os.File {
+	fd, err := unix.MemfdCreate("layer", unix.MFD_CLOEXEC)
+	require.NoError(t, err)
+	f := os.NewFile(uintptr(fd), "layer")
+	t.Cleanup(func() { f.Close() })
+	_, err = f.WriteString(text)
+	require.NoError(t, err)
+	return f
+}
+
+func layer(fd, artifact uint32, mediaType, digest string) record {
+	return record{tagLayer, u32(fd) + u32(artifact) + mediaType + "\x00" + digest}
+}
+
+func TestLayers(t *testing.T) {
+	files := []*os.File{memory(t, "first"), memory(t, "artifact of the first"), memory(t, "")}
+	args := []string{"hello", "layers"}
+	r := startRunner(t, guest(args, layer(6, 7, "application/wasm", "sha256:aa"), layer(8, 0, "application/vnd.probe+wasm", "sha256:bb")), args,
+		func(c *exec.Cmd) { c.ExtraFiles = append(c.ExtraFiles, files...) })
+	code, _ := r.end(t)
+	require.Equal(t, 0, code, r.stderr.String())
+	require.Equal(t, `layer 0: application/wasm sha256:aa
+code: 5 bytes "first"
+artifact: 21 bytes "artifact of the first"
+descriptor: 1 'f', closed on exec 1
+layer 1: application/vnd.probe+wasm sha256:bb
+code: 0 bytes ""
+artifact: errno 2
+descriptor: 0 '`+"\x00"+`', closed on exec 1
+layer 2: (none) (none)
+code: errno 2
+artifact: errno 2
+written: -1
+`, r.stdout.String())
+	require.Equal(t, []string{"6 0\x00too old"}, r.log)
+}
+
+// A guest that is a file is one layer.
+func TestFileIsALayer(t *testing.T) {
+	args := []string{"hello", "layers"}
+	path := filepath.Join(t.TempDir(), "hello.wasm")
+	require.NoError(t, os.WriteFile(path, []byte("\x00asm"), 0o600))
+	for _, test := range []struct{ path, want string }{
+		{path, "layer 0: (none) (none)\ncode: 4 bytes \"\x00asm\"\nartifact: errno 2\ndescriptor: 1 '\x00', closed on exec 1\n" +
+			"layer 1: (none) (none)\ncode: errno 2\nartifact: errno 2\nwritten: -1\n"},
+		{path + "x", "layer 0: (none) (none)\ncode: errno 2\nartifact: errno 2\nlayer 1: (none) (none)\ncode: errno 2\nartifact: errno 2\nwritten: -1\n"},
+		{filepath.Dir(path), "layer 0: (none) (none)\ncode: errno 22\nartifact: errno 2\ndescriptor: -1 '\x00', closed on exec 1\n" +
+			"layer 1: (none) (none)\ncode: errno 2\nartifact: errno 2\nwritten: -1\n"},
+	} {
+		r := startRunner(t, guest(args, record{tagEntryPath, test.path}), args)
+		code, _ := r.end(t)
+		require.Equal(t, 0, code, r.stderr.String())
+		require.Equal(t, test.want, r.stdout.String())
+	}
+}
+
+// compileAndRun has the probe compile a file as the daemon does, and run it.
+func compileAndRun(t *testing.T, args ...string) (stdout, stderr string) {
+	if os.Geteuid() != 0 {
+		t.Skip("the compiler's process is a container, which needs root")
+	}
+	path := filepath.Join(t.TempDir(), "hello.wasm")
+	require.NoError(t, os.WriteFile(path, []byte("\x00asm\x01\x00\x00\x00"), 0o600))
+	cmd := exec.Command(probePath(t), append(append([]string{"run", "--compile"}, args...), path, "layers")...)
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	cmd.Env = append(os.Environ(), "TMPDIR="+t.TempDir())
+	require.NoError(t, cmd.Run(), errs.String())
+	left, err := os.ReadDir(cmd.Env[len(cmd.Env)-1][len("TMPDIR="):])
+	require.NoError(t, err)
+	require.Empty(t, left)
+	cgroups, err := filepath.Glob("/sys/fs/cgroup/*/libwasmshim-compiler-*")
+	require.NoError(t, err)
+	require.Empty(t, cgroups)
+	return out.String(), errs.String()
+}
+
+func TestCompile(t *testing.T) {
+	stdout, stderr := compileAndRun(t)
+	require.Contains(t, stdout, "artifact: 17 bytes \"compiled \x00asm")
+	require.Empty(t, stderr)
+	_, stderr = compileAndRun(t, "--log-level", "info")
+	require.Regexp(t, `level=info msg="compiled .*/hello.wasm: an artifact of 17 bytes in `, stderr)
+}
+
+// Whatever the compiler comes to, the guest runs from the original, and the
+// cause is told.
+func TestCompilerMisbehaves(t *testing.T) {
+	for verb, cause := range map[string]string{
+		"none":   "the engine compiles nothing ahead of this",
+		"fail":   "no such instruction",
+		"status": "the engine returned an unknown status",
+		"crash":  "the compiler was ended by signal 11 (segmentation fault)",
+		"exit":   "the compiler exited with 9",
+		"hang":   "the compiler took longer than 2s",
+		"spin":   "the compiler took longer than 2s",
+		"memory": "the compiler took more than 64 MiB of memory",
+		"fork":   "the compiler took longer than 2s",
+		"fill":   "the compiler took more than 64 MiB of memory",
+	} {
+		t.Run(verb, func(t *testing.T) {
+			stdout, stderr := compileAndRun(t, "--compile-timeout=2s", "--compile-memory=64MiB", "-o", "compile="+verb)
+			require.Contains(t, stdout, "artifact: errno 2\n")
+			require.Contains(t, stderr, "not compiled, the original is run: "+cause+"\n")
+		})
+	}
+}
+
+// An artifact's size has a limit of its own.
+func TestArtifactSize(t *testing.T) {
+	_, stderr := compileAndRun(t, "--compile-memory=1536MiB", "-o", "compile=fill")
+	require.Contains(t, stderr, "File too large")
+}
+
+func TestCompilerHasNoRights(t *testing.T) {
+	_, stderr := compileAndRun(t, "--log-level=info", "-o", "compile=try")
+	var lines []string
+	for line := range strings.Lines(stderr) {
+		if _, message, ok := strings.Cut(line, "msg=\""); ok {
+			message, _, _ = strings.Cut(message, "\"")
+			lines = append(lines, message)
+		}
+	}
+	require.NotEmpty(t, lines)
+	require.Equal(t, "pid 1 uid 65534 gid 65534 env 0", lines[0])
+	for _, line := range lines[1 : len(lines)-1] {
+		require.Regexp(t, "Permission denied|Operation not permitted|Bad file descriptor|No such process|Read-only file system", line)
+	}
+	require.Len(t, lines, 13)
+}
+
+func TestRunRefusesToCompile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "hello.wasm")
+	require.NoError(t, os.WriteFile(path, []byte("\x00asm\x01\x00\x00\x00"), 0o600))
+	for _, test := range []struct{ flag, want string }{
+		{"--compile-timeout=0s", `--compile-timeout: found "0s", accepted: a duration above zero, like 90s`},
+		{"--compile-memory=much", `--compile-memory: found "much", accepted: a size of 1MiB or more, like 512MiB`},
+	} {
+		out, err := exec.Command(probePath(t), "run", "--compile", test.flag, path).CombinedOutput()
+		require.Error(t, err)
+		require.Contains(t, string(out), test.want)
+	}
+}

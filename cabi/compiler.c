@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// The process that compiles: a container of its own, without rights. What it
+// reads and writes are the descriptors of the layers' table.
+
+#include "cabi.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "context.h"
+#include "sandbox.h"
+
+static void end_with_daemon(int sig) {
+    (void)sig;
+    _exit(WASMSHIM_EXIT_ERROR);
+}
+
+// A compiler whose daemon has died serves nobody. The other end of the status
+// socket dies with the daemon; an event on this end sends the signal.
+static void follow_daemon(void) {
+    struct sigaction action = {.sa_handler = end_with_daemon};
+    sigaction(SIGIO, &action, NULL);
+    fcntl(WASMSHIM_FD_STATUS, F_SETOWN, getpid());
+    fcntl(WASMSHIM_FD_STATUS, F_SETFL, O_ASYNC | fcntl(WASMSHIM_FD_STATUS, F_GETFL));
+}
+
+static int failed(const wasm_shim_engine *engine, const wasm_shim_context *ctx, int32_t status) {
+    const char *cause = ctx->error != NULL               ? ctx->error
+                        : status == WASM_SHIM_ERROR_LOAD ? "the guest cannot be read"
+                        : status == WASM_SHIM_ERROR_COMPILE || status == WASM_SHIM_ERROR
+                            ? "the guest cannot be compiled"
+                            : "the engine returned an unknown status";
+    wasmshim_report(engine->name, "compile", cause);
+    return status == WASM_SHIM_ERROR_LOAD || status == WASM_SHIM_ERROR_COMPILE ? WASMSHIM_EXIT_LOAD
+                                                                               : WASMSHIM_EXIT_ERROR;
+}
+
+int wasmshim_compiler(int argc, char **argv, const wasm_shim_engine *engine) {
+    follow_daemon();
+    static wasm_shim_context ctx = {.compiles = true};
+    const char *bad = wasmshim_take_over(argc, argv, engine, &ctx);
+    if (bad != NULL) {
+        wasmshim_report(engine->name, "compile", bad);
+        return WASMSHIM_EXIT_ERROR;
+    }
+    if (wasmshim_hide_all() < 0)
+        wasm_shim_log(&ctx, WASM_SHIM_LOG_DEBUG, "the compiler's empty root is not closed: no Landlock here", NULL);
+    if (engine->compile == NULL)
+        return WASMSHIM_EXIT_UNSUPPORTED;
+    int32_t status = engine->compile(&ctx, engine->user_data);
+    if (status == WASM_SHIM_UNSUPPORTED)
+        return WASMSHIM_EXIT_UNSUPPORTED;
+    return status == WASM_SHIM_OK ? 0 : failed(engine, &ctx, status);
+}

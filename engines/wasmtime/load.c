@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// From a guest's bytes, or from what was compiled of them earlier, to a module
+// or a component.
+
+#include "wasmtime.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+static bool is_wasm(const uint8_t *bytes, size_t size) {
+    return size >= 8 && memcmp(bytes, "\0asm", 4) == 0;
+}
+
+// The guest is the first layer with WebAssembly in it: an image may have others,
+// for other engines.
+int32_t find_guest(struct guest *g) {
+    g->path = wasm_shim_source_file(g->ctx);
+    for (size_t i = 0; i < wasm_shim_layer_count(g->ctx); i++) {
+        size_t size;
+        const uint8_t *bytes = wasm_shim_layer_bytes(g->ctx, i, &size);
+        const char *name = g->path != NULL ? g->path : wasm_shim_layer_digest(g->ctx, i);
+        if (bytes == NULL)
+            return fail(g, WASM_SHIM_ERROR_LOAD, "cannot read %s: %s", name != NULL ? name : "the guest",
+                        strerror(errno));
+        if (g->bytes != NULL && !is_wasm(bytes, size))
+            continue;
+        g->layer = i;
+        g->bytes = bytes;
+        g->size = size;
+        g->path = name != NULL ? name : "the guest";
+        if (is_wasm(bytes, size))
+            break;
+    }
+    if (g->size == 0)
+        return fail(g, WASM_SHIM_ERROR_LOAD, "%s is empty", g->path);
+    return WASM_SHIM_OK;
+}
+
+// A parser's message has a drawing of the place below it; the place's numbers
+// are enough.
+static int32_t fail_text(struct guest *g, wasmtime_error_t *error) {
+    static const char mark[] = " --> <anon>:";
+    char *line = error_line(error);
+    char *place = strstr(line, mark);
+    if (place == NULL) {
+        fail(g, WASM_SHIM_ERROR_COMPILE, "cannot read %s: %s", g->path, line);
+    } else {
+        *place = 0;
+        place += sizeof(mark) - 1;
+        fail(g, WASM_SHIM_ERROR_COMPILE, "cannot read %s:%.*s: %s", g->path, (int)strcspn(place, " "), place, line);
+    }
+    free(line);
+    return WASM_SHIM_ERROR_COMPILE;
+}
+
+static int32_t assemble(struct guest *g) {
+    wasm_byte_vec_t binary;
+    wasmtime_error_t *error = wasmtime_wat2wasm((const char *)g->bytes, g->size, &binary);
+    if (error != NULL)
+        return fail_text(g, error);
+    g->bytes = (const uint8_t *)binary.data;
+    g->size = binary.size;
+    return WASM_SHIM_OK;
+}
+
+// Bytes 4 to 7 are version and layer; layer 1 is a component.
+static int is_component(const struct guest *g) {
+    return g->size >= 8 && memcmp(g->bytes, "\0asm", 4) == 0 && g->bytes[6] == 1 && g->bytes[7] == 0;
+}
+
+static uint64_t now_us(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_nsec / 1000;
+}
+
+static void say(struct guest *g, const char *what, size_t size, uint64_t begun) {
+    char line[512];
+    uint64_t us = now_us() - begun;
+    snprintf(line, sizeof(line), "%s %s: %zu bytes in %llu.%03llu ms", what, g->path, size,
+             (unsigned long long)us / 1000, (unsigned long long)us % 1000);
+    wasm_shim_log(g->ctx, WASM_SHIM_LOG_DEBUG, line, NULL);
+}
+
+static int32_t compile(struct guest *g) {
+    uint64_t begun = now_us();
+    int32_t status = wasm_shim_kind(g->ctx) == WASM_SHIM_KIND_TEXT ? assemble(g) : WASM_SHIM_OK;
+    if (status != WASM_SHIM_OK)
+        return status;
+    wasmtime_error_t *error = is_component(g) ? wasmtime_component_new(g->engine, g->bytes, g->size, &g->component)
+                                              : wasmtime_module_new(g->engine, g->bytes, g->size, &g->module);
+    if (error != NULL)
+        return fail_with(g, WASM_SHIM_ERROR_COMPILE, error, "cannot compile %s", g->path);
+    say(g, "compiled", g->size, begun);
+    return WASM_SHIM_OK;
+}
+
+// Maps the artifact's file, so that all guests of one image share its pages; or
+// reads it, where a file system refuses to map code (noexec).
+static wasmtime_error_t *deserialize(struct guest *g, bool component, const uint8_t *bytes, size_t size) {
+    char name[32];
+    snprintf(name, sizeof(name), "/proc/self/fd/%d", wasm_shim_artifact_fd(g->ctx, g->layer));
+    wasmtime_error_t *error = component ? wasmtime_component_deserialize_file(g->engine, name, &g->component)
+                                        : wasmtime_module_deserialize_file(g->engine, name, &g->module);
+    if (error == NULL)
+        return NULL;
+    wasmtime_error_delete(error);
+    return component ? wasmtime_component_deserialize(g->engine, bytes, size, &g->component)
+                     : wasmtime_module_deserialize(g->engine, bytes, size, &g->module);
+}
+
+// Says whether the guest is there, from its artifact.
+static bool load_artifact(struct guest *g) {
+    uint64_t begun = now_us();
+    size_t size;
+    const uint8_t *bytes = wasm_shim_artifact_bytes(g->ctx, g->layer, &size);
+    if (bytes == NULL) {
+        if (errno != ENOENT)
+            wasm_shim_artifact_refuse(g->ctx, g->layer, strerror(errno));
+        return false;
+    }
+    // Of a text, only its artifact says what it is.
+    bool is_text = wasm_shim_kind(g->ctx) == WASM_SHIM_KIND_TEXT;
+    wasmtime_error_t *error = deserialize(g, is_component(g), bytes, size);
+    if (error != NULL && is_text) {
+        wasmtime_error_delete(error);
+        error = deserialize(g, true, bytes, size);
+    }
+    if (error != NULL) {
+        char *why = error_line(error);
+        wasm_shim_artifact_refuse(g->ctx, g->layer, why);
+        free(why);
+        return false;
+    }
+    say(g, "mapped the artifact of", size, begun);
+    return true;
+}
+
+int32_t load(struct guest *g) {
+    return load_artifact(g) ? WASM_SHIM_OK : compile(g);
+}
+
+int32_t write_artifact(struct guest *g) {
+    wasm_byte_vec_t bytes;
+    int32_t status = compile(g);
+    if (status != WASM_SHIM_OK)
+        return status;
+    wasmtime_error_t *error = g->component != NULL ? wasmtime_component_serialize(g->component, &bytes)
+                                                   : wasmtime_module_serialize(g->module, &bytes);
+    if (error != NULL)
+        return fail_with(g, WASM_SHIM_ERROR, error, "cannot serialize %s", g->path);
+    if (wasm_shim_artifact_write(g->ctx, g->layer, bytes.data, bytes.size) < 0)
+        return fail(g, WASM_SHIM_ERROR, "cannot write the artifact of %s, %zu bytes: %s", g->path, bytes.size,
+                    strerror(errno));
+    return WASM_SHIM_OK;
+}

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"github.com/urfave/cli/v2"
+
+	"github.com/libwasmshim/libwasmshim/shim/internal/compiler"
+	"github.com/libwasmshim/libwasmshim/shim/internal/container"
+	"github.com/libwasmshim/libwasmshim/shim/internal/options"
+	"github.com/libwasmshim/libwasmshim/shim/internal/stage"
+)
+
+func compileLimits(c *cli.Context) (compiler.Limits, error) {
+	l := compiler.Limits{Time: c.Duration("compile-timeout")}
+	if l.Time <= 0 {
+		return l, &usageError{fmt.Sprintf("--compile-timeout: found %q, accepted: a duration above zero, like 90s", c.String("compile-timeout"))}
+	}
+	memory, ok := options.ParseSize(c.String("compile-memory"))
+	if !ok || memory < 1<<20 || memory > math.MaxInt64 {
+		return l, &usageError{fmt.Sprintf("--compile-memory: found %q, accepted: a size of 1MiB or more, like 512MiB", c.String("compile-memory"))}
+	}
+	l.Memory = int64(memory)
+	return l, nil
+}
+
+// compile has the guest's file compiled as the daemon does it, and gives the
+// context the result. It returns the files of ctx.Layers. A guest that cannot be
+// compiled runs as it is, as in a container.
+func (p Program) compile(ctx *stage.Context, limits compiler.Limits) (_ []*os.File, retErr error) {
+	if !p.Compiles {
+		return nil, &usageError{"--compile: " + p.Engine + " does not compile ahead"}
+	}
+	if os.Geteuid() != 0 {
+		return nil, errors.New("--compile: only root can make the compiler's process, which has no rights; run without")
+	}
+	logger := logrus.New()
+	logger.SetOutput(os.Stderr)
+	level, err := logrus.ParseLevel(ctx.LogLevel)
+	if err != nil {
+		return nil, err
+	}
+	logger.SetLevel(level)
+
+	file, err := os.Open(ctx.Path)
+	if err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp("", "libwasmshim")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { retErr = errors.Join(retErr, os.Remove(dir)) }()
+	exe, err := container.SealedSelf(dir)
+	if err != nil {
+		return nil, err
+	}
+	begin := time.Now()
+	artifacts, err := compiler.Run(context.Background(), compiler.Job{
+		ID: strconv.Itoa(os.Getpid()), Dir: dir, Exe: exe, Layers: []compiler.Layer{{File: file}},
+		Kind: ctx.Kind, Options: ctx.Options, LogLevel: ctx.LogLevel, Limits: limits, Log: logrus.NewEntry(logger),
+	})
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "%s: not compiled, the original is run: %v\n", p.name(), err)
+		return nil, nil
+	}
+	layer := stage.Layer{FD: stage.FDLayers}
+	files := []*os.File{file}
+	if artifact := artifacts[0]; artifact != nil {
+		st, err := artifact.Stat()
+		if err != nil {
+			return nil, err
+		}
+		logger.Infof("compiled %s: an artifact of %d bytes in %s", ctx.Path, st.Size(), time.Since(begin).Round(time.Millisecond))
+		layer.Artifact = stage.FDLayers + 1
+		files = append(files, artifact)
+	}
+	ctx.Layers = []stage.Layer{layer}
+	return files, nil
+}
