@@ -59,39 +59,61 @@ int wasm_shim_layer_fd(wasm_shim_context *ctx, size_t index) {
     return -1;
 }
 
-// Maps what fd is open on, once. slot: 2 * index for a layer, + 1 for its
-// artifact.
-static const uint8_t *map(wasm_shim_context *ctx, size_t slot, int fd, size_t *size) {
-    static const uint8_t empty[1];
-    if (fd < 0)
-        return NULL;
+// The mapping in a slot: 2 * index for a layer, + 1 for its artifact. NULL if
+// there is no memory for it.
+static struct wasmshim_mapping *mapping(wasm_shim_context *ctx, size_t slot) {
     if (ctx->mappings == NULL)
         ctx->mappings = calloc(2 * wasm_shim_layer_count(ctx), sizeof(*ctx->mappings));
-    if (ctx->mappings == NULL)
-        return NULL;
-    struct wasmshim_mapping *m = &ctx->mappings[slot];
-    if (m->bytes == NULL) {
-        struct stat st;
-        if (fstat(fd, &st) < 0)
-            return NULL;
-        if (!S_ISREG(st.st_mode)) {
-            errno = EINVAL;
-            return NULL;
-        }
-        const void *bytes = empty;
-        if (st.st_size > 0)
-            bytes = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
-        if (bytes == MAP_FAILED)
-            return NULL;
-        *m = (struct wasmshim_mapping){.bytes = bytes, .size = (size_t)st.st_size};
+    return ctx->mappings != NULL ? &ctx->mappings[slot] : NULL;
+}
+
+// Maps what fd is open on. An empty file has no pages, and is there all the
+// same.
+static int map(struct wasmshim_mapping *m, int fd) {
+    static const uint8_t empty[1];
+    struct stat st;
+    if (fstat(fd, &st) < 0)
+        return -1;
+    if (!S_ISREG(st.st_mode)) {
+        errno = EINVAL;
+        return -1;
     }
-    if (size != NULL)
+    const void *bytes = empty;
+    if (st.st_size > 0)
+        bytes = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+    if (bytes == MAP_FAILED)
+        return -1;
+    *m = (struct wasmshim_mapping){.bytes = bytes, .size = (size_t)st.st_size};
+    return 0;
+}
+
+static const uint8_t *give(const struct wasmshim_mapping *m, size_t *size) {
+    if (m->bytes != NULL && size != NULL)
         *size = m->size;
     return m->bytes;
 }
 
 const uint8_t *wasm_shim_layer_bytes(wasm_shim_context *ctx, size_t index, size_t *size) {
-    return map(ctx, 2 * index, wasm_shim_layer_fd(ctx, index), size);
+    if (index >= wasm_shim_layer_count(ctx)) {
+        errno = ENOENT;
+        return NULL;
+    }
+    struct wasmshim_mapping *m = mapping(ctx, 2 * index);
+    if (m == NULL || m->bytes != NULL)
+        return m != NULL ? give(m, size) : NULL;
+    bool was_open = ctx->file > 0;
+    int fd = wasm_shim_layer_fd(ctx, index);
+    if (fd < 0)
+        return NULL;
+    int result = map(m, fd);
+    // A mapping does not need the descriptor, and nobody has asked for it.
+    if (!was_open && ctx->file > 0) {
+        int saved = errno;
+        close(ctx->file);
+        ctx->file = 0;
+        errno = saved;
+    }
+    return result == 0 ? give(m, size) : NULL;
 }
 
 int wasm_shim_artifact_fd(wasm_shim_context *ctx, size_t index) {
@@ -103,7 +125,11 @@ int wasm_shim_artifact_fd(wasm_shim_context *ctx, size_t index) {
 }
 
 const uint8_t *wasm_shim_artifact_bytes(wasm_shim_context *ctx, size_t index, size_t *size) {
-    return map(ctx, 2 * index + 1, wasm_shim_artifact_fd(ctx, index), size);
+    int fd = wasm_shim_artifact_fd(ctx, index);
+    struct wasmshim_mapping *m = fd >= 0 ? mapping(ctx, 2 * index + 1) : NULL;
+    if (m == NULL || (m->bytes == NULL && map(m, fd) < 0))
+        return NULL;
+    return give(m, size);
 }
 
 void wasm_shim_artifact_refuse(wasm_shim_context *ctx, size_t index, const char *why) {

@@ -5,7 +5,8 @@
 #
 # Builds dist/containerd-shim-<name>-v1 from an engine's C or C++ sources and
 # libwasmshim.a, or from its Go sources. ENGINE is a name in engines/ or examples/, or a directory. A
-# file engine.mk in it may set ENGINE_CFLAGS, ENGINE_CXXFLAGS and ENGINE_LIBS.
+# file engine.mk in it may set ENGINE_CFLAGS, ENGINE_CXXFLAGS and ENGINE_LIBS,
+# and with ENGINE_SOURCES and ENGINE_SOURCES_CFLAGS add C files from elsewhere.
 # OUTDIR in the environment replaces dist.
 set -eu
 start=$(pwd)

@@ -1,0 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# wasmtime, as its shim has it.
+
+include engines/wasmtime/engine.mk
