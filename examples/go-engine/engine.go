@@ -21,27 +21,66 @@ func (engine) Describe() shim.Descriptor {
 		Name:    "go-engine",
 		Version: "0.1.0",
 		Kinds:   shim.KindModule | shim.KindText,
+		// What else an artifact depends on; to be changed with Compile.
+		CacheKey: "1",
 		Options: []shim.Option{
-			{Key: "fuel", Type: shim.OptionInteger, Help: "instructions that the guest may run before it traps (no limit)", AffectsCompilation: true},
+			{Key: "fuel", Type: shim.OptionInteger, Help: "instructions that the guest may run before it traps (no limit)", PresenceAffectsCompilation: true},
 		},
 	}
 }
 
-func (engine) RunWasi(ctx *shim.RuntimeContext) (int, error) {
+func newEngine(ctx *shim.RuntimeContext) *wasmtime.Engine {
 	// Else the library starts a thread for each CPU.
 	os.Setenv("TOKIO_WORKER_THREADS", "1")
-	code, err := os.ReadFile(ctx.Source.File)
+	config := wasmtime.NewConfig()
+	_, limited := ctx.Options["fuel"]
+	config.SetConsumeFuel(limited)
+	return wasmtime.NewEngineWithConfig(config)
+}
+
+func compileModule(ctx *shim.RuntimeContext, e *wasmtime.Engine) (*wasmtime.Module, error) {
+	code, err := ctx.Layers[0].Bytes()
 	if err == nil && ctx.Kind == shim.KindText {
 		code, err = wasmtime.Wat2Wasm(string(code))
 	}
 	if err != nil {
-		return 0, shim.Fail(shim.StageLoad, err)
+		return nil, shim.Fail(shim.StageLoad, err)
 	}
-	config := wasmtime.NewConfig()
-	fuel, limited := ctx.Options["fuel"]
-	config.SetConsumeFuel(limited)
-	store := wasmtime.NewStore(wasmtime.NewEngineWithConfig(config))
-	if limited {
+	module, err := wasmtime.NewModule(e, code)
+	if err != nil {
+		return nil, shim.Fail(shim.StageCompile, fmt.Errorf("cannot compile the guest: %w", err))
+	}
+	return module, nil
+}
+
+// Compile runs in a process without rights; what it returns is given to RunWasi,
+// in this container and in later ones.
+func (engine) Compile(ctx *shim.RuntimeContext) ([][]byte, error) {
+	module, err := compileModule(ctx, newEngine(ctx))
+	if err != nil {
+		return nil, err
+	}
+	artifact, err := module.Serialize()
+	return [][]byte{artifact}, err
+}
+
+// load takes what Compile made, if there is anything, and if it loads.
+func load(ctx *shim.RuntimeContext, e *wasmtime.Engine) (*wasmtime.Module, error) {
+	artifact, err := ctx.Layers[0].Artifact()
+	if err != nil || artifact == nil {
+		return compileModule(ctx, e)
+	}
+	module, err := wasmtime.NewModuleDeserialize(e, artifact)
+	if err != nil {
+		ctx.Layers[0].RefuseArtifact(err)
+		return compileModule(ctx, e)
+	}
+	return module, nil
+}
+
+func (engine) RunWasi(ctx *shim.RuntimeContext) (int, error) {
+	store := wasmtime.NewStore(newEngine(ctx))
+	if fuel, limited := ctx.Options["fuel"]; limited {
 		n, err := strconv.ParseUint(fuel, 10, 64)
 		if err == nil {
 			err = store.SetFuel(n)
@@ -50,9 +89,9 @@ func (engine) RunWasi(ctx *shim.RuntimeContext) (int, error) {
 			return 0, err
 		}
 	}
-	module, err := wasmtime.NewModule(store.Engine, code)
+	module, err := load(ctx, store.Engine)
 	if err != nil {
-		return 0, shim.Fail(shim.StageCompile, fmt.Errorf("cannot compile %s: %w", ctx.Source.File, err))
+		return 0, err
 	}
 	wasi, err := wasiConfig(ctx)
 	if err != nil {

@@ -13,7 +13,6 @@ import (
 	tasktypes "github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/errdefs"
-	"github.com/containerd/log"
 	"google.golang.org/protobuf/types/known/emptypb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -67,8 +66,11 @@ func (s *Service) await(t *task) {
 	t.state = stopped
 	if t.status != nil {
 		t.status.Drain()
+		logger := t.log.WithField("status", exit.Status)
 		if t.status.Cause != "" {
-			t.log.WithFields(log.Fields{"stage": t.status.At, "status": exit.Status}).Warnf("guest failed: %s", t.status.Cause)
+			logger.WithField("stage", t.status.At).Warnf("guest failed: %s", t.status.Cause)
+		} else if sig := syscall.Signal(exit.Status - 128); isFault(sig) {
+			logger.Warnf("guest failed: the engine crashed, by signal %d (%s)", int(sig), sig)
 		}
 	}
 	if err := writeRecord(t.bundle, exitRecord, t.record()); err != nil {
@@ -78,6 +80,15 @@ func (s *Service) await(t *task) {
 	s.Publish(topicExit, &events.TaskExit{
 		ContainerID: t.id, ID: t.id, Pid: t.pid, ExitStatus: uint32(exit.Status), ExitedAt: timestamppb.New(exit.At),
 	})
+}
+
+// isFault says whether a signal is one that only a process's own mistake raises.
+func isFault(sig syscall.Signal) bool {
+	switch sig {
+	case syscall.SIGSEGV, syscall.SIGBUS, syscall.SIGILL, syscall.SIGFPE, syscall.SIGABRT, syscall.SIGSYS:
+		return true
+	}
+	return false
 }
 
 func (s *Service) delete(_ context.Context, r *api.DeleteRequest) (*api.DeleteResponse, error) {

@@ -3,12 +3,16 @@
 package task
 
 import (
+	"debug/elf"
+	"fmt"
 	"os"
 	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/containerd/errdefs"
 
 	"github.com/libwasmshim/libwasmshim/shim/internal/container"
 )
@@ -24,6 +28,9 @@ func (e *sealedExe) get(tmpDir string) (*os.File, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.f == nil {
+		if err := checkStatic(); err != nil {
+			return nil, err
+		}
 		f, err := container.SealedSelf(tmpDir)
 		if err != nil {
 			return nil, err
@@ -40,6 +47,22 @@ func (e *sealedExe) close() {
 		e.f.Close()
 		e.f = nil
 	}
+}
+
+// checkStatic refuses a binary that the kernel could not execute in an empty
+// root: there is no dynamic linker.
+func checkStatic() error {
+	e, err := elf.Open("/proc/self/exe")
+	if err != nil {
+		return fmt.Errorf("read own binary: %w", err)
+	}
+	defer e.Close()
+	for _, p := range e.Progs {
+		if p.Type == elf.PT_INTERP {
+			return fmt.Errorf("this shim's binary is dynamically linked; it is executed in the container's root, where its libraries are not: link it with -static: %w", errdefs.ErrFailedPrecondition)
+		}
+	}
+	return nil
 }
 
 // handlersTimeout bounds the wait for a runner's signal handlers, which it

@@ -1,0 +1,12 @@
+;; SPDX-License-Identifier: Apache-2.0
+;; Prints hello, and ends.
+(module
+  (import "wasi_snapshot_preview1" "fd_write" (func $fd_write (param i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (data (i32.const 0) "\08\00\00\00\06\00\00\00hello\n")
+  (func (export "_start")
+    (drop (call $fd_write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 16))))
+  ;; Another entry function, for an entrypoint of "path#other".
+  (func (export "other")
+    (i32.store8 (i32.const 8) (i32.const 74)) ;; J
+    (drop (call $fd_write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 16)))))
