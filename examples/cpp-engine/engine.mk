@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# wasmtime, as its shim has it.
+
+include engines/wasmtime/engine.mk
+ENGINE_CXXFLAGS := -Wall -Wextra -Werror -isystem $(WASMTIME)/build/include
