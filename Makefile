@@ -13,7 +13,7 @@ export GOFLAGS := -buildvcs=false -tags=netgo,osusergo,seccomp,urfave_cli_no_doc
 SHIM := dist/containerd-shim-$(notdir $(ENGINE))-v1
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build shim demo test unit e2e test-matrix soak-container abi fuzz lint bench install clean
+.PHONY: help deps build shim demo test unit e2e test-matrix soak-container test-engine abi fuzz lint bench install install-shim dist clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ test-matrix: deps ## Run the smoke suite on every containerd from 1.6 to 2.4
 soak-container: ## Create and destroy 32,000 containers in one process
 	WASMSHIM_SOAK_ROUNDS=1000 go test -count=1 -timeout 60m -run TestSoak -v ./shim/internal/container
 
+test-engine: shim ## Find out what ENGINE can do, in real containers
+	go run ./cmd/wasmshim-test $(SHIM)
+
 abi: build ## Check the C header and what the library exports
 	@scripts/test.sh abi
 
@@ -58,8 +61,14 @@ lint: ## Check style
 bench: deps shim ## Measure latencies and memory against runc's shim
 	go run ./bench
 
-install: shim ## Install the shim to DESTDIR/PREFIX/bin
+install: ## Install header, library, pkg-config, CMake files, test kit and manual to DESTDIR/PREFIX
+	@scripts/install.sh $(DESTDIR)$(PREFIX)
+
+install-shim: shim ## Install the shim to DESTDIR/PREFIX/bin
 	install -D -m 0755 $(SHIM) $(DESTDIR)$(PREFIX)/bin/$(notdir $(SHIM))
+
+dist: ## Make dist/libwasmshim-VERSION-linux-ARCH.tar.gz, the same bytes for the same commit
+	@scripts/dist.sh
 
 clean: ## Remove what was built here (caches outside the tree stay)
 	rm -rf build dist bench/out

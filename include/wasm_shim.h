@@ -168,7 +168,9 @@ typedef struct wasm_shim_engine {
      * Exiting the process from within is allowed.
      * THREAD: the process's first, on its own stack. No signal is blocked.
      * Handlers are set for every signal that terminates by default and is not
-     * raised by a fault (SIGTERM, SIGINT, ...); the engine may replace them.
+     * raised by a fault (SIGTERM, SIGINT, ...), and SIGPIPE is ignored; the
+     * engine may replace them. Nothing else of the process is the library's: no
+     * thread, no allocator, no environment.
      * PROCESS: runner. SINCE: 1.0
      */
     int32_t (*run_wasi)(wasm_shim_context *ctx, int32_t *exit_code, void *user_data);

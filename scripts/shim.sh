@@ -51,10 +51,12 @@ if [ -f "$dir/src/main.rs" ]; then
     # these flags. Static and at a fixed address: see scripts/shim.mk.
     target=$(rustc -vV | sed -n 's/^host: //p')
     name=containerd-shim-${dir##*/}-v1
+    # Not below build: a second clone finds the dependencies built.
+    cargo_dir=${XDG_CACHE_HOME:-$HOME/.cache}/libwasmshim/cargo/${dir##*/}
     WASMSHIM_LIB=$(pwd)/build RUSTFLAGS="-C target-feature=+crt-static -C relocation-model=static" \
-        CARGO_TARGET_DIR=$(pwd)/build/engine/${dir##*/} cargo build --quiet --release --locked --target "$target" --manifest-path "$dir/Cargo.toml"
+        CARGO_TARGET_DIR=$cargo_dir cargo build --quiet --release --locked --target "$target" --manifest-path "$dir/Cargo.toml"
     mkdir -p "${OUTDIR:-dist}"
-    cp "build/engine/${dir##*/}/$target/release/$name" "${OUTDIR:-dist}/$name.new"
+    cp "$cargo_dir/$target/release/$name" "${OUTDIR:-dist}/$name.new"
     exec mv "${OUTDIR:-dist}/$name.new" "${OUTDIR:-dist}/$name"
 fi
 # One at a time: two builds would write the same files.

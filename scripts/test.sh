@@ -29,8 +29,14 @@ unit() {
 abi() {
     run abi go_test -timeout 15m ./cabi/... ./abi/...
 }
+pack() {
+    run pack go_test -timeout 15m ./test/pack/...
+}
+engines() {
+    run engines go_test -timeout 20m ./test/kit/... ./test/engines/...
+}
 shims() {
-    run build scripts/shim.sh wasmtime && run build-c-engine scripts/shim.sh c-engine && run build-go-engine scripts/shim.sh go-engine
+    run build scripts/shim.sh wasmtime && run build-go-engine scripts/shim.sh go-engine
 }
 e2e() {
     run e2e go_test -timeout 30m ./test/e2e/...
@@ -58,8 +64,9 @@ fuzz() {
 }
 
 case ${1:-} in
-all) shims && unit && abi && e2e && on 1.6.20 ;;
-unit | abi | fuzz) "$1" ;;
+all) shims && unit && abi && pack && engines && e2e && on 1.6.20 ;;
+abi) abi && pack && engines ;;
+unit | fuzz) "$1" ;;
 e2e | matrix) shims && "$1" ;;
 *)
     echo "usage: $0 all|unit|e2e|matrix|abi|fuzz" >&2

@@ -264,15 +264,8 @@ func TestTrust5DescriptorsLogger(t *testing.T) {
 	} {
 		t.Run(fmt.Sprintf("%s, %d levels", test.engine, len(test.levels)), func(t *testing.T) {
 			tt := harness.New(t, smoke.Ours)
-			repo, err := harness.Repo()
-			require.NoError(t, err)
-			dir := t.TempDir()
-			build := exec.Command(filepath.Join(repo, "scripts/shim.sh"), filepath.Join(repo, "test/e2e/testdata", test.engine))
-			build.Env = append(os.Environ(), "OUTDIR="+dir)
-			out, err := build.CombinedOutput()
-			require.NoError(t, err, "%s", out)
-			c := tt.Run(harness.Config{Runtime: filepath.Join(dir, "containerd-shim-"+test.engine+"-v1"), Image: smoke.Image(tt), Args: []string{"/hello.wasm"}, RuntimeOptions: test.options})
-			_, err = tt.Finish(c)
+			c := tt.Run(harness.Config{Runtime: buildShim(t, test.engine), Image: smoke.Image(tt), Args: []string{"/hello.wasm"}, RuntimeOptions: test.options})
+			_, err := tt.Finish(c)
 			require.NoError(t, err)
 			var levels []string
 			for _, line := range logLines(tt, c.ID()) {

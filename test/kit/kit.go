@@ -28,10 +28,12 @@ type Result struct {
 type State string
 
 // The states. No is an orderly one: the engine says that it does not do this.
+// It may crash of what no engine has to know.
 const (
-	Yes    State = "yes"
-	No     State = "no"
-	Failed State = "FAILED"
+	Yes     State = "yes"
+	No      State = "no"
+	Crashes State = "crashes"
+	Failed  State = "FAILED"
 )
 
 // Report is what an engine can do.
@@ -95,6 +97,8 @@ func (s *suite) check(ctx context.Context, c check) Result {
 	switch {
 	case err == nil:
 		return Result{c.name, Yes, ""}
+	case errors.Is(err, errCrash):
+		return Result{c.name, Crashes, err.Error()}
 	case errors.Is(err, errNo):
 		return Result{c.name, No, strings.TrimPrefix(err.Error(), errNo.Error()+": ")}
 	}

@@ -34,6 +34,9 @@ type check struct {
 // errNo is an engine's orderly no.
 var errNo = errors.New("no")
 
+// errCrash is what the shim says of an engine that was ended by a fault.
+var errCrash = errors.New("the engine crashed")
+
 // no says what an engine does instead.
 func no(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", errNo, fmt.Sprintf(format, args...))
@@ -352,6 +355,9 @@ func proposal(guest string) func(context.Context, *suite) error {
 		}
 		if _, why, ok := strings.Cut(r.log, "guest failed: "); ok {
 			why, _, _ = strings.Cut(why, "\" ")
+			if strings.Contains(why, errCrash.Error()) {
+				return fmt.Errorf("%w: %s", errCrash, why)
+			}
 			return no("%s", firstLine(why))
 		}
 		return no("exit status %d", r.exit)

@@ -56,7 +56,7 @@ func checkStatic() error {
 	if err != nil {
 		return fmt.Errorf("read own binary: %w", err)
 	}
-	defer e.Close()
+	defer func() { _ = e.Close() }()
 	for _, p := range e.Progs {
 		if p.Type == elf.PT_INTERP {
 			return fmt.Errorf("this shim's binary is dynamically linked; it is executed in the container's root, where its libraries are not: link it with -static: %w", errdefs.ErrFailedPrecondition)

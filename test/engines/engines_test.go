@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package engines runs the engine test kit on every engine of this repository.
+package engines
+
+import (
+	"bytes"
+	"flag"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/libwasmshim/libwasmshim/test/kit"
+)
+
+var update = flag.Bool("update", false, "write the table in docs/engines.md anew")
+
+// engines are in the order of the table's columns.
+var engines = []struct {
+	name  string
+	cargo bool // to build it
+}{
+	{"wasmtime", false},
+	{"wasm3", true},
+	{"wazero", false},
+	{"c-engine", false},
+	{"cpp-engine", false},
+	{"rust-engine", true},
+	{"go-engine", false},
+}
+
+func TestEngines(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("the engine test kit runs containers, which needs root")
+	}
+	_, cargoErr := exec.LookPath("cargo")
+	var reports []kit.Report
+	for _, e := range engines {
+		t.Run(e.name, func(t *testing.T) {
+			if e.cargo && cargoErr != nil {
+				t.Skip("cargo is not installed: ", e.name, " cannot be built, and is not tested")
+			}
+			cmd := exec.Command("../../scripts/shim.sh", e.name)
+			out, err := cmd.CombinedOutput()
+			require.NoError(t, err, "%s", out)
+			report, err := kit.Run(t.Context(), filepath.Join("../../dist/containerd-shim-"+e.name+"-v1"), nil)
+			require.NoError(t, err)
+			for _, r := range report.Results {
+				require.NotEqual(t, kit.Failed, r.State, "%s: %s", r.Name, r.Why)
+			}
+			reports = append(reports, report)
+		})
+	}
+	if t.Failed() || len(reports) < len(engines) {
+		return
+	}
+	var table bytes.Buffer
+	require.NoError(t, kit.Markdown(&table, reports))
+	const page, begin, end = "../../docs/engines.md", "<!-- table -->\n", "<!-- end -->\n"
+	text, err := os.ReadFile(page)
+	require.NoError(t, err)
+	before, rest, ok := strings.Cut(string(text), begin)
+	require.True(t, ok)
+	was, after, ok := strings.Cut(rest, end)
+	require.True(t, ok)
+	if *update {
+		require.NoError(t, os.WriteFile(page, []byte(before+begin+table.String()+end+after), 0o600))
+		return
+	}
+	require.Equal(t, table.String(), was, "docs/engines.md is old: go test ./test/engines -update")
+}
