@@ -3,8 +3,11 @@
 package cabi_test
 
 import (
+	"cmp"
 	"encoding/binary"
+	"flag"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -12,6 +15,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 )
+
+var update = flag.Bool("update", false, "write the corpus anew")
 
 // build compiles C sources under the sanitizers and returns the program.
 func build(t *testing.T, sources ...string) string {
@@ -55,6 +60,7 @@ func sample() string {
 		record(14, "\x00\x00\x00\x80\x00\x00\x00\x00"), record(15, "\xdc\x05\x00\x00\x00\x00\x00\x00"),
 		record(16, "/\x00/"), record(16, "/data\x00/d"),
 		record(17, "/proc"), record(18, "\x01\x00\x00\x00"),
+		record(13, "\x06\x00\x00\x00\x07\x00\x00\x00application/wasm\x00sha256:0a"), record(13, "\x08\x00\x00\x00\x00\x00\x00\x00\x00"),
 	)
 }
 
@@ -91,6 +97,8 @@ preopen=/:/
 preopen=/data:/d
 hidden=/proc
 flags=1
+layer=6,7,application/wasm,sha256:0a
+layer=8,0,,
 `, decode(t, program, sample()))
 
 	ok := sample()
@@ -110,6 +118,10 @@ flags=1
 		"kind too long":    {whole(record(12, "12345")), "kind of the wrong length"},
 		"odd flags":        {whole(record(18, "\x02\x00\x00\x00")), "unknown flags"},
 		"limit too short":  {whole(record(14, "1234567")), "limit of the wrong length"},
+		"short layer":      {whole(record(13, "\x06\x00\x00\x00\x07\x00\x00")), "layer of the wrong length"},
+		"half a layer":     {whole(record(13, "\x06\x00\x00\x00\x00\x00\x00\x00a/b")), "layer without type and digest"},
+		"layer on stderr":  {whole(record(13, "\x02\x00\x00\x00\x00\x00\x00\x00\x00")), "layer without descriptor"},
+		"artifact far off": {whole(record(13, "\x06\x00\x00\x00\x00\x00\x00\x01\x00")), "layer without descriptor"},
 		"half a preopen":   {whole(record(16, "/data")), "preopen without two names"},
 		"too much preopen": {whole(record(16, "/\x00/\x00/")), "preopen without two names"},
 	} {
@@ -134,8 +146,50 @@ func TestStageDecodeHostile(t *testing.T) {
 	require.Positive(t, refused)
 }
 
+// The corpus is that of the fuzzer in Go, whose test compares the decoders.
+func TestLibFuzzer(t *testing.T) {
+	if _, err := exec.LookPath("clang"); err != nil {
+		t.Skip("clang is not installed: the C side is not fuzzed by libFuzzer")
+	}
+	for name, sources := range map[string][]string{
+		"stage":      {"stage.c", "testdata/fuzz_stage.c"},
+		"descriptor": {"descriptor.c", "testdata/fuzz_descriptor.c"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			args := []string{
+				"-std=c11", "-D_GNU_SOURCE", "-g", "-O1", "-Wall", "-Wextra", "-Werror", "-I../include",
+				"-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all", "-o", dir + "/fuzz",
+			}
+			out, err := exec.Command("clang", append(args, sources...)...).CombinedOutput()
+			require.NoError(t, err, "%s", out)
+			require.NoError(t, os.Mkdir(dir+"/new", 0o700))
+			runs := cmp.Or(os.Getenv("WASMSHIM_FUZZ_RUNS"), "50000")
+			cmd := exec.Command(dir+"/fuzz", "-runs="+runs, "-seed=1", "-max_len=4096", "-artifact_prefix="+dir+"/", dir+"/new", "testdata/corpus")
+			out, err = cmd.CombinedOutput()
+			require.NoError(t, err, "%s", out)
+			require.Contains(t, string(out), "Done "+runs+" runs")
+		})
+	}
+}
+
 func TestDescriptorIntake(t *testing.T) {
 	program := build(t, "descriptor.c", "testdata/descriptor.c")
 	out, err := exec.Command(program).CombinedOutput()
 	require.NoError(t, err, "%s", out)
+}
+
+// The corpus begins with what the tests above are about.
+func TestCorpus(t *testing.T) {
+	for name, want := range map[string]string{
+		"every-tag": sample(), "empty": whole(), "one": whole(record(4, "a")), "cut": sample()[:60],
+		"layer": whole(record(13, "\x06\x00\x00\x00\x07\x00\x00\x00a/b\x00sha256:0a")), "unknown": whole(record(99, "x")),
+	} {
+		if *update {
+			require.NoError(t, os.WriteFile("testdata/corpus/"+name, []byte(want), 0o600))
+		}
+		got, err := os.ReadFile("testdata/corpus/" + name)
+		require.NoError(t, err)
+		require.Equal(t, want, string(got), "go test ./cabi -update")
+	}
 }

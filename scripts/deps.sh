@@ -7,7 +7,7 @@
 #
 #   build   headers and tools to build a shim
 #   daemon  a private containerd 2.x with ctr, runc and runc's shim
-#   test    Debian's containerd 1.6 and a static busybox
+#   test    Debian's containerd 1.6, a static busybox, other compilers, fuzzers
 #   lint    formatters and linters
 #   matrix  one containerd of every release line between the oldest and the newest
 #
@@ -36,6 +36,7 @@ missing() {
     "$@" >/dev/null 2>&1 || apt="$apt $pkg"
 }
 header() { echo "#include <$1>" | gcc -E -x c - ; }
+fuzzer() { ls "$(clang -print-resource-dir)"/lib/linux/libclang_rt.fuzzer-*.a; }
 static_lib() { [ -f "$(gcc -print-file-name="$1")" ]; }
 
 updated=
@@ -123,6 +124,11 @@ if wants build; then
 fi
 if wants test; then
     missing g++ have g++
+    missing cmake have cmake
+    missing groff-base have groff
+    missing clang have clang
+    missing libclang-rt-14-dev fuzzer
+    missing abigail-tools have abidiff
 fi
 if wants lint; then
     missing clang-format have clang-format

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // stage print:  decodes standard input and prints what it holds
+// stage serve:  the same for each input; inputs and answers have four bytes of
+//               length before them
 // stage fuzz N: decodes every truncation and every bit flip of standard input
 //               and N random changes of it, under the sanitizers
 
@@ -39,10 +41,31 @@ static int print(size_t size) {
     if (s.flags != 0)
         printf("flags=%u\n", s.flags);
     for (size_t i = 0; i < s.layer_count; i++)
-        printf("layer=%u,%u,%s,%s\n", s.layers[i].fd, s.layers[i].artifact, s.layers[i].media_type,
-               s.layers[i].digest);
+        printf("layer=%u,%u,%s,%s\n", s.layers[i].fd, s.layers[i].artifact, s.layers[i].media_type, s.layers[i].digest);
     wasmshim_stage_free(&s);
     return 0;
+}
+
+static int serve(void) {
+    FILE *pipe = stdout;
+    for (;;) {
+        uint32_t n;
+        if (fread(&n, sizeof(n), 1, stdin) != 1)
+            return 0;
+        if (n > sizeof(input) || fread(input, 1, n, stdin) != n)
+            return 1;
+        char *text = NULL;
+        size_t size = 0;
+        stdout = open_memstream(&text, &size);
+        print(n);
+        fclose(stdout);
+        stdout = pipe;
+        n = (uint32_t)size;
+        fwrite(&n, sizeof(n), 1, pipe);
+        fwrite(text, 1, size, pipe);
+        fflush(pipe);
+        free(text);
+    }
 }
 
 // Reads every string to its end: the sanitizer sees one that leaves the input.
@@ -134,6 +157,8 @@ static int fuzz(size_t size, unsigned long rounds) {
 }
 
 int main(int argc, char **argv) {
+    if (argc == 2 && strcmp(argv[1], "serve") == 0)
+        return serve();
     size_t size = fread(input, 1, sizeof(input), stdin);
     if (argc == 2 && strcmp(argv[1], "print") == 0)
         return print(size);

@@ -4,9 +4,13 @@ package stage
 
 import (
 	"bytes"
+	"encoding/binary"
+	"fmt"
 	"io"
+	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -80,19 +84,106 @@ func TestFileIsSealed(t *testing.T) {
 	require.NoError(t, err)
 }
 
+// inC is the decoder in C, for many inputs.
+type inC struct {
+	in  io.WriteCloser
+	out io.Reader
+}
+
+func startC(tb testing.TB) *inC {
+	program := filepath.Join(tb.TempDir(), "stage")
+	const c = "../../../cabi/"
+	out, err := exec.Command("gcc", "-std=gnu11", "-O1", "-I", c+"../include", "-o", program, c+"stage.c", c+"testdata/stage.c").CombinedOutput()
+	require.NoError(tb, err, "%s", out)
+	cmd := exec.Command(program, "serve")
+	d := &inC{}
+	d.in, err = cmd.StdinPipe()
+	require.NoError(tb, err)
+	d.out, err = cmd.StdoutPipe()
+	require.NoError(tb, err)
+	require.NoError(tb, cmd.Start())
+	tb.Cleanup(func() {
+		d.in.Close()
+		require.NoError(tb, cmd.Wait())
+	})
+	return d
+}
+
+func (d *inC) decode(tb testing.TB, b []byte) string {
+	_, err := d.in.Write(append(binary.LittleEndian.AppendUint32(nil, uint32(len(b))), b...))
+	require.NoError(tb, err)
+	var n [4]byte
+	_, err = io.ReadFull(d.out, n[:])
+	require.NoError(tb, err, "the decoder in C is gone")
+	text := make([]byte, binary.LittleEndian.Uint32(n[:]))
+	_, err = io.ReadFull(d.out, text)
+	require.NoError(tb, err)
+	return string(text)
+}
+
+// dump prints a context as cabi/testdata/stage.c does.
+func (c *Context) dump() string {
+	var b strings.Builder
+	list := func(name string, values ...string) {
+		for _, v := range values {
+			fmt.Fprintf(&b, "%s=%s\n", name, v)
+		}
+	}
+	list("id", c.ID)
+	list("pod", c.Pod)
+	list("ns", c.Namespace)
+	list("arg", c.Args...)
+	list("env", c.Env...)
+	list("path", c.Path)
+	list("func", c.Func)
+	list("name", c.Name)
+	list("cwd", c.Cwd)
+	list("option", c.Options...)
+	list("level", c.LogLevel)
+	fmt.Fprintf(&b, "kind=%d\nmemory=%d\ncpu=%d\n", c.Kind, c.Memory, c.CPU)
+	for _, p := range c.Preopens {
+		list("preopen", p.Host+":"+p.Guest)
+	}
+	list("hidden", c.Hidden...)
+	if c.MustHide {
+		list("flags", "1")
+	}
+	for _, l := range c.Layers {
+		fmt.Fprintf(&b, "layer=%d,%d,%s,%s\n", l.FD, l.Artifact, l.MediaType, l.Digest)
+	}
+	return b.String()
+}
+
+// Whatever one decoder makes of an input, so does the other; and what they
+// accept comes out again.
 func FuzzDecode(f *testing.F) {
 	b, err := sample().Encode()
 	require.NoError(f, err)
 	f.Add(b)
+	corpus, err := filepath.Glob("../../../cabi/testdata/corpus/*")
+	require.NoError(f, err)
+	require.NotEmpty(f, corpus)
+	for _, file := range corpus {
+		b, err := os.ReadFile(file)
+		require.NoError(f, err)
+		f.Add(b)
+	}
+	c := startC(f)
 	f.Fuzz(func(t *testing.T, b []byte) {
-		c, err := Decode(b)
+		if len(b) > 1<<20 {
+			return // more than the program in C has room for
+		}
+		got, err := Decode(b)
+		text := c.decode(t, b)
 		if err != nil {
+			require.True(t, strings.HasPrefix(text, "error: "), "Go says %v, C says %q", err, text)
 			return
 		}
-		again, err := c.Encode()
+		require.Equal(t, got.dump(), text)
+		again, err := got.Encode()
 		require.NoError(t, err)
 		d, err := Decode(again)
 		require.NoError(t, err)
-		require.Equal(t, c, d)
+		require.Equal(t, got, d)
 	})
 }
