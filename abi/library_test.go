@@ -133,3 +133,14 @@ func TestUnknownEngine(t *testing.T) {
 	require.Contains(t, string(out), "wasmtime")
 	require.Contains(t, string(out), "c-engine")
 }
+
+func TestEngineWithoutMain(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "lost")
+	require.NoError(t, os.Mkdir(dir, 0o700))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "engine.c"), []byte("int nothing;\n"), 0o600))
+	cmd := exec.Command("../scripts/shim.sh", dir)
+	cmd.Env = append(os.Environ(), "OUTDIR="+t.TempDir())
+	out, err := cmd.CombinedOutput()
+	require.Error(t, err)
+	require.Contains(t, string(out), dir+": no main() that calls wasm_shim_main(): end a source with WASM_SHIM_MAIN(engine)")
+}

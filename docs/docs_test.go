@@ -4,8 +4,10 @@
 package docs
 
 import (
+	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -85,4 +87,59 @@ func TestArchitectureNames(t *testing.T) {
 		}
 	}
 	require.Greater(t, rows, 15)
+}
+
+// codeBlocks are a page's blocks of one language.
+func codeBlocks(t *testing.T, file, language string) (blocks []string) {
+	text, err := os.ReadFile(file)
+	require.NoError(t, err)
+	for _, m := range regexp.MustCompile("(?ms)^```"+language+"\n(.*?)^```$").FindAllStringSubmatch(string(text), -1) {
+		blocks = append(blocks, m[1])
+	}
+	return blocks
+}
+
+// What README.md shows of an engine is in that engine.
+func TestReadmeShowsTheEngine(t *testing.T) {
+	engine, err := os.ReadFile("../examples/c-engine/engine.c")
+	require.NoError(t, err)
+	blocks := codeBlocks(t, "../README.md", "c")
+	require.Len(t, blocks, 2)
+	for _, block := range blocks {
+		require.Contains(t, string(engine), block)
+	}
+	lines := strings.Count(string(engine), "\n")
+	require.Less(t, lines, 150)
+	readme, err := os.ReadFile("../README.md")
+	require.NoError(t, err)
+	require.Contains(t, string(readme), fmt.Sprintf("one C file of %d lines", lines))
+	require.LessOrEqual(t, strings.Count(string(readme), "\n"), 120)
+}
+
+// The engine in the guide compiles.
+func TestGuidesEngineCompiles(t *testing.T) {
+	blocks := codeBlocks(t, "engine-authors.md", "c")
+	require.Len(t, blocks, 1)
+	cmd := exec.Command("gcc", "-std=c11", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Werror", "-I../include", "-c", "-x", "c", "-o", os.DevNull, "-")
+	cmd.Stdin = strings.NewReader(blocks[0])
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+}
+
+// The pages' links to files lead somewhere.
+func TestLinks(t *testing.T) {
+	pages, err := filepath.Glob("*.md")
+	require.NoError(t, err)
+	more, err := filepath.Glob("../examples/*/*.md")
+	require.NoError(t, err)
+	for _, page := range append(append(pages, more...), "../README.md", "../CONTRIBUTING.md") {
+		text, err := os.ReadFile(page)
+		require.NoError(t, err)
+		for _, m := range regexp.MustCompile(`\]\(([^)#]+)[^)]*\)`).FindAllStringSubmatch(string(text), -1) {
+			if !strings.Contains(m[1], "://") {
+				_, err := os.Stat(filepath.Join(filepath.Dir(page), m[1]))
+				require.NoError(t, err, "%s links to %s", page, m[1])
+			}
+		}
+	}
 }

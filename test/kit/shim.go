@@ -178,13 +178,17 @@ func (j *job) openLog(c *container) (text func() string, _ error) {
 func (j *job) command(c *container, action string) *exec.Cmd {
 	cmd := exec.Command(j.binary, "-namespace", namespace, "-address", c.path("no-containerd"), "-publish-binary", "/bin/false", "-id", c.id, "-bundle", c.dir, action)
 	cmd.Dir = c.dir
-	cmd.Env = []string{"MAX_SHIM_VERSION=2", "PATH=" + os.Getenv("PATH")}
+	cmd.Env = []string{"MAX_SHIM_VERSION=2"}
+	for _, name := range []string{"PATH", "GODEBUG", "GOGC"} {
+		if value, ok := os.LookupEnv(name); ok {
+			cmd.Env = append(cmd.Env, name+"="+value)
+		}
+	}
 	return cmd
 }
 
 // start starts the shim as containerd 1.7 does.
 func (j *job) start(ctx context.Context, c *container) (end func() error, _ error) {
-	// A guest that has run into its limits must not take the shim's daemon along.
 	out, err := j.command(c, "start").CombinedOutput()
 	if err != nil {
 		return nil, fmt.Errorf("%s start: %w: %s", filepath.Base(j.binary), err, bytes.TrimSpace(out))
