@@ -71,6 +71,29 @@ func TestFileIsALayer(t *testing.T) {
 	}
 }
 
+// can_handle is asked of files that the core does not know, and of no other.
+func TestCanHandle(t *testing.T) {
+	dir := t.TempDir()
+	for _, test := range []struct {
+		content string
+		code    int
+		stderr  string
+	}{
+		{"PROBE, and more", 5, ""},
+		{"\x00asm\x01\x00\x00\x00", 5, ""},
+		{"OTHER", 126, "probe: the engine does not run this kind of guest\n"},
+	} {
+		path := filepath.Join(dir, "guest")
+		require.NoError(t, os.WriteFile(path, []byte(test.content), 0o600))
+		cmd := exec.Command(probePath(t), "run", path, "exit", "5")
+		var stderr bytes.Buffer
+		cmd.Stderr = &stderr
+		_ = cmd.Run()
+		require.Equal(t, test.code, cmd.ProcessState.ExitCode())
+		require.Equal(t, test.stderr, stderr.String())
+	}
+}
+
 // compileAndRun has the probe compile a file as the daemon does, and run it.
 func compileAndRun(t *testing.T, args ...string) (stdout, stderr string) {
 	if os.Geteuid() != 0 {

@@ -144,3 +144,26 @@ func TestEngineWithoutMain(t *testing.T) {
 	require.Error(t, err)
 	require.Contains(t, string(out), dir+": no main() that calls wasm_shim_main(): end a source with WASM_SHIM_MAIN(engine)")
 }
+
+// The runtime has the shim's name, which need not be the engine's.
+func TestShimName(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "named")
+	require.NoError(t, os.Mkdir(dir, 0o700))
+	source := `#include "wasm_shim.h"
+static int32_t run_wasi(wasm_shim_context *c, int32_t *e, void *u) { (void)c; (void)u; *e = 0; return WASM_SHIM_OK; }
+static const wasm_shim_engine engine = {
+	WASM_SHIM_ENGINE_HEAD, .kinds = WASM_SHIM_KIND_OTHER, .name = "engine-name", .shim_name = "other", .run_wasi = run_wasi,
+};
+WASM_SHIM_MAIN(engine)
+`
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "engine.c"), []byte(source), 0o600))
+	out := t.TempDir()
+	cmd := exec.Command("../scripts/shim.sh", dir)
+	cmd.Env = append(os.Environ(), "OUTDIR="+out)
+	text, err := cmd.CombinedOutput()
+	require.NoError(t, err, "%s", text)
+	shim := filepath.Join(out, "containerd-shim-named-v1")
+	require.Contains(t, output(t, shim, "--version"), "io.containerd.other.v1")
+	require.Contains(t, output(t, shim, "--version"), "engine-name")
+	require.Contains(t, output(t, shim, "config"), "containerd.runtimes.other]\n  runtime_type = 'io.containerd.other.v1'")
+}

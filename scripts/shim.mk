@@ -2,7 +2,8 @@
 #
 # One engine, linked with libwasmshim.a; scripts/shim.sh says how to call it.
 
-OBJ ?= build/engine/$(NAME)
+# Two directories may have one name.
+OBJ ?= build/engine/$(NAME)-$(firstword $(shell echo $(DIR) | cksum))
 # Where wasm_shim.h is: an engine may be built with an older one.
 INCLUDE ?= include
 OUTDIR ?= dist
@@ -35,15 +36,15 @@ $(OUT): $(OBJECTS) $(MORE_OBJECTS) build/libwasmshim.a $(wildcard $(DIR)/engine.
 
 $(OBJ)/%.c.o: $(DIR)/%.c scripts/shim.mk $(wildcard $(DIR)/engine.mk)
 	mkdir -p $(@D)
-	$(CC) -std=gnu11 $(FLAGS) $(ENGINE_CFLAGS) $(CFLAGS) -MMD -c -o $@ $<
+	$(CC) -std=gnu11 $(FLAGS) $(ENGINE_CFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
 
 $(OBJ)/%.cc.o: $(DIR)/%.cc scripts/shim.mk $(wildcard $(DIR)/engine.mk)
 	mkdir -p $(@D)
-	$(CXX) -std=c++17 $(FLAGS) $(ENGINE_CXXFLAGS) $(CXXFLAGS) -MMD -c -o $@ $<
+	$(CXX) -std=c++17 $(FLAGS) $(ENGINE_CXXFLAGS) $(CXXFLAGS) -MMD -MP -c -o $@ $<
 
 $(OBJ)/%.cpp.o: $(DIR)/%.cpp scripts/shim.mk $(wildcard $(DIR)/engine.mk)
 	mkdir -p $(@D)
-	$(CXX) -std=c++17 $(FLAGS) $(ENGINE_CXXFLAGS) $(CXXFLAGS) -MMD -c -o $@ $<
+	$(CXX) -std=c++17 $(FLAGS) $(ENGINE_CXXFLAGS) $(CXXFLAGS) -MMD -MP -c -o $@ $<
 
 $(OBJ)/more/%.c.o: %.c scripts/shim.mk $(wildcard $(DIR)/engine.mk)
 	mkdir -p $(@D)

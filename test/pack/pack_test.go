@@ -138,6 +138,25 @@ func TestPkgConfig(t *testing.T) {
 	require.Equal(t, version(t)+"\n", runEnv(t, "", noGo("PKG_CONFIG_PATH="+sdk+"/lib/pkgconfig"), "pkg-config", "--modversion", "wasmshim"))
 }
 
+// A real engine, linked with the tarball's library and tested by the tarball's
+// kit.
+func TestKitOfTheTarball(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("the engine test kit runs containers, which needs root")
+	}
+	sdk, dir := unpacked(t), t.TempDir()
+	module := strings.TrimSpace(run(t, repository, "go", "list", "-m", "-f", "{{.Dir}}", "github.com/bytecodealliance/wasmtime-go/v44"))
+	source, err := filepath.Abs(filepath.Join(repository, "examples/c-engine/engine.c"))
+	require.NoError(t, err)
+	machine := strings.TrimSpace(run(t, "", "uname", "-m"))
+	runEnv(t, dir, noGo("PKG_CONFIG_PATH="+sdk+"/lib/pkgconfig"), "sh", "-ec",
+		`eval cc -static -Wl,--no-warnings -o containerd-shim-c-engine-v1 -D_GNU_SOURCE -isystem `+module+`/build/include `+source+` `+
+			`"$(pkg-config --cflags --libs --static wasmshim)" `+module+`/build/linux-`+machine+`/libwasmtime.a -lm -ldl`)
+	out := runEnv(t, dir, noGo(), sdk+"/bin/wasmshim-test", dir+"/containerd-shim-c-engine-v1")
+	require.Regexp(t, "module +yes", out)
+	require.Regexp(t, "compiles ahead +yes", out)
+}
+
 func cmake(t *testing.T, env []string, dir, lists string, args ...string) {
 	t.Helper()
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "CMakeLists.txt"), []byte("cmake_minimum_required(VERSION 3.16)\n"+lists), 0o600))

@@ -203,6 +203,15 @@ static int32_t run_wasi(wasm_shim_context *ctx, int32_t *exit_code, void *user_d
     return WASM_SHIM_OK;
 }
 
+// Files of its own, beside WebAssembly.
+static int32_t can_handle(wasm_shim_context *ctx, void *user_data) {
+    size_t size;
+    const uint8_t *bytes = wasm_shim_layer_bytes(ctx, 0, &size);
+    if (user_data != &stopped || bytes == NULL)
+        return WASM_SHIM_ERROR;
+    return size >= 5 && memcmp(bytes, "PROBE", 5) == 0 ? WASM_SHIM_OK : WASM_SHIM_UNSUPPORTED;
+}
+
 // SIGUSR1 is stopped for, SIGUSR2 only promises to; the rest is not ours.
 static int32_t stop(int32_t sig, void *user_data) {
     if (user_data != &stopped)
@@ -227,12 +236,12 @@ static const wasm_shim_option *const options[] = {&speed, &compile_verb, NULL};
 static const char *const layer_types[] = {"application/vnd.probe+wasm", NULL};
 
 static const wasm_shim_engine engine = {
-    WASM_SHIM_ENGINE_HEAD,   .kinds = WASM_SHIM_KIND_MODULE | WASM_SHIM_KIND_COMPONENT,
+    WASM_SHIM_ENGINE_HEAD,   .kinds = WASM_SHIM_KIND_MODULE | WASM_SHIM_KIND_COMPONENT | WASM_SHIM_KIND_OTHER,
     .stop_deadline_ms = 200, .name = "probe",
     .version = "1.2.3",      .layer_types = layer_types,
     .options = options,      .user_data = (void *)&stopped,
     .run_wasi = run_wasi,    .stop = stop,
-    .compile = compile,
+    .compile = compile,      .can_handle = can_handle,
 };
 
 WASM_SHIM_MAIN(engine)
