@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -62,7 +63,7 @@ func (engine) RunWasi(rc *shim.RuntimeContext) (int, error) {
 	}
 	module, err := r.CompileModule(ctx, code)
 	if err != nil {
-		return 0, shim.Fail(shim.StageCompile, fmt.Errorf("cannot compile the guest: %w", err))
+		return 0, shim.Fail(shim.StageCompile, fmt.Errorf("cannot compile %s: %w", cmp.Or(rc.Source.File, "the guest"), err))
 	}
 	name := rc.Entrypoint.Func
 	function, ok := module.ExportedFunctions()[name]

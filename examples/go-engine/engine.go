@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -48,7 +49,7 @@ func compileModule(ctx *shim.RuntimeContext, e *wasmtime.Engine) (*wasmtime.Modu
 	}
 	module, err := wasmtime.NewModule(e, code)
 	if err != nil {
-		return nil, shim.Fail(shim.StageCompile, fmt.Errorf("cannot compile the guest: %w", err))
+		return nil, shim.Fail(shim.StageCompile, fmt.Errorf("cannot compile %s: %w", cmp.Or(ctx.Source.File, "the guest"), err))
 	}
 	return module, nil
 }
