@@ -179,6 +179,37 @@ func TestDescriptorIntake(t *testing.T) {
 	require.NoError(t, err, "%s", out)
 }
 
+// An engine of an older minor version has a shorter descriptor: what is missing
+// counts as zero. 1.0 is the oldest, so the library is made one for which the
+// last member came later.
+func TestOlderDescriptor(t *testing.T) {
+	text, err := os.ReadFile("descriptor.c")
+	require.NoError(t, err)
+	older := strings.Replace(string(text), "ENGINE_SIZE_1_0 = 128", "ENGINE_SIZE_1_0 = 120", 1)
+	require.NotEqual(t, string(text), older)
+	main := `
+#include <stdlib.h>
+static int32_t run(wasm_shim_context *c, int32_t *e, void *u) { (void)c; (void)u; *e = 0; return 0; }
+int main(void) {
+	wasm_shim_engine now = {WASM_SHIM_ENGINE_HEAD, .kinds = 1, .name = "old", .run_wasi = run}, copy;
+	now.size = 120; // without compile
+	void *old = malloc(now.size);
+	memcpy(old, &now, now.size);
+	memset(&copy, 0xff, sizeof(copy));
+	char msg[256] = "";
+	int result = wasmshim_engine_read(old, &copy, msg, sizeof(msg));
+	printf("%d %s %s %d", result, msg, copy.name, copy.compile == NULL);
+	free(old);
+	return 0;
+}
+`
+	source := filepath.Join(t.TempDir(), "older.c")
+	require.NoError(t, os.WriteFile(source, []byte(strings.Replace(older, `"cabi.h"`, `"../cabi/cabi.h"`, 1)+main), 0o600))
+	out, err := exec.Command(build(t, source)).CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	require.Equal(t, "0  old 1", string(out))
+}
+
 // The corpus begins with what the tests above are about.
 func TestCorpus(t *testing.T) {
 	for name, want := range map[string]string{
