@@ -3,12 +3,16 @@
 package abi
 
 import (
+	"bufio"
 	"bytes"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -143,6 +147,65 @@ func TestCompilerMisbehaves(t *testing.T) {
 			require.Contains(t, stdout, "artifact: errno 2\n")
 			require.Contains(t, stderr, "not compiled, the original is run: "+cause+"\n")
 		})
+	}
+}
+
+// Whoever interrupts a compilation leaves nothing behind.
+func TestCompileInterrupted(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("the compiler's process is a container, which needs root")
+	}
+	dir := t.TempDir()
+	path := filepath.Join(dir, "hello.wasm")
+	require.NoError(t, os.WriteFile(path, []byte("\x00asm\x01\x00\x00\x00"), 0o600))
+	tmp := filepath.Join(dir, "tmp")
+	require.NoError(t, os.Mkdir(tmp, 0o700))
+	for _, sig := range []os.Signal{os.Interrupt, syscall.SIGTERM} {
+		cmd := exec.Command(probePath(t), "run", "--compile", "-o", "compile=hang", path)
+		cmd.Env = append(os.Environ(), "TMPDIR="+tmp)
+		var stderr bytes.Buffer
+		cmd.Stderr = &stderr
+		require.NoError(t, cmd.Start())
+		group := fmt.Sprintf("/sys/fs/cgroup/*/libwasmshim-compiler-%d", cmd.Process.Pid)
+		require.Eventually(t, func() bool {
+			found, _ := filepath.Glob(group)
+			return len(found) > 0
+		}, 10*time.Second, time.Millisecond)
+		require.NoError(t, cmd.Process.Signal(sig))
+		require.Error(t, cmd.Wait())
+		require.Contains(t, stderr.String(), "interrupted while compiling "+path)
+		left, err := os.ReadDir(tmp)
+		require.NoError(t, err)
+		require.Empty(t, left)
+		found, err := filepath.Glob(group)
+		require.NoError(t, err)
+		require.Empty(t, found)
+	}
+}
+
+// A compiler does not outlive whoever waits for it.
+func TestCompilerEndsWithItsDaemon(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("the compiler's process is a container, which needs root")
+	}
+	dir := t.TempDir()
+	path := filepath.Join(dir, "hello.wasm")
+	require.NoError(t, os.WriteFile(path, []byte("\x00asm\x01\x00\x00\x00"), 0o600))
+	cmd := exec.Command(probePath(t), "run", "--compile", "--log-level=info", "-o", "compile=log-and-hang", path)
+	cmd.Env = append(os.Environ(), "TMPDIR="+dir)
+	stderr, err := cmd.StderrPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	lines := bufio.NewScanner(stderr)
+	require.True(t, lines.Scan())
+	require.Contains(t, lines.Text(), "msg=hangs")
+	groups, err := filepath.Glob(fmt.Sprintf("/sys/fs/cgroup/*/libwasmshim-compiler-%d", cmd.Process.Pid))
+	require.NoError(t, err)
+	require.NotEmpty(t, groups)
+	require.NoError(t, cmd.Process.Kill())
+	_ = cmd.Wait()
+	for _, group := range groups {
+		require.Eventually(t, func() bool { return os.Remove(group) == nil }, 10*time.Second, time.Millisecond, group)
 	}
 }
 

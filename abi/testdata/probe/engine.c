@@ -120,7 +120,9 @@ static int32_t compile(wasm_shim_context *ctx, void *user_data) {
         *(volatile int *)NULL = 0;
     if (strcmp(verb, "exit") == 0)
         exit(9);
-    if (strcmp(verb, "hang") == 0)
+    if (strcmp(verb, "log-and-hang") == 0)
+        wasm_shim_log(ctx, WASM_SHIM_LOG_INFO, "hangs", NULL);
+    if (strcmp(verb, "hang") == 0 || strcmp(verb, "log-and-hang") == 0)
         for (;;)
             pause();
     if (strcmp(verb, "spin") == 0)

@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"os/signal"
 	"strconv"
+	"syscall"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -65,10 +67,15 @@ func (p Program) compile(ctx *stage.Context, limits compiler.Limits) (_ []*os.Fi
 		return nil, err
 	}
 	begin := time.Now()
-	artifacts, err := compiler.Run(context.Background(), compiler.Job{
+	interruptible, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	artifacts, err := compiler.Run(interruptible, compiler.Job{
 		ID: strconv.Itoa(os.Getpid()), Dir: dir, Exe: exe, Layers: []compiler.Layer{{File: file}},
 		Kind: ctx.Kind, Options: ctx.Options, LogLevel: ctx.LogLevel, Limits: limits, Log: logrus.NewEntry(logger),
 	})
+	if interruptible.Err() != nil {
+		return nil, fmt.Errorf("interrupted while compiling %s", ctx.Path)
+	}
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "%s: not compiled, the original is run: %v\n", p.name(), err)
 		return nil, nil

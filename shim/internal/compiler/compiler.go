@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -162,7 +163,7 @@ func await(ctx context.Context, c *container.Container, limits Limits) (exit int
 	e, err := c.Wait(within)
 	if err != nil {
 		late = ctx.Err() == nil
-		if err := c.Signal(syscall.SIGKILL, true); err != nil {
+		if err := c.Signal(syscall.SIGKILL, true); err != nil && !errdefs.IsNotFound(err) {
 			return 0, late, false, fmt.Errorf("kill the compiler: %w", err)
 		}
 		if e, err = c.Wait(context.Background()); err != nil {
@@ -171,18 +172,6 @@ func await(ctx context.Context, c *container.Container, limits Limits) (exit int
 	}
 	oom = !late && c.OutOfMemory()
 	return e.Status, late, oom, c.Delete()
-}
-
-// Cleanup removes what a killed daemon left of a compiler. It may be called at
-// any time, any number of times.
-func Cleanup(id, dir string) error {
-	if _, err := os.Lstat(workDir(dir)); errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err := container.Cleanup(containerID, stateDir(dir), newSpec(id, dir, DefaultLimits), false); err != nil {
-		return fmt.Errorf("compiler: %w", err)
-	}
-	return removeRoot(dir)
 }
 
 // containerID is libcontainer's name for a compiler; its state is in a
