@@ -49,7 +49,7 @@ soak-container: ## Create and destroy 32,000 containers in one process
 test-engine: shim ## Find out what ENGINE can do, in real containers
 	go run ./cmd/wasmshim-test $(SHIM)
 
-abi: build ## Check the C header and what the library exports
+abi: build ## Check the C contract: header, ABI, packages, engines
 	@scripts/test.sh abi
 
 fuzz: ## Fuzz the decoders, a fixed number of inputs each

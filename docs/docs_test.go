@@ -120,7 +120,7 @@ func TestReadmeShowsTheEngine(t *testing.T) {
 func TestGuidesEngineCompiles(t *testing.T) {
 	blocks := codeBlocks(t, "engine-authors.md", "c")
 	require.Len(t, blocks, 1)
-	cmd := exec.Command("gcc", "-std=c11", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Werror", "-I../include", "-c", "-x", "c", "-o", os.DevNull, "-")
+	cmd := exec.Command("gcc", "-std=c11", "-Wall", "-Wextra", "-Werror", "-I../include", "-c", "-x", "c", "-o", os.DevNull, "-")
 	cmd.Stdin = strings.NewReader(blocks[0])
 	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, "%s", out)

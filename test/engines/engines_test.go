@@ -67,7 +67,7 @@ func TestEngines(t *testing.T) {
 	for _, e := range engines {
 		t.Run(e.name, func(t *testing.T) {
 			if e.cargo && cargoErr != nil {
-				t.Skip("cargo is not installed: ", e.name, " cannot be built, and is not tested")
+				t.Skipf("cargo is not installed: %s cannot be built, and is not tested", e.name)
 			}
 			cmd := exec.Command("../../scripts/shim.sh", e.name)
 			out, err := cmd.CombinedOutput()

@@ -355,8 +355,8 @@ func proposal(guest string) func(context.Context, *suite) error {
 		}
 		if _, why, ok := strings.Cut(r.log, "guest failed: "); ok {
 			why, _, _ = strings.Cut(why, "\" ")
-			if strings.Contains(why, errCrash.Error()) {
-				return fmt.Errorf("%w: %s", errCrash, why)
+			if _, how, ok := strings.Cut(why, errCrash.Error()+", "); ok {
+				return fmt.Errorf("%w %s", errCrash, how)
 			}
 			return no("%s", firstLine(why))
 		}
