@@ -127,6 +127,13 @@ func TestCompile(t *testing.T) {
 	require.Regexp(t, `level=info msg="compiled .*/hello.wasm: an artifact of 17 bytes in `, stderr)
 }
 
+// A log that is too much for its reader costs lines, not the artifact.
+func TestCompilerLogsMuch(t *testing.T) {
+	stdout, stderr := compileAndRun(t, "--log-level", "info", "-o", "compile=log-much")
+	require.Contains(t, stdout, "artifact: 17 bytes")
+	require.Contains(t, stderr, "lines of the engine's were too many for the log")
+}
+
 // Whatever the compiler comes to, the guest runs from the original, and the
 // cause is told.
 func TestCompilerMisbehaves(t *testing.T) {

@@ -5,7 +5,9 @@
 
 #include "cabi.h"
 
+#include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <string.h>
 #include <unistd.h>
@@ -13,15 +15,20 @@
 #include "context.h"
 #include "sandbox.h"
 
+// There is also a signal when the daemon has read after a queue was full.
 static void end_with_daemon(int sig) {
     (void)sig;
-    _exit(WASMSHIM_EXIT_ERROR);
+    int saved = errno;
+    struct pollfd status = {.fd = WASMSHIM_FD_STATUS};
+    if (poll(&status, 1, 0) > 0 && (status.revents & (POLLHUP | POLLERR | POLLNVAL)) != 0)
+        _exit(WASMSHIM_EXIT_ERROR);
+    errno = saved;
 }
 
 // A compiler whose daemon has died serves nobody. The other end of the status
 // socket dies with the daemon; an event on this end sends the signal.
 static void follow_daemon(void) {
-    struct sigaction action = {.sa_handler = end_with_daemon};
+    struct sigaction action = {.sa_handler = end_with_daemon, .sa_flags = SA_RESTART};
     sigaction(SIGIO, &action, NULL);
     fcntl(WASMSHIM_FD_STATUS, F_SETOWN, getpid());
     fcntl(WASMSHIM_FD_STATUS, F_SETFL, O_ASYNC | fcntl(WASMSHIM_FD_STATUS, F_GETFL));
@@ -40,6 +47,7 @@ static int failed(const wasm_shim_engine *engine, const wasm_shim_context *ctx, 
 
 int wasmshim_compiler(int argc, char **argv, const wasm_shim_engine *engine) {
     follow_daemon();
+    signal(SIGXFSZ, SIG_IGN); // an artifact that is too large is an error of its write
     static wasm_shim_context ctx = {.compiles = true};
     const char *bad = wasmshim_take_over(argc, argv, engine, &ctx);
     if (bad != NULL) {

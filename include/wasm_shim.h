@@ -198,6 +198,7 @@ typedef struct wasm_shim_engine {
      * logged, and the originals are run.
      * THREAD: the process's first. It may start others. PROCESS: compiler: no
      * user, no files, no network, and memory, processes and time are limited.
+     * SIGIO is the library's.
      * SINCE: 1.0
      */
     int32_t (*compile)(wasm_shim_context *ctx, void *user_data);

@@ -141,6 +141,9 @@ static int32_t compile(wasm_shim_context *ctx, void *user_data) {
         wasm_shim_set_error(ctx, strerror(errno));
         return WASM_SHIM_ERROR;
     }
+    if (strcmp(verb, "log-much") == 0)
+        for (int i = 0; i < 20000; i++)
+            wasm_shim_log(ctx, WASM_SHIM_LOG_INFO, "again", NULL);
     if (strcmp(verb, "try") == 0)
         try_all(ctx);
     for (size_t i = 0; i < wasm_shim_layer_count(ctx); i++) {
