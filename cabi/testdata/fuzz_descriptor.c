@@ -49,22 +49,25 @@ static int32_t run_wasi(wasm_shim_context *ctx, int32_t *exit_code, void *user_d
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     struct input in = {.data = data, .size = size};
     enum { MAX = 4 };
-    wasm_shim_option options[MAX];
     const wasm_shim_option *list[MAX + 1] = {0};
     char *texts[3 * MAX + MAX + 5] = {0};
     const char *types[MAX + 1] = {0};
     size_t used = 0;
-    memset(options, 0, sizeof(options));
     size_t count = byte(&in) % (MAX + 1);
     for (size_t i = 0; i < count; i++) {
+        // In memory of exactly the size that it says, as another version's would be.
         uint8_t odd = byte(&in);
-        options[i].size = odd > 250 ? odd : sizeof(options[i]);
-        options[i].key = texts[used++] = text(&in);
-        options[i].help = texts[used++] = text(&in);
-        options[i].choices = texts[used++] = text(&in);
-        options[i].flags = byte(&in);
-        options[i].type = byte(&in);
-        list[i] = &options[i];
+        size_t option_size = odd > 250 ? odd : sizeof(wasm_shim_option);
+        wasm_shim_option *o = calloc(1, option_size);
+        o->size = option_size;
+        o->key = texts[used++] = text(&in);
+        o->help = texts[used++] = text(&in);
+        o->choices = texts[used++] = text(&in);
+        o->flags = byte(&in);
+        o->type = byte(&in);
+        if (option_size > sizeof(*o))
+            ((unsigned char *)o)[option_size - 1] = byte(&in);
+        list[i] = o;
     }
     size_t type_count = byte(&in) % (MAX + 1);
     for (size_t i = 0; i < type_count; i++) {
@@ -86,7 +89,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     e.options = list;
     e.layer_types = types;
     e.run_wasi = byte(&in) > 8 ? run_wasi : NULL;
-    // In memory of exactly the size that it says, as another version's would be.
     e.size = byte(&in) * 8;
     if (e.size < sizeof(size_t))
         e.size = sizeof(e);
@@ -113,6 +115,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         abort();
     }
     free(p);
+    for (size_t i = 0; i < count; i++)
+        free((void *)list[i]);
     for (size_t i = 0; i < used; i++)
         free(texts[i]);
     return 0;
