@@ -8,8 +8,8 @@ DESTDIR ?=
 # netgo, osusergo: a static binary must not load glibc's NSS plugins.
 # seccomp: libcontainer applies profiles. The others leave out code that a shim
 # never runs.
-export TAGS := netgo osusergo seccomp urfave_cli_no_docs runc_nocriu
-export GOFLAGS := -buildvcs=false -tags=netgo,osusergo,seccomp,urfave_cli_no_docs,runc_nocriu
+export TAGS := netgo osusergo seccomp urfave_cli_no_docs runc_nocriu grpcnotrace
+export GOFLAGS := -buildvcs=false -tags=netgo,osusergo,seccomp,urfave_cli_no_docs,runc_nocriu,grpcnotrace
 SHIM := dist/containerd-shim-$(notdir $(ENGINE))-v1
 
 .DEFAULT_GOAL := help

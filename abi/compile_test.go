@@ -173,7 +173,7 @@ func TestCompileInterrupted(t *testing.T) {
 		var stderr bytes.Buffer
 		cmd.Stderr = &stderr
 		require.NoError(t, cmd.Start())
-		group := fmt.Sprintf("/sys/fs/cgroup/*/libwasmshim-compiler-%d", cmd.Process.Pid)
+		group := fmt.Sprintf("/sys/fs/cgroup/*/libwasmshim-compiler-%d-*", cmd.Process.Pid)
 		require.Eventually(t, func() bool {
 			found, _ := filepath.Glob(group)
 			return len(found) > 0
@@ -206,7 +206,7 @@ func TestCompilerEndsWithItsDaemon(t *testing.T) {
 	lines := bufio.NewScanner(stderr)
 	require.True(t, lines.Scan())
 	require.Contains(t, lines.Text(), "msg=hangs")
-	groups, err := filepath.Glob(fmt.Sprintf("/sys/fs/cgroup/*/libwasmshim-compiler-%d", cmd.Process.Pid))
+	groups, err := filepath.Glob(fmt.Sprintf("/sys/fs/cgroup/*/libwasmshim-compiler-%d-*", cmd.Process.Pid))
 	require.NoError(t, err)
 	require.NotEmpty(t, groups)
 	require.NoError(t, cmd.Process.Kill())

@@ -14,8 +14,6 @@ import (
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/pkg/cio"
 	"github.com/containerd/containerd/v2/pkg/oci"
-
-	"github.com/libwasmshim/libwasmshim/test/harness"
 )
 
 // life is how long the parts of a task's life took.
@@ -27,7 +25,11 @@ func (l life) total() time.Duration { return l.create + l.start + l.exit + l.del
 // its snapshot is containerd's own work and not part of it. mark is called
 // before and after each call.
 func (b *bench) live(s subject, mark func(string)) (l life, retErr error) {
-	container, err := b.NewContainer(b.ctx, harness.Config{Runtime: s.runtime, Image: b.image, Opts: []oci.SpecOpts{oci.WithProcessArgs(s.args...)}})
+	c := b.config(s)
+	if len(s.args) > 0 {
+		c.Opts = []oci.SpecOpts{oci.WithProcessArgs(s.args...)}
+	}
+	container, err := b.NewContainer(b.ctx, c)
 	if err != nil {
 		return l, err
 	}
@@ -74,6 +76,11 @@ func (b *bench) live(s subject, mark func(string)) (l life, retErr error) {
 // latency compares subjects in one interleaved run, so that whatever else the
 // machine does hits all of them alike.
 func (b *bench) latency(subjects []subject) error {
+	return b.compare("hello", subjects)
+}
+
+// compare is latency under another title.
+func (b *bench) compare(title string, subjects []subject) error {
 	lives := make([][]life, len(subjects))
 	const warmUp = 3
 	for i := range warmUp + b.n {
@@ -95,7 +102,7 @@ func (b *bench) latency(subjects []subject) error {
 		life.total,
 	}
 	base := quantile(lives[len(lives)-1], 0.5, life.total) // the last subject
-	rows := []string{"hello\tcreate\tstart\texit\tdelete\ttotal\t10 %\t90 %\tratio"}
+	rows := []string{title + "\tcreate\tstart\texit\tdelete\ttotal\t10 %\t90 %\tratio"}
 	for j, s := range subjects {
 		row := s.name
 		for _, part := range parts {

@@ -3,7 +3,7 @@
 // Bench measures our shim against runc's on one private containerd: latencies,
 // throughput, memory, and which programs run when.
 //
-//	go run ./bench [-n 30] [-only latency,rate,memory,steps,inside] [-go]
+//	go run ./bench [-n 30] [-only latency,rate,memory,steps,inside,images,together,pods,client]
 package main
 
 import (
@@ -34,6 +34,17 @@ type subject struct {
 	name    string
 	runtime string
 	args    []string
+	image   client.Image // nil is the bench's
+	options any          // the runtime's
+}
+
+// config is the container of a subject.
+func (b *bench) config(s subject) harness.Config {
+	c := harness.Config{Runtime: s.runtime, Image: s.image, RuntimeOptions: s.options}
+	if c.Image == nil {
+		c.Image = b.image
+	}
+	return c
 }
 
 // bench is one run of everything.
@@ -47,11 +58,10 @@ type bench struct {
 
 func main() {
 	n := flag.Int("n", 30, "measured lives of each subject")
-	only := flag.String("only", "latency,rate,memory,steps,inside", "what to measure")
-	withGo := flag.Bool("go", false, "also measure a 2.8 MB module (Go), compiled at every start")
+	only := flag.String("only", "latency,rate,memory,steps,inside,images,together,pods,client", "what to measure")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	err := run(ctx, *n, strings.Split(*only, ","), *withGo)
+	err := run(ctx, *n, strings.Split(*only, ","))
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -59,7 +69,7 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, n int, only []string, withGo bool) (retErr error) {
+func run(ctx context.Context, n int, only []string) (retErr error) {
 	d, err := harness.Start(ctx, harness.Containerd24)
 	if err != nil {
 		return err
@@ -82,20 +92,16 @@ func run(ctx context.Context, n int, only []string, withGo bool) (retErr error) 
 		return err
 	}
 
-	baseline := subject{"native, runc's shim", runc, []string{"/native"}}
+	baseline := subject{name: "native, runc's shim", runtime: runc, args: []string{"/native"}}
 	hellos := []subject{
-		{"wasm, our shim", ours, []string{"/hello.wasm"}},
-		{"native, our shim", ours, []string{"/native"}},
+		{name: "wasm, our shim", runtime: ours, args: []string{"/hello.wasm"}},
+		{name: "native, our shim", runtime: ours, args: []string{"/native"}},
 		baseline,
 	}
 	sleepers := []subject{
-		{"wasm, our shim", ours, []string{"/sleep.wasm"}},
-		{"native, our shim", ours, []string{"/native", "sleep"}},
-		{"native, runc's shim", runc, []string{"/native", "sleep"}},
-	}
-	if withGo {
-		hellos = append([]subject{{"Go wasm, our shim", ours, []string{"/go.wasm"}}}, hellos...)
-		sleepers = append([]subject{{"Go wasm, our shim", ours, []string{"/go.wasm", "echo=ready", "sleep=1h"}}}, sleepers...)
+		{name: "wasm, our shim", runtime: ours, args: []string{"/sleep.wasm"}},
+		{name: "native, our shim", runtime: ours, args: []string{"/native", "sleep"}},
+		{name: "native, runc's shim", runtime: runc, args: []string{"/native", "sleep"}},
 	}
 	hellos, sleepers = b.present(hellos), b.present(sleepers)
 
@@ -114,6 +120,14 @@ func run(ctx context.Context, n int, only []string, withGo bool) (retErr error) 
 			err = b.steps(hellos)
 		case "inside":
 			err = b.inside(hellos)
+		case "images":
+			err = b.images()
+		case "together":
+			err = b.together()
+		case "pods":
+			err = b.pods()
+		case "client":
+			err = b.client()
 		default:
 			err = fmt.Errorf("nothing is called %q", what)
 		}

@@ -83,7 +83,9 @@ func (b *bench) sleepers(s subject, pods, each int) (shims, containers memory, r
 			if i > 0 {
 				id = harness.FreshID("c")
 			}
-			c, err := b.Run(b.ctx, harness.Config{ID: id, Pod: pod, Runtime: s.runtime, Image: b.image, Args: s.args})
+			config := b.config(s)
+			config.ID, config.Pod, config.Args = id, pod, s.args
+			c, err := b.Run(b.ctx, config)
 			if err != nil {
 				return shims, containers, err
 			}

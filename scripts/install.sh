@@ -15,7 +15,7 @@ mkdir -p "$1"
 dir=$(cd "$1" && pwd)
 cd "$(dirname "$0")/.."
 
-export GOFLAGS="${GOFLAGS:--tags=netgo,osusergo,seccomp,urfave_cli_no_docs,runc_nocriu}"
+export GOFLAGS="${GOFLAGS:--tags=netgo,osusergo,seccomp,urfave_cli_no_docs,runc_nocriu,grpcnotrace}"
 scripts/pack.sh
 version=$(cat VERSION)
 vcs=false

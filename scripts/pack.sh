@@ -28,7 +28,7 @@ fi
 
 # Warnings are for `make lint`; here, debug information would only cost time.
 CGO_ENABLED=1 CGO_CFLAGS="${CGO_CFLAGS:--O2}" go build -buildvcs=$vcs -buildmode=c-archive -trimpath \
-    -tags "${TAGS:-netgo osusergo seccomp urfave_cli_no_docs runc_nocriu}" -ldflags "-s -w" -o "$work/go.a" ./cmd/libwasmshim
+    -tags "${TAGS:-netgo osusergo seccomp urfave_cli_no_docs runc_nocriu grpcnotrace}" -ldflags "-s -w" -o "$work/go.a" ./cmd/libwasmshim
 
 # Same input, same script, same symbols: nothing to do.
 seccomp=$(${PKG_CONFIG:-pkg-config} --variable=libdir libseccomp)/libseccomp.a

@@ -40,7 +40,7 @@ fi
 if [ -n "$(find "$dir" -maxdepth 1 -name '*.go')" ]; then
     out=$(mkdir -p "${OUTDIR:-dist}" && cd "${OUTDIR:-dist}" && pwd)/containerd-shim-${dir##*/}-v1
     # The linker warns of what the libraries of an engine could call and do not.
-    (cd "$dir" && CGO_ENABLED=1 go build -trimpath -tags "${TAGS:-netgo osusergo seccomp urfave_cli_no_docs runc_nocriu}" \
+    (cd "$dir" && CGO_ENABLED=1 go build -trimpath -tags "${TAGS:-netgo osusergo seccomp urfave_cli_no_docs runc_nocriu grpcnotrace}" \
         -ldflags "-s -w -extldflags '$(ld --help | grep -o -m 1 -e --no-warnings | sed s/^/-Wl,/)'" -o "$out.new" .)
     exec mv "$out.new" "$out"
 fi

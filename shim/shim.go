@@ -11,6 +11,7 @@ import (
 	"github.com/libwasmshim/libwasmshim/shim/internal/cli"
 	"github.com/libwasmshim/libwasmshim/shim/internal/container"
 	"github.com/libwasmshim/libwasmshim/shim/internal/entrypoint"
+	"github.com/libwasmshim/libwasmshim/shim/internal/image"
 	"github.com/libwasmshim/libwasmshim/shim/internal/options"
 )
 
@@ -85,6 +86,12 @@ func Init() {
 // the start role answers, -1 in any other role.
 func Main(d Descriptor, c Config, resultFD int) int {
 	args := os.Args[1:]
+	if hasRole(image.WorkerEnv) {
+		return image.Work()
+	}
+	code := image.Engine{
+		Name: d.Name, Kinds: entrypoint.Kind(d.Kinds), LayerTypes: d.LayerTypes, CacheKey: d.CacheKey, Compiles: d.Compiles,
+	}
 	var declared []options.Declaration
 	for _, o := range d.Options {
 		declared = append(declared, options.Declaration(o))
@@ -92,7 +99,7 @@ func Main(d Descriptor, c Config, resultFD int) int {
 	if resultFD < 0 && !bootstrap.Called(args) {
 		return cli.Run(cli.Program{
 			Engine: d.Name, ShimName: cmp.Or(d.ShimName, d.Name), EngineVersion: d.Version, EngineRevision: d.Revision, ABI: d.ABI,
-			Kinds: entrypoint.Kind(d.Kinds), Options: declared, Compiles: d.Compiles,
+			Kinds: entrypoint.Kind(d.Kinds), Options: declared, Compiles: d.Compiles, Code: code,
 		}, os.Args, os.Stdout, os.Stderr)
 	}
 	level := c.DefaultLogLevel
@@ -101,6 +108,6 @@ func Main(d Descriptor, c Config, resultFD int) int {
 	}
 	return bootstrap.Run(bootstrap.Engine{
 		Name: d.Name, ShimName: cmp.Or(d.ShimName, d.Name), Version: d.Version, Revision: d.Revision,
-		Kinds: entrypoint.Kind(d.Kinds), Options: declared, LogLevel: level, NoLogger: c.NoSetupLogger,
+		Code: code, Options: declared, LogLevel: level, NoLogger: c.NoSetupLogger,
 	}, args, resultFD)
 }

@@ -29,6 +29,9 @@ type Config struct {
 	Args    []string // "" means the image's
 	Env     []string
 	Opts    []oci.SpecOpts // applied last
+	// OwnSpec are arguments for a spec that does not come from the image, and for a
+	// container without a snapshot of it.
+	OwnSpec []string
 	// Pod is the id of the pod's sandbox container, which may be this one. Containers of a pod share a shim.
 	Pod   string
 	Stdin io.Reader // nil means no stdin
@@ -123,9 +126,14 @@ func (d *Daemon) NewContainer(ctx context.Context, c Config) (client.Container, 
 		}
 		opts = append(opts, oci.WithAnnotations(map[string]string{podAnnotation: c.Pod, typeAnnotation: kind}))
 	}
+	snapshot := client.WithNewSnapshot(c.ID, c.Image)
+	if len(c.OwnSpec) > 0 {
+		opts = []oci.SpecOpts{oci.WithProcessArgs(c.OwnSpec...)}
+		snapshot = emptySnapshot(c.ID)
+	}
 	container, err := d.Client.NewContainer(ctx, c.ID,
 		client.WithSnapshotter(Snapshotter),
-		client.WithNewSnapshot(c.ID, c.Image),
+		snapshot,
 		client.WithImage(c.Image),
 		client.WithRuntime(c.Runtime, c.RuntimeOptions),
 		client.WithNewSpec(append(opts, c.Opts...)...))
@@ -133,6 +141,15 @@ func (d *Daemon) NewContainer(ctx context.Context, c Config) (client.Container, 
 		return nil, fmt.Errorf("new container %s: %w", c.ID, err)
 	}
 	return container, nil
+}
+
+// emptySnapshot gives a container a root file system that is of no image.
+func emptySnapshot(id string) client.NewContainerOpts {
+	return func(ctx context.Context, c *client.Client, record *containers.Container) error {
+		record.SnapshotKey = id
+		_, err := c.SnapshotService(Snapshotter).Prepare(ctx, id, "")
+		return err
+	}
 }
 
 // Create makes a container and creates its task. The container is removed

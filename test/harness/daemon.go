@@ -19,6 +19,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -56,6 +57,15 @@ func (v Version) Is1() bool { return strings.HasPrefix(string(v), "1.") }
 func (v Version) HasSocketDir() bool {
 	return !v.Is1() && !strings.HasPrefix(string(v), "2.0.") && !strings.HasPrefix(string(v), "2.1.") && !strings.HasPrefix(string(v), "2.2.")
 }
+
+// HasUnpackConfig says whether its Transfer Service unpacks only what it is told
+// to.
+func (v Version) HasUnpackConfig() bool {
+	return !v.Is1() && !strings.HasPrefix(string(v), "2.0.")
+}
+
+// Arch is this machine's architecture, for the configuration.
+func (d *Daemon) Arch() string { return runtime.GOARCH }
 
 // Daemon is a running private containerd.
 type Daemon struct {
@@ -143,7 +153,18 @@ disabled_plugins = [
 
 [debug]
   level = "{{.LogLevel}}"
-{{if .Version.HasSocketDir}}
+{{if .Version.HasUnpackConfig}}
+[[plugins."io.containerd.transfer.v1.local".unpack_config]]
+  platform = "linux/{{.Arch}}"
+  snapshotter = "overlayfs"
+  differ = "walking"
+
+[[plugins."io.containerd.transfer.v1.local".unpack_config]]
+  platform = "wasi/wasm"
+  snapshotter = "overlayfs"
+  differ = "walking"
+{{end}}
+{{- if .Version.HasSocketDir}}
 [plugins."io.containerd.shim.v1.manager"]
   socket_dir = "{{.SocketDir}}"
 {{end}}`))
@@ -430,6 +451,9 @@ func clear(name string) error {
 		time.Sleep(10 * time.Millisecond)
 	}
 	_ = os.RemoveAll(runcRoot(name))
+	for _, remembered := range memory(name) {
+		_ = os.RemoveAll(remembered)
+	}
 	for _, socket := range oldSockets(name, 2000) {
 		_ = os.Remove(socket)
 	}
@@ -438,6 +462,24 @@ func clear(name string) error {
 		return fmt.Errorf("clear %s: mounts do not go: %v", name, left)
 	}
 	return os.RemoveAll(dir)
+}
+
+// memory are the directories in which shims remember where the code of images
+// is, and lock it.
+func memory(name string) []string {
+	dirs, _ := filepath.Glob(filepath.Join("/run/libwasmshim", name+"-*"))
+	return dirs
+}
+
+// Forget makes shims forget what they remember of images, as a restart of the
+// machine does.
+func (d *Daemon) Forget() error {
+	for _, dir := range memory(d.Namespace) {
+		if err := os.RemoveAll(dir); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // runcRoot is where runc's shim keeps runc's state of a namespace.

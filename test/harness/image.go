@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path"
@@ -17,6 +18,7 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/platforms"
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
@@ -35,49 +37,91 @@ type File struct {
 // ImageTar is an OCI layout tar of an image with one layer, which holds the
 // given files, and the given configuration.
 func ImageTar(name string, files map[string]File, config ocispec.ImageConfig) ([]byte, error) {
-	layer, err := layerTar(files)
+	layer, err := LayerTar(files)
 	if err != nil {
 		return nil, err
 	}
+	return Archive(name, Variant{
+		Platform: ocispec.Platform{OS: "linux", Architecture: runtime.GOARCH}, Config: config,
+		Layers: []Blob{{ocispec.MediaTypeImageLayer, layer}},
+	})
+}
+
+// Blob is a layer.
+type Blob struct {
+	MediaType string
+	Data      []byte
+}
+
+// Variant is an image for one platform.
+type Variant struct {
+	Platform ocispec.Platform
+	Config   ocispec.ImageConfig
+	Layers   []Blob
+	// Artifact makes a CNCF Wasm OCI artifact of it, whose configuration is no
+	// image's.
+	Artifact bool
+}
+
+// Wasm is a variant with layers of WebAssembly, and no root file system.
+func Wasm(entrypoint string, layers ...Blob) Variant {
+	return Variant{Platform: ocispec.Platform{OS: "wasi", Architecture: "wasm"}, Config: ocispec.ImageConfig{Entrypoint: []string{entrypoint}}, Layers: layers}
+}
+
+// The media types of layers that every engine takes.
+const (
+	WasmLayer      = "application/wasm"
+	ComponentLayer = "application/vnd.bytecodealliance.wasm.component.layer.v0+wasm"
+)
+
+// Archive is an OCI layout tar: of more than one variant with an index.
+func Archive(name string, variants ...Variant) ([]byte, error) {
 	blobs := map[string][]byte{}
 	add := func(mediaType string, data []byte) ocispec.Descriptor {
 		d := ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(data), Size: int64(len(data))}
 		blobs["blobs/sha256/"+d.Digest.Encoded()] = data
 		return d
 	}
-	addJSON := func(mediaType string, v any) (ocispec.Descriptor, error) {
+	var failed error
+	addJSON := func(mediaType string, v any) ocispec.Descriptor {
 		data, err := json.Marshal(v)
-		return add(mediaType, data), err
+		failed = errors.Join(failed, err)
+		return add(mediaType, data)
 	}
-	image := ocispec.Image{
-		Platform: ocispec.Platform{OS: "linux", Architecture: runtime.GOARCH},
-		Config:   config,
-		RootFS:   ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{digest.FromBytes(layer)}},
+	index := ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex}
+	for _, v := range variants {
+		// containerd counts the layers whose types it knows.
+		rootfs := ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{}}
+		var layers []ocispec.Descriptor
+		for _, l := range v.Layers {
+			if l.MediaType == ocispec.MediaTypeImageLayer {
+				rootfs.DiffIDs = append(rootfs.DiffIDs, digest.FromBytes(l.Data))
+			}
+			layers = append(layers, add(l.MediaType, l.Data))
+		}
+		config := addJSON(ocispec.MediaTypeImageConfig, ocispec.Image{Platform: v.Platform, Config: v.Config, RootFS: rootfs})
+		if v.Artifact {
+			config = addJSON("application/vnd.wasm.config.v0+json", map[string]any{"architecture": "wasm", "os": "wasip1"})
+		}
+		manifest := addJSON(ocispec.MediaTypeImageManifest, ocispec.Manifest{
+			Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, Config: config, Layers: layers,
+		})
+		manifest.Platform = &v.Platform
+		index.Manifests = append(index.Manifests, manifest)
 	}
-	configDesc, err := addJSON(ocispec.MediaTypeImageConfig, image)
-	if err != nil {
+	top := &index.Manifests[0]
+	if len(variants) > 1 {
+		index = ocispec.Index{
+			Versioned: index.Versioned, MediaType: ocispec.MediaTypeImageIndex, Manifests: []ocispec.Descriptor{addJSON(ocispec.MediaTypeImageIndex, index)},
+		}
+		top = &index.Manifests[0]
+	}
+	top.Annotations = map[string]string{"io.containerd.image.name": name, ocispec.AnnotationRefName: name}
+	text, err := json.Marshal(index)
+	if err := errors.Join(failed, err); err != nil {
 		return nil, err
 	}
-	manifest, err := addJSON(ocispec.MediaTypeImageManifest, ocispec.Manifest{
-		Versioned: specs.Versioned{SchemaVersion: 2},
-		MediaType: ocispec.MediaTypeImageManifest,
-		Config:    configDesc,
-		Layers:    []ocispec.Descriptor{add(ocispec.MediaTypeImageLayer, layer)},
-	})
-	if err != nil {
-		return nil, err
-	}
-	manifest.Annotations = map[string]string{"io.containerd.image.name": name, ocispec.AnnotationRefName: name}
-	manifest.Platform = &image.Platform
-	index, err := json.Marshal(ocispec.Index{
-		Versioned: specs.Versioned{SchemaVersion: 2},
-		MediaType: ocispec.MediaTypeImageIndex,
-		Manifests: []ocispec.Descriptor{manifest},
-	})
-	if err != nil {
-		return nil, err
-	}
-	blobs["index.json"] = index
+	blobs["index.json"] = text
 	blobs["oci-layout"] = []byte(`{"imageLayoutVersion":"1.0.0"}`)
 
 	var out bytes.Buffer
@@ -94,7 +138,8 @@ func ImageTar(name string, files map[string]File, config ocispec.ImageConfig) ([
 	return out.Bytes(), w.Close()
 }
 
-func layerTar(files map[string]File) ([]byte, error) {
+// LayerTar is the layer of an image that holds files.
+func LayerTar(files map[string]File) ([]byte, error) {
 	var out bytes.Buffer
 	w := tar.NewWriter(&out)
 	dirs := map[string]bool{".": true}
@@ -148,24 +193,62 @@ func sorted[V any](m map[string]V) []string {
 
 // Image makes an image of the given files, imports and unpacks it.
 func (d *Daemon) Image(ctx context.Context, name string, files map[string]File, config ocispec.ImageConfig) (client.Image, error) {
-	name = "test.invalid/" + name + ":latest"
+	name = ImageName(name)
 	data, err := ImageTar(name, files, config)
 	if err != nil {
 		return nil, fmt.Errorf("make image %s: %w", name, err)
 	}
-	ctx = d.In(ctx)
-	imported, err := d.Client.Import(ctx, bytes.NewReader(data))
+	return d.Import(ctx, data, NativePlatform)
+}
+
+// ImageName is the full name of an image that Image makes.
+func ImageName(name string) string { return "test.invalid/" + name + ":latest" }
+
+// NativePlatform matches images for this machine.
+var NativePlatform = platforms.Default()
+
+// WasmPlatform matches images of Wasm.
+var WasmPlatform = platforms.Only(ocispec.Platform{OS: "wasi", Architecture: "wasm"})
+
+// WasmImage makes an image of variants, imports and unpacks that for WebAssembly.
+func (d *Daemon) WasmImage(ctx context.Context, name string, variants ...Variant) (client.Image, error) {
+	data, err := Archive(ImageName(name), variants...)
 	if err != nil {
-		return nil, fmt.Errorf("import image %s: %w", name, err)
+		return nil, fmt.Errorf("make image %s: %w", name, err)
+	}
+	return d.Import(ctx, data, WasmPlatform)
+}
+
+// Import imports an archive with one image and unpacks it for a platform.
+func (d *Daemon) Import(ctx context.Context, archive []byte, platform platforms.MatchComparer) (client.Image, error) {
+	ctx = d.In(ctx)
+	imported, err := d.Client.Import(ctx, bytes.NewReader(archive), client.WithImportPlatform(platform))
+	if err != nil {
+		return nil, fmt.Errorf("import image: %w", err)
 	}
 	if len(imported) != 1 {
-		return nil, fmt.Errorf("import image %s: %d images", name, len(imported))
+		return nil, fmt.Errorf("import image: %d images", len(imported))
 	}
-	image := client.NewImageWithPlatform(d.Client, imported[0], platforms.Default())
+	name := imported[0].Name
+	image := client.NewImageWithPlatform(d.Client, imported[0], platform)
 	if err := image.Unpack(ctx, Snapshotter); err != nil {
 		return nil, fmt.Errorf("unpack image %s: %w", name, err)
 	}
 	return image, nil
+}
+
+// AnyPlatform matches every image.
+var AnyPlatform = platforms.All
+
+// Collect has containerd collect garbage, and waits for it.
+func (d *Daemon) Collect(ctx context.Context) error {
+	ctx = d.In(ctx)
+	manager := d.Client.LeasesService()
+	lease, err := manager.Create(ctx, leases.WithRandomID())
+	if err != nil {
+		return err
+	}
+	return manager.Delete(ctx, lease, leases.SynchronousDelete)
 }
 
 // Snapshotter is the one that images are unpacked in.

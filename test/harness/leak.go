@@ -40,6 +40,11 @@ func (d *Daemon) Snapshot() Snapshot {
 		}
 		s["file "+f] = true
 	}
+	for _, f := range files(memory(d.Namespace)...) {
+		if !strings.HasSuffix(f, ".json") && !strings.HasPrefix(f, "d") { // what is remembered stays
+			s["file "+f] = true
+		}
+	}
 	for _, socket := range oldSockets(d.Namespace, counter.Load()) {
 		s["socket "+socket] = true
 	}
@@ -83,12 +88,35 @@ func oldSockets(name string, ids int64) []string {
 	return found
 }
 
+// worker is the last argument of a process that finds code for a shim.
+const worker = "image"
+
+// Workers are the processes that find code for the daemon's shims.
+func (d *Daemon) Workers() []Process {
+	return d.processes(func(args []string) bool { return len(args) > 1 && args[len(args)-1] == worker })
+}
+
+// Compilers are the processes that compile code for the daemon's shims.
+func (d *Daemon) Compilers() []Process {
+	return d.processes(func(args []string) bool { return args[0] == "compiler" })
+}
+
+func (d *Daemon) processes(is func(args []string) bool) []Process {
+	var found []Process
+	for _, p := range processes(d.Namespace) {
+		if args := strings.Fields(p.Args); p.State != 'Z' && len(args) > 0 && is(args) {
+			found = append(found, p)
+		}
+	}
+	return found
+}
+
 // Shims are the shim processes of the daemon.
 func (d *Daemon) Shims() []Process {
 	var shims []Process
 	for _, p := range processes(d.Namespace) {
 		args := strings.Fields(p.Args)
-		if p.State != 'Z' && len(args) > 1 && strings.Contains(filepath.Base(args[0]), "containerd-shim-") && strings.Contains(p.Args, "-namespace "+d.Namespace) {
+		if p.State != 'Z' && len(args) > 1 && args[len(args)-1] != worker && strings.Contains(filepath.Base(args[0]), "containerd-shim-") && strings.Contains(p.Args, "-namespace "+d.Namespace) {
 			p.State = 'S' // so that one shim equals itself
 			shims = append(shims, p)
 		}

@@ -63,10 +63,13 @@ func processes(name string) []Process {
 		cgroup, _ := os.ReadFile(filepath.Join(dir, "cgroup"))
 		cwd, _ := os.Readlink(filepath.Join(dir, "cwd"))
 		root, _ := os.Readlink(filepath.Join(dir, "root"))
-		for _, text := range []string{p.Args, string(cgroup), cwd, root} {
+		for _, text := range []string{p.Args, cwd, root} {
 			if strings.Contains(text, "/"+name) {
 				ours[pid] = true
 			}
+		}
+		if strings.Contains(string(cgroup), name) {
+			ours[pid] = true
 		}
 	}
 	for changed := true; changed; {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/libwasmshim/libwasmshim/shim/internal/image"
 	"github.com/libwasmshim/libwasmshim/shim/internal/task"
 )
 
@@ -31,7 +32,8 @@ func remove(c call, out io.Writer) error {
 		}
 		spec = nil
 	}
-	response, err := task.Cleanup(c.id, c.bundle, spec)
+	image.Sweep(c.address, c.namespace)
+	response, err := task.Cleanup(c.namespace, c.id, c.bundle, spec)
 	removeStale(c.bundle)
 	if err != nil {
 		return err

@@ -14,7 +14,7 @@ import (
 	"strings"
 
 	"github.com/libwasmshim/libwasmshim/shim/internal/container"
-	"github.com/libwasmshim/libwasmshim/shim/internal/entrypoint"
+	"github.com/libwasmshim/libwasmshim/shim/internal/image"
 	"github.com/libwasmshim/libwasmshim/shim/internal/options"
 )
 
@@ -24,7 +24,7 @@ type Engine struct {
 	ShimName string // as in the runtime's name
 	Version  string
 	Revision string
-	Kinds    entrypoint.Kind
+	Code     image.Engine // which code it takes
 	Options  []options.Declaration
 	LogLevel string // logrus name; "" means info
 	NoLogger bool   // leave the logger alone

@@ -3,6 +3,7 @@
 package bootstrap
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net"
@@ -60,10 +61,10 @@ func serve(e Engine, c call, req request, l *net.UnixListener, config []byte, to
 	trim := newTrimmer()
 	publisher := task.NewPublisher(req.ttrpc, c.namespace)
 	service := task.New(ctx, task.Config{
-		Engine: e.Name, Kinds: e.Kinds, Options: e.Options, Namespace: c.namespace,
+		Engine: e.Code, Options: e.Options, Address: cmp.Or(c.address, os.Getenv("GRPC_ADDRESS")), Namespace: c.namespace,
 		Publish: publisher.Publish, Busy: trim.busy, Shutdown: func() { close(stop) },
 	})
-	service.Prepare(c.bundle, config)
+	service.Prepare(c.id, c.bundle, config)
 	time.AfterFunc(firstCallTimeout, service.StopIfUnused)
 	srv, err := ttrpc.NewServer(ttrpc.WithServerHandshaker(ttrpc.UnixSocketRequireSameUser()))
 	if err != nil {

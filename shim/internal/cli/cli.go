@@ -12,6 +12,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/libwasmshim/libwasmshim/shim/internal/entrypoint"
+	"github.com/libwasmshim/libwasmshim/shim/internal/image"
 	"github.com/libwasmshim/libwasmshim/shim/internal/options"
 )
 
@@ -25,6 +26,7 @@ type Program struct {
 	Kinds          entrypoint.Kind
 	Options        []options.Declaration
 	Compiles       bool // the engine can compile ahead
+	Code           image.Engine
 }
 
 // Exit codes.
@@ -88,7 +90,7 @@ To try a module on the engine, without containerd and without a container:
 		ErrWriter:            errOut,
 		ExitErrHandler:       func(*cli.Context, error) {}, // Run reports, once
 		OnUsageError:         badFlag,
-		Commands:             []*cli.Command{p.config(), p.run(), p.completion()},
+		Commands:             []*cli.Command{p.config(), p.run(), p.image(), p.precompile(), p.cache(), p.completion()},
 		Action: func(c *cli.Context) error {
 			if name := c.Args().First(); name != "" {
 				return unknownCommand(c, name)
@@ -96,11 +98,17 @@ To try a module on the engine, without containerd and without a container:
 			return cli.ShowAppHelp(c)
 		},
 	}
-	for _, c := range app.Commands {
+	setUp(app.Commands)
+	return app
+}
+
+// setUp gives all commands what they have in common.
+func setUp(commands []*cli.Command) {
+	for _, c := range commands {
 		c.OnUsageError = badFlag
 		c.HideHelpCommand = true
+		setUp(c.Subcommands)
 	}
-	return app
 }
 
 func unknownCommand(c *cli.Context, name string) error {

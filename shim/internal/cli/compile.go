@@ -28,7 +28,7 @@ func compileLimits(c *cli.Context) (compiler.Limits, error) {
 		return l, &usageError{fmt.Sprintf("--compile-timeout: found %q, accepted: a duration above zero, like 90s", c.String("compile-timeout"))}
 	}
 	memory, ok := options.ParseSize(c.String("compile-memory"))
-	if !ok || memory < 1<<20 || memory > math.MaxInt64 {
+	if !ok || memory < options.MinCompileMemory || memory > math.MaxInt64 {
 		return l, &usageError{fmt.Sprintf("--compile-memory: found %q, accepted: a size of 1MiB or more, like 512MiB", c.String("compile-memory"))}
 	}
 	l.Memory = int64(memory)

@@ -44,7 +44,7 @@ func (p Program) printConfig(out io.Writer, version int) error {
 	if !ok {
 		return &usageError{fmt.Sprintf("--config-version: found %d, accepted: 2 (containerd 1.6, 1.7), 3 (containerd 2.x)", version)}
 	}
-	return configText.Execute(out, map[string]any{
+	return configText().Execute(out, map[string]any{
 		"Version": version, "Plugin": plugin, "Shim": p.ShimName, "Runtime": p.runtime(), "Prefix": options.AnnotationPrefix,
 		"Options": append([]options.Declaration{options.Preopens}, p.Options...), "Arch": runtime.GOARCH,
 	})
@@ -77,8 +77,10 @@ func help(d options.Declaration) string {
 	return d.Help
 }
 
-var configText = template.Must(template.New("config").Funcs(template.FuncMap{"example": example, "help": help}).Parse(
-	`version = {{.Version}}
+// configText is parsed when it is needed: a daemon never does.
+func configText() *template.Template {
+	return template.Must(template.New("config").Funcs(template.FuncMap{"example": example, "help": help}).Parse(
+		`version = {{.Version}}
 
 [plugins.'{{.Plugin}}'.containerd.runtimes.{{.Shim}}]
   runtime_type = '{{.Runtime}}'
@@ -90,6 +92,9 @@ var configText = template.Must(template.New("config").Funcs(template.FuncMap{"ex
   [plugins.'{{.Plugin}}'.containerd.runtimes.{{.Shim}}.options]
     # How much the shim logs: error, warn, info, debug, trace.
     # log_level = 'info'
+    # How long compiling ahead may take, and how much memory; '0s' compiles nothing ahead.
+    # compile_timeout = '120s'
+    # compile_memory = '2GiB'
     # What a guest sees of /proc: auto, hidden, readonly, full.
     # guest_proc = 'auto'
     # Engine options that annotations {{.Prefix}}KEY may set.
@@ -105,8 +110,8 @@ var configText = template.Must(template.New("config").Funcs(template.FuncMap{"ex
       # {{.Key}} = {{example .}}
 {{- end}}
 {{if eq .Version 3}}
-# Wasm images (platform wasi/wasm) are for all runtimes of a node or for none.
-# With this, CRI pulls such images, and only such, for this runtime:
+# With this, CRI pulls images for the platform wasi/wasm, and only such, for this
+# runtime; without it, images for the node's platform, of which a module may be a file:
 # [plugins.'io.containerd.cri.v1.images'.runtime_platforms.{{.Shim}}]
 #   platform = 'wasi/wasm'
 
@@ -121,3 +126,4 @@ var configText = template.Must(template.New("config").Funcs(template.FuncMap{"ex
   snapshotter = 'overlayfs'
   differ = 'walking'
 {{end}}`))
+}

@@ -65,17 +65,9 @@ func (p Program) context(c *cli.Context) (*stage.Context, error) {
 	if !slices.Contains(options.LogLevels, level) {
 		return nil, &usageError{fmt.Sprintf("--log-level: found %q, accepted: %s", level, strings.Join(options.LogLevels, ", "))}
 	}
-	values := map[string]string{}
-	for _, o := range c.StringSlice("option") {
-		key, value, ok := strings.Cut(o, "=")
-		if !ok {
-			return nil, &usageError{fmt.Sprintf("--option: found %q, accepted: KEY=VALUE", o)}
-		}
-		value, err := options.Value(key, value, p.Options)
-		if err != nil {
-			return nil, fmt.Errorf("--option: %w", err)
-		}
-		values[key] = value
+	values, err := p.engineOptions(c.StringSlice("option"))
+	if err != nil {
+		return nil, err
 	}
 	path, fn, kind, err := p.find(c.Args().First())
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -27,9 +28,13 @@ import (
 // ErrUnsupported says that the engine leaves it at the originals.
 var ErrUnsupported = errors.New("the engine compiles nothing ahead of this")
 
+// ErrKilled says that somebody has killed the compiler: it says nothing about the
+// guest.
+var ErrKilled = errors.New("the compiler was killed")
+
 // Job is what is to be compiled.
 type Job struct {
-	// ID is that of the container that needs it; it names the compiler's cgroup.
+	// ID names the compiler's cgroup; see Name.
 	ID string
 	// Dir is an existing directory of the container's own.
 	Dir string
@@ -107,12 +112,27 @@ func Run(ctx context.Context, job Job) (_ []*os.File, retErr error) {
 		return nil, ErrUnsupported
 	case said.Cause != "":
 		return nil, errors.New(said.Cause)
+	case exit == 128+int(syscall.SIGKILL):
+		return nil, ErrKilled
 	case exit > 128:
 		return nil, fmt.Errorf("the compiler was ended by signal %d (%s)", exit-128, syscall.Signal(exit-128))
 	case exit != 0:
 		return nil, fmt.Errorf("the compiler exited with %d", exit)
 	}
 	return seal(artifacts)
+}
+
+// Name is the ID for the compiler of a container.
+func Name(namespace, id string) string { return namespace + "-" + id }
+
+// Cleanup removes what a process that was killed while it ran Run has left of a
+// compiler. It may be called at any time after that process's end.
+func Cleanup(id, dir string) error {
+	if _, err := os.Stat(workDir(dir)); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	err := container.Cleanup(containerID, stateDir(dir), newSpec(id, dir, DefaultLimits), false)
+	return errors.Join(err, removeRoot(dir))
 }
 
 func start(job Job, artifacts []*os.File, said *status.Status) (_ *container.Container, retErr error) {
@@ -193,6 +213,12 @@ func removeRoot(dir string) error {
 	return nil
 }
 
+// cgroupPath is where a compiler's cgroup is. There may be several containerds,
+// each with a container of one name.
+func cgroupPath(id, dir string) string {
+	return fmt.Sprintf("/libwasmshim-compiler-%s-%08x", id, crc32.ChecksumIEEE([]byte(dir)))
+}
+
 func newSpec(id, dir string, limits Limits) *specs.Spec {
 	seconds := uint64(limits.Time/time.Second+1) * maxThreads
 	pids := int64(maxProcesses)
@@ -215,7 +241,7 @@ func newSpec(id, dir string, limits Limits) *specs.Spec {
 			{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "noexec", "mode=755", "size=64k", "ro"}},
 		},
 		Linux: &specs.Linux{
-			CgroupsPath: "/libwasmshim-compiler-" + id,
+			CgroupsPath: cgroupPath(id, dir),
 			Namespaces: []specs.LinuxNamespace{
 				{Type: specs.MountNamespace},
 				{Type: specs.PIDNamespace},

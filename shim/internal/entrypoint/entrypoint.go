@@ -41,7 +41,21 @@ type Entry struct {
 	Path string // absolute, in the container; not free of symbolic links
 	Func string // from "path#func"; empty if not given
 	Name string // the file's name without its last extension
+
+	// File is a guest's file, open for reading alone; the caller closes it.
+	File *os.File
+	// InRoot is the file's path in the root file system, free of symbolic links;
+	// empty where it lies in a mount.
+	InRoot string
 }
+
+// ErrDirectory is the ErrInvalidArgument of an entrypoint that is a directory.
+var ErrDirectory error = directoryError{}
+
+type directoryError struct{}
+
+func (directoryError) Error() string { return errdefs.ErrInvalidArgument.Error() }
+func (directoryError) Unwrap() error { return errdefs.ErrInvalidArgument }
 
 // Resolve finds the entrypoint of spec in the container whose root file system
 // is at rootfs. engine and kinds name the engine and what it runs. Errors
@@ -72,6 +86,10 @@ func Resolve(spec *specs.Spec, bundle, rootfs, engine string, kinds Kind) (Entry
 		return e, nil
 	}
 	if e.Kind&kinds == 0 {
+		defer e.close()
+		if e.Kind == Other && e.empty() {
+			return Entry{}, fmt.Errorf("entrypoint %q: %q is empty: %w", arg, e.Path, errdefs.ErrInvalidArgument)
+		}
 		if e.Kind == Other {
 			return Entry{}, fmt.Errorf("entrypoint %q: %q is neither a native program (ELF or #!) nor something that %s runs (%s): %w",
 				arg, e.Path, engine, kinds, errdefs.ErrInvalidArgument)
@@ -102,8 +120,11 @@ func find(v *view, p *specs.Process, name string) (Entry, error) {
 			denied = err
 		}
 	}
-	if e, err := inspect(v, abs(name, p.Cwd)); err == nil && e.Kind&(Module|Component|Text) != 0 {
-		return e, nil
+	if e, err := inspect(v, abs(name, p.Cwd)); err == nil {
+		if e.Kind&(Module|Component|Text) != 0 {
+			return e, nil
+		}
+		e.close()
 	}
 	if denied != nil {
 		return Entry{}, denied
@@ -128,18 +149,34 @@ func abs(name, cwd string) string {
 	return path.Join("/", cwd, name)
 }
 
-func inspect(v *view, name string) (Entry, error) {
+func inspect(v *view, name string) (e Entry, retErr error) {
 	f, err := v.open(name)
 	if err != nil {
 		return Entry{}, err
 	}
 	defer f.close()
-	head := make([]byte, headSize)
-	n, err := f.readHead(head)
+	open, err := f.read()
 	if err != nil {
 		return Entry{}, err
 	}
-	e := Entry{Kind: classify(head[:n], name), Path: name}
+	defer func() {
+		if retErr != nil || e.Kind == Native {
+			open.Close()
+			e.File = nil
+		}
+	}()
+	head := make([]byte, headSize)
+	n, err := open.ReadAt(head, 0)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return Entry{}, err
+	}
+	e = Entry{Kind: Classify(head[:n], name), Path: name, File: open}
+	if !f.bound {
+		e.InRoot = f.real
+	}
+	if e.Kind == Native && compiledElsewhere(head[:n]) {
+		return Entry{}, fmt.Errorf("%s is code that wasmtime has compiled ahead; such code is machine code that nobody vouches for and is not run: use the original .wasm, which this shim compiles and keeps: %w", name, errdefs.ErrInvalidArgument)
+	}
 	if e.Kind == Native && !f.allowed(1) {
 		return Entry{}, fmt.Errorf("%s: the container's user may not execute it (mode %04o, user %d): %w", name, f.stat.Mode&0o7777, v.uid, errdefs.ErrPermissionDenied)
 	}
@@ -148,6 +185,17 @@ func inspect(v *view, name string) (Entry, error) {
 	}
 	e.Name = Stem(name)
 	return e, nil
+}
+
+func (e Entry) empty() bool {
+	info, err := e.File.Stat()
+	return err == nil && info.Size() == 0
+}
+
+func (e Entry) close() {
+	if e.File != nil {
+		e.File.Close()
+	}
 }
 
 // Stem is the name of a path's last element without its extension.
@@ -178,11 +226,12 @@ func ClassifyFile(name string) (Kind, error) {
 	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
 		return 0, err
 	}
-	return classify(head[:n], name), nil
+	return Classify(head[:n], name), nil
 }
 
-// classify looks at the first bytes of a file.
-func classify(head []byte, name string) Kind {
+// Classify says what a file is by its first bytes and, for text that begins with
+// something else than a module, by the extension of its name.
+func Classify(head []byte, name string) Kind {
 	switch {
 	case bytes.HasPrefix(head, []byte("\x7fELF")), bytes.HasPrefix(head, []byte("#!")):
 		return Native
@@ -201,6 +250,13 @@ func classify(head []byte, name string) Kind {
 		}
 	}
 	return Other
+}
+
+// compiledElsewhere says whether an ELF file holds what wasmtime compiles ahead:
+// it has an ABI number of its own, which no kernel executes.
+func compiledElsewhere(head []byte) bool {
+	const abiAt, wasmtime = 7, 200
+	return len(head) > abiAt && bytes.HasPrefix(head, []byte("\x7fELF")) && head[abiAt] == wasmtime
 }
 
 // skipSpace skips white space and comments of the WebAssembly text format.

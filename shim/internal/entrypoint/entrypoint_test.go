@@ -73,26 +73,29 @@ func TestResolve(t *testing.T) {
 		arg  string
 		want Entry
 	}{
-		{"/app.wasm", Entry{Module, "/app.wasm", "", "app"}},
-		{"app.wasm", Entry{Module, "/app.wasm", "", "app"}},
-		{"./app.wasm", Entry{Module, "/app.wasm", "", "app"}},
-		{"/app.wasm#run", Entry{Module, "/app.wasm", "run", "app"}},
-		{"/app.wasm#", Entry{Module, "/app.wasm", "", "app"}},
-		{"/odd#name.wasm", Entry{Module, "/odd#name.wasm", "", "odd#name"}},
-		{"/odd#name.wasm#f", Entry{Module, "/odd#name.wasm", "f", "odd#name"}},
-		{"/comp.wasm", Entry{Component, "/comp.wasm", "", "comp"}},
-		{"/text.wat", Entry{Text, "/text.wat", "", "text"}},
-		{"tool", Entry{Native, "/bin/tool", "", "tool"}},
-		{"script", Entry{Native, "/bin/script", "", "script"}},
-		{"/abs", Entry{Native, "/abs", "", "abs"}},
-		{"/rel", Entry{Module, "/rel", "", "rel"}},
-		{"/mnt/bound.wasm", Entry{Component, "/mnt/bound.wasm", "", "bound"}},
-		{"/dirlink/bound.wasm", Entry{Component, "/dirlink/bound.wasm", "", "bound"}},
-		{"/mnt/back", Entry{Module, "/mnt/back", "", "back"}},
-		{"/new/file.wasm", Entry{Component, "/new/file.wasm", "", "file"}},
+		{"/app.wasm", Entry{Kind: Module, Path: "/app.wasm", Func: "", Name: "app"}},
+		{"app.wasm", Entry{Kind: Module, Path: "/app.wasm", Func: "", Name: "app"}},
+		{"./app.wasm", Entry{Kind: Module, Path: "/app.wasm", Func: "", Name: "app"}},
+		{"/app.wasm#run", Entry{Kind: Module, Path: "/app.wasm", Func: "run", Name: "app"}},
+		{"/app.wasm#", Entry{Kind: Module, Path: "/app.wasm", Func: "", Name: "app"}},
+		{"/odd#name.wasm", Entry{Kind: Module, Path: "/odd#name.wasm", Func: "", Name: "odd#name"}},
+		{"/odd#name.wasm#f", Entry{Kind: Module, Path: "/odd#name.wasm", Func: "f", Name: "odd#name"}},
+		{"/comp.wasm", Entry{Kind: Component, Path: "/comp.wasm", Func: "", Name: "comp"}},
+		{"/text.wat", Entry{Kind: Text, Path: "/text.wat", Func: "", Name: "text"}},
+		{"tool", Entry{Kind: Native, Path: "/bin/tool", Func: "", Name: "tool"}},
+		{"script", Entry{Kind: Native, Path: "/bin/script", Func: "", Name: "script"}},
+		{"/abs", Entry{Kind: Native, Path: "/abs", Func: "", Name: "abs"}},
+		{"/rel", Entry{Kind: Module, Path: "/rel", Func: "", Name: "rel"}},
+		{"/mnt/bound.wasm", Entry{Kind: Component, Path: "/mnt/bound.wasm", Func: "", Name: "bound"}},
+		{"/dirlink/bound.wasm", Entry{Kind: Component, Path: "/dirlink/bound.wasm", Func: "", Name: "bound"}},
+		{"/mnt/back", Entry{Kind: Module, Path: "/mnt/back", Func: "", Name: "back"}},
+		{"/new/file.wasm", Entry{Kind: Component, Path: "/new/file.wasm", Func: "", Name: "file"}},
 	} {
 		got, err := Resolve(spec(host, tc.arg), "/", rootfs, "test", Module|Component|Text)
 		require.NoError(t, err, tc.arg)
+		require.Equal(t, tc.want.Kind != Native, got.File != nil, tc.arg)
+		got.close()
+		got.File, got.InRoot = nil, ""
 		require.Equal(t, tc.want, got, tc.arg)
 	}
 }
@@ -114,7 +117,7 @@ func TestResolveErrors(t *testing.T) {
 		{"/tmp/hidden.wasm", errdefs.IsNotFound, `/tmp/hidden.wasm does not exist in the container`},
 		{"/app.wasm/x", errdefs.IsInvalidArgument, `/app.wasm is a regular file, not a directory`},
 		{"/bin/data", errdefs.IsInvalidArgument, `"/bin/data" is neither a native program (ELF or #!) nor something that test runs (WebAssembly module)`},
-		{"/empty", errdefs.IsInvalidArgument, `neither a native program`},
+		{"/empty", errdefs.IsInvalidArgument, `"/empty" is empty`},
 		{"/comp.wasm", errdefs.IsInvalidArgument, `"/comp.wasm" is a WebAssembly component; test runs only: WebAssembly module`},
 		{"/bin/tool#f", errdefs.IsInvalidArgument, `"/bin/tool" is a native program, which has no function to choose`},
 		{"/bin/noexec", errdefs.IsPermissionDenied, `/bin/noexec: the container's user may not execute it (mode 0644, user 4321)`},

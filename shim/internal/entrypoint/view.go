@@ -5,6 +5,7 @@ package entrypoint
 import (
 	"errors"
 	"fmt"
+	"os"
 	"path"
 	"path/filepath"
 	"slices"
@@ -101,9 +102,11 @@ func bypasses(spec *specs.Spec) bool {
 
 // file is an open node of the container's file system.
 type file struct {
-	v    *view
-	fd   int // O_PATH
-	stat unix.Stat_t
+	v     *view
+	fd    int // O_PATH
+	stat  unix.Stat_t
+	bound bool   // it lies in a mount, not in the root file system
+	real  string // its path in the container, free of symbolic links; of what open returns
 }
 
 func (f *file) close() {
@@ -117,10 +120,15 @@ func (v *view) open(name string) (*file, error) {
 	if err != nil {
 		return nil, err
 	}
+	if f.stat.Mode&unix.S_IFMT == unix.S_IFDIR {
+		f.close()
+		return nil, fmt.Errorf("%s is a directory, not a regular file: %w", real, ErrDirectory)
+	}
 	if f.stat.Mode&unix.S_IFMT != unix.S_IFREG {
 		defer f.close()
 		return nil, fmt.Errorf("%s is a %s, not a regular file: %w", real, fileType(f.stat.Mode), errdefs.ErrInvalidArgument)
 	}
+	f.real = real
 	return f, nil
 }
 
@@ -227,7 +235,7 @@ func (v *view) node(p string) (*file, error) {
 		base, rest = m.source, strings.TrimPrefix(strings.TrimPrefix(p, m.dest), "/")
 		break
 	}
-	f := &file{v: v}
+	f := &file{v: v, bound: base != v.root}
 	var err error
 	if rest == "" {
 		f.fd, err = unix.FcntlInt(uintptr(base), unix.F_DUPFD_CLOEXEC, 0)
@@ -264,18 +272,13 @@ func (f *file) readlink() (string, error) {
 	return string(buf[:max(n, 0)]), err
 }
 
-// readHead reads the first bytes of a regular file.
-func (f *file) readHead(b []byte) (int, error) {
+// read opens a regular file for reading. The caller closes what it returns.
+func (f *file) read() (*os.File, error) {
 	fd, err := unix.Open("/proc/self/fd/"+strconv.Itoa(f.fd), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return 0, fmt.Errorf("open: %w", err)
+		return nil, &os.PathError{Op: "open", Path: f.real, Err: err}
 	}
-	defer unix.Close(fd)
-	n, err := unix.Pread(fd, b, 0)
-	if err != nil {
-		return 0, fmt.Errorf("read: %w", err)
-	}
-	return n, nil
+	return os.NewFile(uintptr(fd), f.real), nil
 }
 
 // allowed says whether the mode bits give the container's user a permission:

@@ -153,6 +153,23 @@ func ParsePreopens(value string) ([]stage.Preopen, error) {
 	return all, nil
 }
 
+// KeyList is what of the values makes a difference to the compiler, in the order
+// of the declarations.
+func KeyList(values map[string]string, engine []Declaration) []string {
+	var list []string
+	for _, d := range engine {
+		value, ok := values[d.Key]
+		switch {
+		case !ok:
+		case d.AffectsCompilation:
+			list = append(list, d.Key+"="+value)
+		case d.PresenceAffectsCompilation:
+			list = append(list, d.Key)
+		}
+	}
+	return list
+}
+
 // List is the values of engine options as "key=value", in the keys' order,
 // without the core's own.
 func List(values map[string]string) []string {

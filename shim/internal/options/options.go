@@ -9,6 +9,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/containerd/containerd/api/types/runc/options"
 	"github.com/containerd/containerd/api/types/runtimeoptions/v1"
@@ -29,6 +30,12 @@ type Options struct {
 	NoNewKeyring  bool
 	ShimCgroup    string // where the daemon belongs; empty leaves it where it is
 	IoUID, IoGID  uint32 // owner of the container's streams
+
+	// CompileTimeout is how long a compilation may take; 0 is that nothing is
+	// compiled ahead, nil that nobody said it. CompileMemory is how many bytes it
+	// may take; 0 is that nobody said it.
+	CompileTimeout *time.Duration
+	CompileMemory  uint64
 
 	LogLevel  string // one of LogLevels; empty means the default
 	GuestProc string // one of GuestProcs; empty means the first

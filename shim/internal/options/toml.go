@@ -13,12 +13,16 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/containerd/containerd/api/types/runtimeoptions/v1"
 	"github.com/containerd/errdefs"
 	"github.com/pelletier/go-toml/v2"
 	"golang.org/x/sys/unix"
 )
+
+// MinCompileMemory is the least that compiling can be limited to, in bytes.
+const MinCompileMemory = 1 << 20
 
 // maxConfig bounds the size of a configuration file, in bytes.
 const maxConfig = 1 << 20
@@ -76,6 +80,24 @@ var setters = map[string]func(o *Options, v any, engine []Declaration) error{
 	"IoGid":         func(o *Options, v any, _ []Declaration) error { return setID(&o.IoGID, v) },
 	"log_level":     func(o *Options, v any, _ []Declaration) error { return setWord(&o.LogLevel, v, LogLevels) },
 	"guest_proc":    func(o *Options, v any, _ []Declaration) error { return setWord(&o.GuestProc, v, GuestProcs) },
+	"compile_timeout": func(o *Options, v any, _ []Declaration) error {
+		s, _ := v.(string)
+		t, err := time.ParseDuration(s)
+		if err != nil || t < 0 {
+			return invalid("found %s, accepted: a duration like \"120s\", or \"0s\" to compile nothing ahead", show(v))
+		}
+		o.CompileTimeout = &t
+		return nil
+	},
+	"compile_memory": func(o *Options, v any, _ []Declaration) error {
+		s, _ := v.(string)
+		n, ok := ParseSize(s)
+		if !ok || n < MinCompileMemory || n > math.MaxInt64 {
+			return invalid("found %s, accepted: a size of 1MiB or more, like \"512MiB\"", show(v))
+		}
+		o.CompileMemory = n
+		return nil
+	},
 	"allow_annotations": func(o *Options, v any, engine []Declaration) error {
 		return o.setAllowed(v, engine)
 	},

@@ -7,6 +7,7 @@ package status
 import (
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -25,9 +26,14 @@ type Status struct {
 	Peer *os.File
 
 	// Valid after Drain.
-	At      string   // where the process failed
-	Cause   string   // why; empty if it did not
-	Refused []string // indexes of layers whose artifacts the engine could not load
+	At    string // where the process failed
+	Cause string // why; empty if it did not
+
+	// Refused is told the index of a layer whose artifact the engine could not
+	// load. Set before Follow; may be nil.
+	Refused func(index int)
+
+	refusals int // that were told
 
 	conn   *os.File // the daemon's end; non-blocking
 	logger *log.Entry
@@ -138,10 +144,15 @@ func (s *Status) take(kind byte, text string) {
 		s.At, s.Cause, _ = strings.Cut(text, "\x00")
 		return
 	case stage.SayRefused:
-		if len(s.Refused) < stage.MaxLayers {
-			index, why, _ := strings.Cut(text, "\x00")
-			s.Refused = append(s.Refused, index)
-			s.logger.Warnf("the artifact of layer %s does not load, the layer itself is run: %s", index, why)
+		number, why, _ := strings.Cut(text, "\x00")
+		index, err := strconv.Atoi(number)
+		if err != nil || index < 0 || s.refusals == stage.MaxLayers {
+			return
+		}
+		s.refusals++
+		s.logger.Warnf("the artifact of layer %d does not load, the layer itself is run: %s", index, why)
+		if s.Refused != nil {
+			s.Refused(index)
 		}
 		return
 	}

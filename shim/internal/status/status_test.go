@@ -35,7 +35,9 @@ func said(t *testing.T) (*Status, *bytes.Buffer, int) {
 
 func TestStatus(t *testing.T) {
 	s, out, runner := said(t)
-	for _, message := range []string{"\x03loaded", "\x05too fine", "\x09no such level", "\x01a\nb\x1b[31m", "\x04with\x00size=3\x00instance=c2", "\x061\x00cut", "\x00trap\x00unreachable\n"} {
+	var refused []int
+	s.Refused = func(index int) { refused = append(refused, index) }
+	for _, message := range []string{"\x06x\x00", "\x06-1\x00", "\x03loaded", "\x05too fine", "\x09no such level", "\x01a\nb\x1b[31m", "\x04with\x00size=3\x00instance=c2", "\x061\x00cut", "\x00trap\x00unreachable\n"} {
 		require.NoError(t, unix.Send(runner, []byte(message), 0))
 	}
 	s.Drain() // while the other end is still open
@@ -44,7 +46,7 @@ func TestStatus(t *testing.T) {
 	require.Contains(t, out.String(), "level=info msg=loaded instance=c1\n")
 	require.Contains(t, out.String(), `level=error msg="a\nb\x1b[31m" instance=c1`)
 	require.Contains(t, out.String(), "level=debug msg=with engine.instance=c2 instance=c1 size=3\n")
-	require.Equal(t, []string{"1"}, s.Refused)
+	require.Equal(t, []int{1}, refused)
 	require.Contains(t, out.String(), "the artifact of layer 1 does not load, the layer itself is run: cut")
 	require.Equal(t, 4, strings.Count(out.String(), "\n"))
 	_, err := s.conn.Read(nil)

@@ -31,16 +31,17 @@ func FuzzBundle(f *testing.F) {
 	f.Add([]byte(`null`))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		require.NoError(t, os.WriteFile(filepath.Join(bundle, "config.json"), text, 0o600))
-		s := New(context.Background(), Config{Kinds: entrypoint.Module})
+		s := New(context.Background(), Config{})
 		spec, err := s.readSpec(bundle)
 		if err != nil {
 			require.True(t, errdefs.IsInvalidArgument(err) || errdefs.IsNotImplemented(err), "%v", err)
 			return
 		}
 		entry, err := entrypoint.Resolve(spec, bundle, rootfs, "test", entrypoint.Module)
-		if err != nil || entry.Kind == entrypoint.Native {
+		if err != nil || entry.File == nil {
 			return
 		}
+		entry.File.Close()
 		spec, hidden, _ := guestProc(spec, "hidden")
 		c := s.context("id", spec, entry, nil)
 		c.Hidden = hidden

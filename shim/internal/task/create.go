@@ -24,6 +24,7 @@ import (
 
 	"github.com/libwasmshim/libwasmshim/shim/internal/container"
 	"github.com/libwasmshim/libwasmshim/shim/internal/entrypoint"
+	"github.com/libwasmshim/libwasmshim/shim/internal/image"
 	"github.com/libwasmshim/libwasmshim/shim/internal/options"
 	"github.com/libwasmshim/libwasmshim/shim/internal/stage"
 	"github.com/libwasmshim/libwasmshim/shim/internal/status"
@@ -113,11 +114,16 @@ func (s *Service) build(t *task, r *api.CreateTaskRequest) (retErr error) {
 		return fmt.Errorf("runtime options IoUid, IoGid: %w", err)
 	}
 	took.Done("streams")
-	entry, err := entrypoint.Resolve(spec, r.Bundle, rootfs.path, s.Engine, s.Kinds)
+	want := image.Request{
+		ID: r.ID, Bundle: r.Bundle, Args: spec.Process.Args, Options: options.List(engineOptions), KeyOptions: options.KeyList(engineOptions, s.Options),
+		LogLevel: status.Level(t.log, opts.LogLevel), Limits: compileLimits(opts), Log: t.log,
+	}
+	entry, guest, err := s.findGuest(want, spec, r, rootfs.path)
 	if err != nil {
 		return err
 	}
-	took.Done("entrypoint")
+	defer guest.Close()
+	took.Done("guest")
 	p := container.Process{
 		Args: spec.Process.Args, Env: spec.Process.Env, Spec: spec.Process,
 		Stdin: io.in, Stdout: io.out, Stderr: io.err,
@@ -125,8 +131,12 @@ func (s *Service) build(t *task, r *api.CreateTaskRequest) (retErr error) {
 	if entry.Kind != entrypoint.Native {
 		ctx := s.context(r.ID, spec, entry, engineOptions)
 		spec, ctx.Hidden, ctx.MustHide = guestProc(spec, opts.GuestProc)
-		ctx.LogLevel = status.Level(t.log, opts.LogLevel)
-		handed, said, err := s.asRunner(&p, ctx, r.Bundle, t.log)
+		ctx.LogLevel = want.LogLevel
+		var files []*os.File
+		if guest != nil {
+			ctx.Layers, files = guest.Stage()
+		}
+		handed, said, err := s.asRunner(&p, ctx, files, r.Bundle, t.log)
 		if err != nil {
 			return err
 		}
@@ -136,6 +146,9 @@ func (s *Service) build(t *task, r *api.CreateTaskRequest) (retErr error) {
 				said.Close()
 			}
 		}()
+		if guest != nil {
+			said.Refused = func(index int) { s.code.Refuse(want, guest, index) }
+		}
 		t.status = said
 	}
 	took.Done("stage")
@@ -166,8 +179,9 @@ func (s *Service) build(t *task, r *api.CreateTaskRequest) (retErr error) {
 
 // asRunner makes the process the engine's: it executes the sealed binary,
 // which finds all that it needs in the context. handed closes what the process
-// has inherited, or was to inherit.
-func (s *Service) asRunner(p *container.Process, ctx *stage.Context, bundle string, logger *log.Entry) (handed func(), _ *status.Status, retErr error) {
+// has inherited, or was to inherit. layers are the files of ctx.Layers, which stay
+// the caller's.
+func (s *Service) asRunner(p *container.Process, ctx *stage.Context, layers []*os.File, bundle string, logger *log.Entry) (handed func(), _ *status.Status, retErr error) {
 	exe, err := s.exe.get(bundle)
 	if err != nil {
 		return nil, nil, err
@@ -183,7 +197,7 @@ func (s *Service) asRunner(p *container.Process, ctx *stage.Context, bundle stri
 	}
 	p.Args = append([]string{stage.Exe}, commandLine(p.Args)...)
 	p.Env = []string{stage.RoleEnv}
-	p.ExtraFiles = []*os.File{exe, f, said.Peer}
+	p.ExtraFiles = append([]*os.File{exe, f, said.Peer}, layers...)
 	return func() { f.Close(); said.HandedOver() }, said, nil
 }
 
@@ -227,14 +241,17 @@ func (s *Service) context(id string, spec *specs.Spec, e entrypoint.Entry, engin
 
 // Prepare does what can be done for the first container before containerd asks
 // for it: while containerd connects, the other processor has nothing to do.
-// config is the text of the bundle's config.json.
-func (s *Service) Prepare(bundle string, config []byte) {
+// id and config, the text of the bundle's config.json, are that container's.
+func (s *Service) Prepare(id, bundle string, config []byte) {
 	s.prepared.Lock()
 	go func() {
 		defer s.prepared.Unlock()
 		spec := &specs.Spec{}
 		if json.Unmarshal(config, spec) == nil {
 			s.prepared.text, s.prepared.spec = config, spec
+		}
+		if spec.Process != nil {
+			s.code.Expect(s.ctx, id, spec.Process.Args)
 		}
 		_, _ = s.exe.get(bundle) // create meets the error again, and reports it
 	}()
@@ -319,14 +336,19 @@ func mountRootfs(r *api.CreateTaskRequest, spec *specs.Spec) (rootfs, error) {
 	if err := os.Mkdir(dir, 0o711); err != nil && !errors.Is(err, os.ErrExist) {
 		return rootfs{}, err
 	}
-	var mounts []mount.Mount
-	for _, m := range r.Rootfs {
-		mounts = append(mounts, mount.Mount{Type: m.Type, Source: m.Source, Target: m.Target, Options: m.Options})
-	}
-	if err := mount.All(mounts, dir); err != nil {
+	if err := mount.All(mounts(r), dir); err != nil {
 		return rootfs{}, errors.Join(fmt.Errorf("mount root file system: %w", err), mount.UnmountRecursive(dir, 0))
 	}
 	return rootfs{path: dir, mounted: true}, nil
+}
+
+// mounts are those of a container's root file system.
+func mounts(r *api.CreateTaskRequest) []mount.Mount {
+	var list []mount.Mount
+	for _, m := range r.Rootfs {
+		list = append(list, mount.Mount{Type: m.Type, Source: m.Source, Target: m.Target, Options: m.Options})
+	}
+	return list
 }
 
 // abandon undoes a create whose container exists already.

@@ -21,7 +21,7 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/libwasmshim/libwasmshim/shim/internal/container"
-	"github.com/libwasmshim/libwasmshim/shim/internal/entrypoint"
+	"github.com/libwasmshim/libwasmshim/shim/internal/image"
 	"github.com/libwasmshim/libwasmshim/shim/internal/options"
 )
 
@@ -31,10 +31,10 @@ var serviceNames = []string{"containerd.task.v2.Task", "containerd.task.v3.Task"
 
 // Config is what the service needs from the daemon around it.
 type Config struct {
-	Engine    string // the engine's name, for messages
-	Kinds     entrypoint.Kind
-	Options   []options.Declaration // the engine's
-	Namespace string
+	Engine    image.Engine
+	Options   []options.Declaration                   // the engine's
+	Address   string                                  // of containerd
+	Namespace string                                  // containerd's
 	Publish   func(topic string, event proto.Message) // must not block
 	Busy      func()                                  // called at the end of every call
 	Shutdown  func()                                  // called once, when containerd is done with the daemon
@@ -51,12 +51,15 @@ type Service struct {
 	used     bool             // guarded by mu; a container was asked for
 
 	exe      sealedExe
+	code     image.Finder
 	prepared prepared
 }
 
 // New returns a service without containers.
 func New(ctx context.Context, c Config) *Service {
-	return &Service{Config: c, ctx: ctx, tasks: map[string]*task{}}
+	s := &Service{Config: c, ctx: ctx, tasks: map[string]*task{}}
+	s.code = image.Finder{Address: c.Address, Namespace: c.Namespace, Engine: c.Engine, Exe: s.exe.get}
+	return s
 }
 
 // Register offers the service under both of its names.

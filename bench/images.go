@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/containerd/containerd/api/types/runtimeoptions/v1"
+	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/content"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/libwasmshim/libwasmshim/test/guests"
+	"github.com/libwasmshim/libwasmshim/test/harness"
+)
+
+// module is a guest whose bytes no other image has: a custom section says which
+// one it is for.
+func module(guest, image string) ([]byte, error) {
+	data, err := guests.Read(guest)
+	if err != nil {
+		return nil, err
+	}
+	return append(data, append([]byte{0, byte(len(image) + 1), byte(len(image))}, image...)...), nil
+}
+
+// layered and plain make an image of a guest: as its only layer, or as a file.
+func (b *bench) layered(name, guest string) (client.Image, error) {
+	data, err := module(guest, name)
+	if err != nil {
+		return nil, err
+	}
+	return b.WasmImage(b.ctx, name, harness.Wasm("/app.wasm", harness.Blob{MediaType: harness.WasmLayer, Data: data}))
+}
+
+func (b *bench) plain(name, guest string) (client.Image, error) {
+	data, err := module(guest, name)
+	if err != nil {
+		return nil, err
+	}
+	return b.Image(b.ctx, name, map[string]harness.File{"app.wasm": {Data: data}}, ocispec.ImageConfig{Entrypoint: []string{"/app.wasm"}})
+}
+
+// notAhead is the runtime's options without compiling ahead.
+func notAhead() any { return &runtimeoptions.Options{ConfigBody: []byte("compile_timeout = '0s'")} }
+
+// guestImages are the subjects that differ in guest and in kind of image.
+func (b *bench) guestImages(args []string) ([]subject, error) {
+	var all []subject
+	for _, g := range []struct{ name, guest string }{{"Go, 3 MB", "go.wasm"}, {"hello", "hello.wasm"}} {
+		if len(args) > 0 && g.guest != "go.wasm" {
+			continue
+		}
+		layered, err := b.layered("layers-"+g.guest, g.guest)
+		if err != nil {
+			return nil, err
+		}
+		plain, err := b.plain("plain-"+g.guest, g.guest)
+		if err != nil {
+			return nil, err
+		}
+		for _, s := range []subject{
+			{name: g.name + ", wasm image", image: layered},
+			{name: g.name + ", plain image", image: plain},
+			{name: g.name + ", plain image, nothing ahead", image: plain, options: notAhead()},
+		} {
+			s.runtime, s.args = ours, args
+			all = append(all, s)
+		}
+	}
+	return all, nil
+}
+
+// images compares guests of two sizes in two kinds of images: when all is
+// compiled, and when nothing is.
+func (b *bench) images() error {
+	subjects, err := b.guestImages(nil)
+	if err != nil {
+		return err
+	}
+	if err := b.compare("warm", subjects); err != nil {
+		return err
+	}
+	rows := []string{"cold\tcreate\ttotal"}
+	for _, s := range subjects {
+		if s.options != nil {
+			continue
+		}
+		var lives []life
+		for range 5 {
+			if err := b.forget(); err != nil {
+				return err
+			}
+			l, err := b.live(s, func(string) {})
+			if err != nil {
+				return err
+			}
+			lives = append(lives, l)
+		}
+		create := func(l life) time.Duration { return l.create }
+		rows = append(rows, fmt.Sprintf("%s\t%.1f\t%.1f", s.name, ms(quantile(lives, 0.5, create)), ms(quantile(lives, 0.5, life.total))))
+	}
+	table("The first start of an image, compilation included, in ms, median of 5", rows...)
+	return nil
+}
+
+// forget removes all that was compiled, and all memory of it.
+func (b *bench) forget() error {
+	store := b.Client.ContentStore()
+	err := store.Walk(b.ctx, func(info content.Info) error {
+		var paths []string
+		for key := range info.Labels {
+			if strings.HasPrefix(key, "containerd.io/gc.ref.content.libwasmshim") || strings.HasPrefix(key, "libwasmshim.io/precompiled/") {
+				paths = append(paths, "labels."+key)
+			}
+		}
+		if len(paths) == 0 {
+			return nil
+		}
+		_, err := store.Update(b.ctx, content.Info{Digest: info.Digest}, paths...)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if err := b.Collect(b.ctx); err != nil {
+		return err
+	}
+	return b.Forget()
+}
+
+// together starts a fresh image many times at once.
+func (b *bench) together() error {
+	const n = 32
+	rows := []string{fmt.Sprintf("%d at once\tseconds\tcompilations", n)}
+	subjects, err := b.guestImages(nil)
+	if err != nil {
+		return err
+	}
+	for _, s := range subjects {
+		if s.options == nil {
+			if err := b.forget(); err != nil {
+				return err
+			}
+		}
+		before := b.compilations()
+		begun := time.Now()
+		errs := make([]error, n)
+		var all sync.WaitGroup
+		for i := range n {
+			all.Go(func() { _, errs[i] = b.live(s, func(string) {}) })
+		}
+		all.Wait()
+		for _, err := range errs {
+			if err != nil {
+				return err
+			}
+		}
+		rows = append(rows, fmt.Sprintf("%s\t%.2f\t%d", s.name, time.Since(begun).Seconds(), b.compilations()-before))
+	}
+	table("Simultaneous starts of an image that was never started; \"nothing ahead\" compiles in every container", rows...)
+	return nil
+}
+
+// compilations counts them, by containerd's log.
+func (b *bench) compilations() int {
+	n := 0
+	for line := range strings.Lines(b.LogTail(1 << 20)) {
+		if strings.Contains(line, `msg="compiled sha256:`) && strings.Contains(line, " took=") {
+			n++
+		}
+	}
+	return n
+}
+
+// pods measures the memory of pods of sleeping Go guests.
+func (b *bench) pods() error {
+	subjects, err := b.guestImages([]string{"/app.wasm", "echo=ready", "sleep=1h"})
+	if err != nil {
+		return err
+	}
+	rows := []string{"sleeping\tin a pod\tshim PSS\tdirty\tcontainer PSS\tdirty\tpod PSS"}
+	for _, s := range subjects {
+		for _, each := range []int{1, 10} {
+			shims, containers, err := b.sleepers(s, 1, each)
+			if err != nil {
+				return err
+			}
+			rows = append(rows, fmt.Sprintf("%s\t%d\t%.1f\t%.1f\t%.2f\t%.2f\t%.1f", s.name, each, mb(shims.pss, 1), mb(shims.dirty, 1),
+				mb(containers.pss, each), mb(containers.dirty, each), mb(shims.pss+containers.pss, 1)))
+		}
+	}
+	table("Memory of Go guests in MB", rows...)
+	return nil
+}
+
+// client measures what an idle daemon keeps of having asked containerd: a guest
+// of layers asks, a file does not.
+func (b *bench) client() error {
+	layered, err := b.layered("layers-sleep", "sleep.wasm")
+	if err != nil {
+		return err
+	}
+	plain, err := b.plain("plain-sleep", "sleep.wasm")
+	if err != nil {
+		return err
+	}
+	rows := []string{"idle daemon, 20 pods\tPSS\tdirty"}
+	for range 2 { // the first start of each compiles, which is not what is measured
+		rows = rows[:1]
+		for _, s := range []subject{{name: "content client used", runtime: ours, image: layered}, {name: "not used", runtime: ours, image: plain}} {
+			s.args = []string{"/app.wasm"}
+			shims, _, err := b.sleepers(s, 20, 1)
+			if err != nil {
+				return err
+			}
+			rows = append(rows, fmt.Sprintf("%s\t%.2f\t%.2f", s.name, mb(shims.pss, 20), mb(shims.dirty, 20)))
+		}
+	}
+	table("Memory of a daemon in MB", rows...)
+	return nil
+}

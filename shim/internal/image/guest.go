@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package image
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/libwasmshim/libwasmshim/shim/internal/entrypoint"
+	"github.com/libwasmshim/libwasmshim/shim/internal/stage"
+)
+
+// LayerTypes are the media types of layers that every engine takes.
+var LayerTypes = []string{"application/wasm", "application/vnd.bytecodealliance.wasm.component.layer.v0+wasm"}
+
+// Engine is what of an engine decides which code it gets and what is compiled of
+// it.
+type Engine struct {
+	Name       string
+	Kinds      entrypoint.Kind
+	LayerTypes []string // beside LayerTypes
+	CacheKey   string
+	Compiles   bool
+}
+
+// Types are all media types of layers that the engine takes.
+func (e Engine) Types() []string { return append(slices.Clone(LayerTypes), e.LayerTypes...) }
+
+// Guest is a guest's code. Its files belong to whoever gets it; see Close.
+type Guest struct {
+	Kind   entrypoint.Kind
+	Layers []Layer
+	// NotCompiled is why Prepare has found no artifacts, or has not kept them; nil
+	// where all is in order.
+	NotCompiled error
+
+	record string // the name under which it is remembered; empty if it is not
+}
+
+// Layer is one of a guest's layers, or its file.
+type Layer struct {
+	MediaType string // empty for a file
+	Digest    digest.Digest
+	File      *os.File // open for reading alone, and not to be opened otherwise by who inherits it
+	Artifact  *os.File // the same; nil if there is none
+}
+
+// Close closes all files.
+func (g *Guest) Close() {
+	if g == nil {
+		return
+	}
+	for _, l := range g.Layers {
+		for _, f := range []*os.File{l.File, l.Artifact} {
+			if f != nil {
+				f.Close()
+			}
+		}
+	}
+}
+
+// Stage is the guest for a runner's or compiler's context, with the files that
+// the process is to inherit as descriptors from stage.FDLayers on.
+func (g *Guest) Stage() (layers []stage.Layer, files []*os.File) {
+	inherit := func(f *os.File) uint32 {
+		if f == nil {
+			return 0
+		}
+		files = append(files, f)
+		return uint32(stage.FDLayers + len(files) - 1)
+	}
+	for _, l := range g.Layers {
+		layers = append(layers, stage.Layer{
+			MediaType: l.MediaType, Digest: string(l.Digest), FD: inherit(l.File), Artifact: inherit(l.Artifact),
+		})
+	}
+	return layers, files
+}
+
+// classify says what a guest of layers is, by the first that is WebAssembly, and
+// refuses what the engine does not run.
+func (g *Guest) classify(e Engine) error {
+	g.Kind = entrypoint.Other
+	for _, l := range g.Layers {
+		head := make([]byte, 4096)
+		n, err := l.File.ReadAt(head, 0)
+		if err != nil && !errors.Is(err, io.EOF) {
+			return fmt.Errorf("read layer %s: %w", l.Digest, err)
+		}
+		core := slices.Contains(LayerTypes, l.MediaType)
+		switch kind := entrypoint.Classify(head[:n], ""); {
+		case n == 0 && core:
+			return fmt.Errorf("layer %s of type %s is empty: %w", l.Digest, l.MediaType, errdefs.ErrInvalidArgument)
+		case kind == entrypoint.Native && core:
+			return fmt.Errorf("layer %s of type %s is not WebAssembly but a native program, or code that was compiled elsewhere, which is not run; make the image of the original .wasm: %w",
+				l.Digest, l.MediaType, errdefs.ErrInvalidArgument)
+		case kind&(entrypoint.Module|entrypoint.Component|entrypoint.Text) != 0 && g.Kind == entrypoint.Other:
+			g.Kind = kind
+		}
+	}
+	if g.Kind&e.Kinds == 0 {
+		what := "a " + g.Kind.String()
+		if g.Kind == entrypoint.Other {
+			what = "not WebAssembly"
+		}
+		return fmt.Errorf("the image's code is %s; %s runs only: %s: %w", what, e.Name, e.Kinds, errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
+
+// list is a list of words for an error.
+func list(words []string) string {
+	if len(words) == 0 {
+		return "none"
+	}
+	return strings.Join(words, ", ")
+}

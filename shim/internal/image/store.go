@@ -1,0 +1,322 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package image
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// The labels. A blob that code belongs to names the artifacts that were made of
+// it, an artifact names the code; of different code the same may come out.
+// References keep containerd's garbage collector from an artifact as long as a
+// blob that names it is there.
+const (
+	labelCompiled  = "libwasmshim.io/precompiled/"              // + engine + "/" + id: an artifact's digest, or nothing
+	labelReference = "containerd.io/gc.ref.content.libwasmshim" // + "-" + engine + "-" + id: the artifact's digest
+	labelArtifact  = "libwasmshim.io/artifact/"                 // + engine + "/" + id: the code's digest
+
+	// nothing is the value of labelCompiled where the engine leaves it at the
+	// original.
+	nothing = "nothing"
+)
+
+func compiledLabel(engine, id string) string  { return labelCompiled + engine + "/" + id }
+func referenceLabel(engine, id string) string { return labelReference + "-" + engine + "-" + id }
+func artifactLabel(engine, id string) string  { return labelArtifact + engine + "/" + id }
+
+// How many artifacts of one engine are kept: of one layer or module, and on one
+// blob, whose modules may be many. The oldest go. Whoever may choose an engine's
+// options fills no disk.
+const (
+	maxPerSource = 4
+	maxPerBlob   = 64
+)
+
+// leaseTime is how long what a killed process was writing is kept from
+// containerd's garbage collector.
+const leaseTime = 10 * time.Minute
+
+// artifact names what is compiled of one piece of code.
+type artifact struct {
+	engine string
+	id     string        // see artifactID
+	source digest.Digest // the code
+	holder digest.Digest // the blob in containerd's content store that it belongs to
+}
+
+// find returns the digest of an artifact: empty if the engine makes none of this
+// code, ErrNotFound if it was not asked yet.
+func (c *Client) find(ctx context.Context, a artifact) (digest.Digest, error) {
+	info, err := c.content.Info(c.in(ctx), a.holder)
+	if err != nil {
+		return "", fmt.Errorf("ask containerd for blob %s: %w", a.holder, err)
+	}
+	switch value := info.Labels[compiledLabel(a.engine, a.id)]; value {
+	case "":
+		return c.findElsewhere(ctx, a)
+	case nothing:
+		return "", nil
+	default:
+		return digest.Digest(value), nil
+	}
+}
+
+// findElsewhere finds the artifact of the same code in another image, and makes
+// it this one's as well.
+func (c *Client) findElsewhere(ctx context.Context, a artifact) (digest.Digest, error) {
+	var found digest.Digest
+	err := c.content.Walk(c.in(ctx), func(info content.Info) error {
+		found = info.Digest
+		return nil
+	}, fmt.Sprintf("labels.%q==%q", artifactLabel(a.engine, a.id), a.source))
+	if err != nil {
+		return "", fmt.Errorf("look for an artifact of %s: %w", a.source, err)
+	}
+	if found == "" {
+		return "", errdefs.ErrNotFound
+	}
+	return found, c.attach(ctx, a, found)
+}
+
+// attach makes an artifact that of its blob, and drops older ones. An empty
+// digest says that there is none.
+func (c *Client) attach(ctx context.Context, a artifact, d digest.Digest) error {
+	info, err := c.content.Info(c.in(ctx), a.holder)
+	if err != nil {
+		return fmt.Errorf("ask containerd for blob %s: %w", a.holder, err)
+	}
+	change := map[string]string{compiledLabel(a.engine, a.id): cmp.Or(string(d), nothing)}
+	if d != "" {
+		change[referenceLabel(a.engine, a.id)] = string(d)
+	}
+	for _, id := range c.surplus(ctx, info, a) {
+		change[compiledLabel(a.engine, id)] = ""
+		change[referenceLabel(a.engine, id)] = ""
+	}
+	return c.label(ctx, a.holder, change)
+}
+
+// label changes some labels of a blob and leaves all others alone; an empty value
+// removes one.
+func (c *Client) label(ctx context.Context, d digest.Digest, labels map[string]string) error {
+	var paths []string
+	for key := range labels {
+		paths = append(paths, "labels."+key)
+	}
+	if _, err := c.content.Update(c.in(ctx), content.Info{Digest: d, Labels: labels}, paths...); err != nil {
+		return fmt.Errorf("label blob %s: %w", d, err)
+	}
+	return nil
+}
+
+// surplus are the ids of the engine's artifacts that a blob may not keep when
+// it gets another one.
+func (c *Client) surplus(ctx context.Context, blob content.Info, next artifact) []string {
+	type kept struct {
+		id, source string
+		made       time.Time
+	}
+	var all []kept
+	for key, value := range blob.Labels {
+		id, ok := strings.CutPrefix(key, compiledLabel(next.engine, ""))
+		if !ok || id == next.id {
+			continue
+		}
+		k := kept{id: id}
+		// What is not there any more is the oldest.
+		if info, err := c.content.Info(c.in(ctx), digest.Digest(value)); err == nil {
+			k.source, k.made = info.Labels[artifactLabel(next.engine, id)], info.CreatedAt
+		}
+		all = append(all, k)
+	}
+	slices.SortFunc(all, func(x, y kept) int { return cmp.Or(y.made.Compare(x.made), strings.Compare(x.id, y.id)) })
+	var drop []string
+	same := 1
+	for i, k := range all {
+		if k.source == string(next.source) {
+			same++
+		}
+		if i+1 >= maxPerBlob || k.source == string(next.source) && same > maxPerSource {
+			drop = append(drop, k.id)
+		}
+	}
+	return drop
+}
+
+// keep stores an artifact, for this image and as long as it is there, and returns
+// its digest. f is a sealed file.
+func (c *Client) keep(ctx context.Context, a artifact, f *os.File) (_ digest.Digest, retErr error) {
+	d, err := digestOf(f, digest.Canonical)
+	if err != nil {
+		return "", err
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return "", err
+	}
+	ctx, done, err := c.lease(c.in(ctx), a)
+	if err != nil {
+		return "", err
+	}
+	defer func() { retErr = errors.Join(retErr, done()) }()
+	ref := leaseName(a)
+	// What a killed process was writing under this name.
+	if err := c.content.Abort(ctx, ref); err != nil && !errdefs.IsNotFound(err) {
+		return "", fmt.Errorf("remove a half-written artifact: %w", err)
+	}
+	labels := map[string]string{artifactLabel(a.engine, a.id): string(a.source)}
+	err = content.WriteBlob(ctx, c.content, ref, io.NewSectionReader(f, 0, info.Size()),
+		ocispec.Descriptor{Digest: d, Size: info.Size()}, content.WithLabels(labels))
+	if err != nil {
+		return "", errors.Join(fmt.Errorf("write %d bytes to containerd's content store: %w", info.Size(), err), ignoreNotFound(c.content.Abort(ctx, ref)))
+	}
+	// The blob may have been there already, with other labels.
+	if err := c.label(ctx, d, labels); err != nil {
+		return "", err
+	}
+	return d, c.attach(ctx, a, d)
+}
+
+func leaseName(a artifact) string { return "libwasmshim-" + a.engine + "-" + a.id }
+
+// lease keeps what is written in the returned context until done is called.
+func (c *Client) lease(ctx context.Context, a artifact) (_ context.Context, done func() error, _ error) {
+	lease := leases.Lease{ID: leaseName(a)}
+	brief, cancel := uninterrupted(ctx)
+	defer cancel()
+	if err := ignoreNotFound(c.leases.Delete(brief, lease)); err != nil { // a killed process's
+		return nil, nil, fmt.Errorf("remove lease %s: %w", lease.ID, err)
+	}
+	if _, err := c.leases.Create(brief, leases.WithID(lease.ID), leases.WithExpiration(leaseTime)); err != nil {
+		return nil, nil, fmt.Errorf("create lease %s: %w", lease.ID, err)
+	}
+	return leases.WithLease(ctx, lease.ID), func() error {
+		brief, cancel := uninterrupted(ctx)
+		defer cancel()
+		if err := ignoreNotFound(c.leases.Delete(brief, lease)); err != nil {
+			return fmt.Errorf("remove lease %s: %w", lease.ID, err)
+		}
+		return nil
+	}, nil
+}
+
+// release ends the lease of a process that was killed after it had stored an
+// artifact. Left alone, it would end by itself later.
+func (c *Client) release(ctx context.Context, a artifact) {
+	_ = c.leases.Delete(c.in(ctx), leases.Lease{ID: leaseName(a)})
+}
+
+func ignoreNotFound(err error) error {
+	if errdefs.IsNotFound(err) {
+		return nil
+	}
+	return err
+}
+
+// discard removes an artifact that cannot be used, so that another one can be
+// stored: also from the disk, because containerd takes a file that is there for
+// the right one.
+func (c *Client) discard(ctx context.Context, a artifact, d digest.Digest) error {
+	err := c.label(ctx, a.holder, map[string]string{compiledLabel(a.engine, a.id): "", referenceLabel(a.engine, a.id): ""})
+	if err != nil {
+		return err
+	}
+	if err := ignoreNotFound(c.content.Delete(c.in(ctx), d)); err != nil {
+		return fmt.Errorf("remove artifact %s: %w", d, err)
+	}
+	return c.collect(ctx)
+}
+
+// collect has containerd collect garbage, and waits for it: the end of a lease
+// is the one way to ask for that.
+func (c *Client) collect(ctx context.Context) error {
+	lease, err := c.leases.Create(c.in(ctx), leases.WithRandomID(), leases.WithExpiration(leaseTime))
+	if err != nil {
+		return fmt.Errorf("ask containerd to collect garbage: %w", err)
+	}
+	if err := c.leases.Delete(c.in(ctx), lease, leases.SynchronousDelete); err != nil {
+		return fmt.Errorf("ask containerd to collect garbage: %w", err)
+	}
+	return nil
+}
+
+// Kept is an artifact in containerd's content store, as what was compiled of some
+// code: where the same came out of different code, one blob is all of them.
+type Kept struct {
+	Digest  digest.Digest `json:"digest"`
+	Engine  string        `json:"engine"`
+	ID      string        `json:"id"`
+	Source  digest.Digest `json:"source"` // the layer or module that it was compiled from
+	Size    int64         `json:"size"`   // bytes
+	Created time.Time     `json:"created"`
+	// Blobs are those that keep it: layers, or an image's index or manifest.
+	Blobs []digest.Digest `json:"blobs"`
+}
+
+// Artifacts are those of all engines in the namespace, the newest first.
+func (c *Client) Artifacts(ctx context.Context) ([]Kept, error) {
+	var all []Kept
+	holders := map[string][]digest.Digest{} // by engine/id
+	err := c.content.Walk(c.in(ctx), func(info content.Info) error {
+		for key, value := range info.Labels {
+			if name, ok := strings.CutPrefix(key, labelArtifact); ok {
+				engine, id, _ := strings.Cut(name, "/")
+				all = append(all, Kept{
+					Digest: info.Digest, Engine: engine, ID: id, Source: digest.Digest(value), Size: info.Size, Created: info.CreatedAt,
+				})
+			}
+			if name, ok := strings.CutPrefix(key, labelCompiled); ok {
+				holders[name] = append(holders[name], info.Digest)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list containerd's content: %w", err)
+	}
+	for i := range all {
+		all[i].Blobs = holders[all[i].Engine+"/"+all[i].ID]
+		slices.Sort(all[i].Blobs)
+	}
+	slices.SortFunc(all, func(x, y Kept) int { return cmp.Or(y.Created.Compare(x.Created), strings.Compare(x.ID, y.ID)) })
+	return all, nil
+}
+
+// RemoveArtifacts removes artifacts. Their disk space is free when it returns, if
+// nothing else came out the same. The next start of a container that needs one
+// makes it anew.
+func (c *Client) RemoveArtifacts(ctx context.Context, list []Kept) error {
+	for _, k := range list {
+		for _, blob := range k.Blobs {
+			err := c.label(ctx, blob, map[string]string{compiledLabel(k.Engine, k.ID): "", referenceLabel(k.Engine, k.ID): ""})
+			if err := ignoreNotFound(err); err != nil {
+				return err
+			}
+		}
+		err := c.label(ctx, k.Digest, map[string]string{artifactLabel(k.Engine, k.ID): ""})
+		if err := ignoreNotFound(err); err != nil {
+			return err
+		}
+	}
+	if len(list) == 0 {
+		return nil
+	}
+	if err := (records{Dir(c.address, c.namespace)}).clear(); err != nil {
+		return err
+	}
+	return c.collect(ctx)
+}

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package task
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	api "github.com/containerd/containerd/api/runtime/task/v2"
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/libwasmshim/libwasmshim/shim/internal/compiler"
+	"github.com/libwasmshim/libwasmshim/shim/internal/entrypoint"
+	"github.com/libwasmshim/libwasmshim/shim/internal/image"
+	"github.com/libwasmshim/libwasmshim/shim/internal/options"
+)
+
+// findGuest finds what a container runs: the file that its entrypoint names, or,
+// where there is no such file, the layers of its image. The guest is nil for a
+// native program, and for a file that is run as it is.
+func (s *Service) findGuest(want image.Request, spec *specs.Spec, r *api.CreateTaskRequest, rootfs string) (entrypoint.Entry, *image.Guest, error) {
+	entry, err := entrypoint.Resolve(spec, r.Bundle, rootfs, s.Engine.Name, s.Engine.Kinds)
+	switch {
+	case errdefs.IsNotFound(err), errors.Is(err, entrypoint.ErrDirectory):
+		return s.findLayers(want, spec.Process.Args[0], err)
+	case err != nil, entry.File == nil:
+		return entry, nil, err
+	}
+	defer entry.File.Close()
+	// A file in a mount belongs to no image, and only an engine knows what it
+	// does with a file that the core does not recognise.
+	if entry.InRoot == "" || entry.Kind == entrypoint.Other {
+		return entry, nil, nil
+	}
+	return entry, s.code.File(s.ctx, want, entry.File, entry.InRoot, entry.Kind, mounts(r)), nil
+}
+
+// findLayers finds the layers of an image whose root file system does not have
+// the entrypoint, as noFile says.
+func (s *Service) findLayers(want image.Request, arg string, noFile error) (entrypoint.Entry, *image.Guest, error) {
+	guest, err := s.code.Layers(s.ctx, want)
+	if errors.Is(err, image.ErrOrdinary) {
+		return entrypoint.Entry{}, nil, noFile
+	}
+	if errdefs.IsNotFound(err) || errdefs.IsUnavailable(err) {
+		return entrypoint.Entry{}, nil, fmt.Errorf("%w (%v)", noFile, err) //nolint:errorlint // its code is the file's
+	}
+	if err != nil {
+		return entrypoint.Entry{}, nil, err
+	}
+	e := entrypoint.Entry{Kind: guest.Kind}
+	name := arg
+	if at := strings.LastIndexByte(arg, '#'); at >= 0 {
+		name, e.Func = arg[:at], arg[at+1:]
+	}
+	e.Name = entrypoint.Stem(name)
+	return e, guest, nil
+}
+
+// compileLimits are what a compilation may take.
+func compileLimits(o options.Options) compiler.Limits {
+	l := compiler.DefaultLimits
+	if o.CompileTimeout != nil {
+		l.Time = *o.CompileTimeout
+	}
+	if o.CompileMemory != 0 {
+		l.Memory = int64(o.CompileMemory)
+	}
+	return l
+}
