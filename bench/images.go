@@ -17,19 +17,9 @@ import (
 	"github.com/libwasmshim/libwasmshim/test/harness"
 )
 
-// module is a guest whose bytes no other image has: a custom section says which
-// one it is for.
-func module(guest, image string) ([]byte, error) {
-	data, err := guests.Read(guest)
-	if err != nil {
-		return nil, err
-	}
-	return append(data, append([]byte{0, byte(len(image) + 1), byte(len(image))}, image...)...), nil
-}
-
 // layered and plain make an image of a guest: as its only layer, or as a file.
 func (b *bench) layered(name, guest string) (client.Image, error) {
-	data, err := module(guest, name)
+	data, err := guests.Named(guest, name)
 	if err != nil {
 		return nil, err
 	}
@@ -37,7 +27,7 @@ func (b *bench) layered(name, guest string) (client.Image, error) {
 }
 
 func (b *bench) plain(name, guest string) (client.Image, error) {
-	data, err := module(guest, name)
+	data, err := guests.Named(guest, name)
 	if err != nil {
 		return nil, err
 	}

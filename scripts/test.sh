@@ -60,6 +60,7 @@ matrix() {
 fuzz() {
     run fuzz-stage go_test -run '^$' -fuzz FuzzDecode -fuzztime 200000x ./shim/internal/stage
     run fuzz-options go_test -run '^$' -fuzz FuzzParse -fuzztime 100000x ./shim/internal/options
+    run fuzz-tag go_test -run '^$' -fuzz FuzzParseTag -fuzztime 100000x ./shim/internal/imagefile
     WASMSHIM_FUZZ_RUNS=2000000 run fuzz-c go_test -run TestLibFuzzer ./cabi
     run fuzz-bundle go_test -run '^$' -fuzz FuzzBundle -fuzztime 50000x ./shim/internal/task
 }

@@ -231,6 +231,23 @@ func TestImageTakeOver(t *testing.T) {
 	}
 }
 
+// Who starts containers may have less patience than a compiler takes time: the
+// next try does not compile again.
+func TestImageImpatience(t *testing.T) {
+	tt := newImageTest(t)
+	module := fresh(t)
+	c := harness.Config{Image: tt.layered(module), RuntimeOptions: body("compile_timeout = '4s'\n[engine]\ncompile = 'hang'")}
+	result := make(chan []string)
+	go func() { result <- atOnce(tt, 1, func(int) harness.Config { return c }) }()
+	require.Eventually(t, func() bool { return len(tt.Compilers()) > 0 }, 10*time.Second, time.Millisecond)
+	time.Sleep(1500 * time.Millisecond)
+	tt.kill(tt.compilersDaemon)
+	require.NotContains(t, (<-result)[0], "original")
+	require.Equal(t, layerLine(module, "original"), tt.out(c))
+	require.Contains(t, tt.LogTail(20), "nobody waited for the compiler any more after ")
+	require.Zero(t, tt.compilations(module))
+}
+
 // compilersDaemon is the shim whose worker compiles.
 func (t *imageTest) compilersDaemon() []harness.Process {
 	workers := t.Workers()
@@ -249,26 +266,48 @@ func (t *imageTest) compilersDaemon() []harness.Process {
 // cleaned up, and the next start works.
 func TestImageContainerdKilled(t *testing.T) {
 	tt := newImageTest(t)
-	module := fresh(t)
-	image := tt.layered(module)
-	id := harness.FreshID("c")
-	result := make(chan error)
-	go func() {
-		_, err := tt.Daemon.Create(tt.Ctx, harness.Config{ID: id, Runtime: tt.shim, Image: image, RuntimeOptions: slow, NoIO: true})
-		result <- err
-	}()
-	require.Eventually(t, func() bool { return len(tt.Compilers()) > 0 }, 10*time.Second, time.Millisecond)
-	require.NoError(t, tt.Kill())
-	require.Error(t, <-result)
-	require.NoError(t, tt.Restart(tt.Ctx))
-	require.Equal(t, layerLine(module, "compiled"), tt.out(harness.Config{Image: tt.reopen(image), RuntimeOptions: slow}))
-	container, err := tt.Client.LoadContainer(tt.Ctx, id)
-	require.NoError(t, err)
-	if task, err := container.Task(tt.Ctx, nil); err == nil { // where the create came to its end
-		_, err = task.Delete(tt.Ctx, client.WithProcessKill)
-		require.NoError(t, err)
+	for name, test := range map[string]struct {
+		options any
+		until   func() bool
+	}{
+		"while it compiles": {slow, func() bool { return len(tt.Compilers()) > 0 }},
+		"while it asks":     {nil, func() bool { return len(tt.Workers()) > 0 }},
+		"somewhere":         {nil, func() bool { return len(tt.Workers()) > 0 }},
+	} {
+		for kind, imageOf := range map[string]func([]byte) client.Image{"layers": tt.layered, "file": tt.plain} {
+			t.Run(name+"/"+kind, func(t *testing.T) {
+				module := fresh(t)
+				image := imageOf(module)
+				id := harness.FreshID("c")
+				result := make(chan error)
+				go func() {
+					c, err := tt.NewContainer(tt.Ctx, harness.Config{ID: id, Runtime: tt.shim, Image: image, RuntimeOptions: test.options})
+					if err == nil {
+						_, err = c.NewTask(tt.Ctx, nullIO)
+					}
+					result <- err
+				}()
+				require.Eventually(t, test.until, 10*time.Second, 200*time.Microsecond)
+				if name == "somewhere" {
+					time.Sleep(time.Duration(rand.IntN(60)) * time.Millisecond)
+				}
+				require.NoError(t, tt.Kill())
+				<-result // an error, or not quite
+				require.NoError(t, tt.Restart(tt.Ctx))
+				require.Contains(t, tt.out(harness.Config{Image: tt.reopen(image), RuntimeOptions: test.options}), " compiled\n")
+				container, err := tt.Client.LoadContainer(tt.Ctx, id)
+				require.NoError(t, err)
+				task, err := container.Task(tt.Ctx, nil)
+				t.Log(id, err)
+				if err == nil { // where the create came to its end
+					_, err = task.Delete(tt.Ctx, client.WithProcessKill)
+					require.NoError(t, err)
+				}
+				require.NoError(t, container.Delete(tt.Ctx, client.WithSnapshotCleanup))
+				tt.RequireNothingLeft()
+			})
+		}
 	}
-	require.NoError(t, container.Delete(tt.Ctx, client.WithSnapshotCleanup))
 }
 
 // Killed at any moment, nobody leaves anything behind but a lease that ends by

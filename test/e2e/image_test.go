@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -31,10 +30,11 @@ func guest(t testing.TB, name string) []byte {
 	return data
 }
 
-// fresh is a module that nobody has compiled yet: hello, with a custom section.
+// fresh is a module that nobody has compiled yet: hello, with a name.
 func fresh(t testing.TB) []byte {
-	name := harness.FreshID(t.Name())
-	return append(guest(t, "hello.wasm"), append([]byte{0, byte(len(name) + 1), byte(len(name))}, name...)...)
+	data, err := guests.Named("hello.wasm", harness.FreshID(t.Name()))
+	require.NoError(t, err)
+	return data
 }
 
 // imageTest is a test of images, on the engine in testdata/cachier.
@@ -108,10 +108,7 @@ func (t *imageTest) out(c harness.Config) string {
 }
 
 // compilations counts, by the log, how often some code was compiled.
-func (t *imageTest) compilations(code []byte) int {
-	pattern := regexp.MustCompile(`level=info msg="compiled ` + string(digest.FromBytes(code)) + `" .* took=`)
-	return len(pattern.FindAllString(t.LogTail(100000), -1))
-}
+func (t *imageTest) compilations(code []byte) int { return smoke.Compilations(t.T, code) }
 
 func (t *imageTest) info(d digest.Digest) content.Info {
 	info, err := t.Client.ContentStore().Info(t.Ctx, d)
@@ -120,18 +117,7 @@ func (t *imageTest) info(d digest.Digest) content.Info {
 }
 
 // artifacts are those of some code, by their labels.
-func (t *imageTest) artifacts(code []byte) []content.Info {
-	var found []content.Info
-	require.NoError(t, t.Client.ContentStore().Walk(t.Ctx, func(info content.Info) error {
-		for key, value := range info.Labels {
-			if strings.HasPrefix(key, "libwasmshim.io/artifact/") && value == string(digest.FromBytes(code)) {
-				found = append(found, info)
-			}
-		}
-		return nil
-	}))
-	return found
-}
+func (t *imageTest) artifacts(code []byte) []content.Info { return smoke.Artifacts(t.T, code) }
 
 // blob is a blob's file.
 func (t *imageTest) blob(d digest.Digest) string {

@@ -86,11 +86,13 @@ To try a module on the engine, without containerd and without a container:
 		Version:              ReadBuild().Version,
 		HideHelpCommand:      true,
 		EnableBashCompletion: true,
-		Writer:               out,
-		ErrWriter:            errOut,
-		ExitErrHandler:       func(*cli.Context, error) {}, // Run reports, once
-		OnUsageError:         badFlag,
-		Commands:             []*cli.Command{p.config(), p.run(), p.image(), p.precompile(), p.cache(), p.completion()},
+		// A value may have commas in it.
+		DisableSliceFlagSeparator: true,
+		Writer:                    out,
+		ErrWriter:                 errOut,
+		ExitErrHandler:            func(*cli.Context, error) {}, // Run reports, once
+		OnUsageError:              badFlag,
+		Commands:                  []*cli.Command{p.config(), p.run(), p.image(), p.precompile(), p.cache(), p.completion()},
 		Action: func(c *cli.Context) error {
 			if name := c.Args().First(); name != "" {
 				return unknownCommand(c, name)

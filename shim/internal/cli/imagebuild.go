@@ -20,22 +20,12 @@ import (
 	"github.com/containerd/containerd/v2/pkg/progress"
 	"github.com/urfave/cli/v2"
 
+	"github.com/libwasmshim/libwasmshim/shim/internal/image"
 	"github.com/libwasmshim/libwasmshim/shim/internal/imagefile"
 )
 
-// list is a flag that may be given several times. cli's own would split values
-// at commas. A flag of this type has no alias: cli would add its values twice.
-type list []string
-
-func (l *list) Set(value string) error { *l = append(*l, value); return nil }
-func (l *list) String() string         { return strings.Join(*l, " ") }
-
-// buildLists are the flags of image build that may be given several times.
-type buildLists struct{ layers, args, env, labels, annotations list }
-
 // imageBuild packs a module, as it is, into an image.
 func (p Program) imageBuild() *cli.Command {
-	var lists buildLists
 	return &cli.Command{
 		Name:  "build",
 		Usage: "make an image of a module or component, in a tar file",
@@ -61,19 +51,19 @@ or what SOURCE_DATE_EPOCH says in seconds.`,
 			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "the tar `FILE` to write, or to replace; - is standard output"},
 			&cli.StringFlag{Name: "flavour", Value: string(imagefile.FlavourImage), Usage: "the `KIND` of image: image, or artifact, the CNCF's Wasm artifact, which has the module and nothing else"},
 			&cli.StringFlag{Name: "module-type", Value: imagefile.ModuleType, Usage: "the media `TYPE` of the module's layer"},
-			&cli.GenericFlag{Name: "layer", Value: &lists.layers, Usage: "one more layer, a media type and a file, `TYPE=FILE`; repeatable"},
+			&cli.StringSliceFlag{Name: "layer", Usage: "one more layer, a media type and a file, `TYPE=FILE`; repeatable"},
 			&cli.StringFlag{Name: "entrypoint", Usage: "the `NAME` that the guest is started by", DefaultText: "/ and the module's file name"},
-			&cli.GenericFlag{Name: "arg", Value: &lists.args, Usage: "an `ARGUMENT` of the guest's; repeatable"},
-			&cli.GenericFlag{Name: "env", Value: &lists.env, Usage: "a variable of the guest's, `NAME=VALUE`; repeatable"},
-			&cli.GenericFlag{Name: "label", Value: &lists.labels, Usage: "a label in the image's configuration, `KEY=VALUE`; repeatable"},
-			&cli.GenericFlag{Name: "annotation", Value: &lists.annotations, Usage: "an annotation of the image's manifest, `KEY=VALUE`; repeatable"},
+			&cli.StringSliceFlag{Name: "arg", Usage: "an `ARGUMENT` of the guest's; repeatable"},
+			&cli.StringSliceFlag{Name: "env", Aliases: []string{"e"}, Usage: "a variable of the guest's, `NAME=VALUE`; repeatable"},
+			&cli.StringSliceFlag{Name: "label", Usage: "a label in the image's configuration, `KEY=VALUE`; repeatable"},
+			&cli.StringSliceFlag{Name: "annotation", Usage: "an annotation of the image's manifest, `KEY=VALUE`; repeatable"},
 			&cli.BoolFlag{Name: "json", Usage: "say what was written as JSON"},
 		},
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
 				return &usageError{fmt.Sprintf("image build takes no arguments, found %q; see image build --help", c.Args().First())}
 			}
-			image, err := toBuild(c, lists)
+			image, err := toBuild(c)
 			if err != nil {
 				return err
 			}
@@ -104,7 +94,7 @@ or what SOURCE_DATE_EPOCH says in seconds.`,
 }
 
 // toBuild is the image that a command line describes.
-func toBuild(c *cli.Context, lists buildLists) (image imagefile.Image, err error) {
+func toBuild(c *cli.Context) (image imagefile.Image, err error) {
 	var missing []string
 	for _, name := range []string{"tag", "module", "output"} {
 		if c.String(name) == "" {
@@ -116,7 +106,7 @@ func toBuild(c *cli.Context, lists buildLists) (image imagefile.Image, err error
 	}
 	image = imagefile.Image{
 		Flavour: imagefile.Flavour(c.String("flavour")), Layers: []imagefile.Layer{{MediaType: c.String("module-type"), Path: c.String("module")}},
-		Cmd: lists.args, Env: lists.env,
+		Cmd: c.StringSlice("arg"), Env: c.StringSlice("env"),
 	}
 	if image.Tag, err = imagefile.ParseTag(c.String("tag")); err != nil {
 		return image, &usageError{"--tag: " + err.Error()}
@@ -135,7 +125,7 @@ func toBuild(c *cli.Context, lists buildLists) (image imagefile.Image, err error
 	if err := checkLayerType("module-type", image.Layers[0].MediaType); err != nil {
 		return image, err
 	}
-	for _, l := range lists.layers {
+	for _, l := range c.StringSlice("layer") {
 		mediaType, path, ok := strings.Cut(l, "=")
 		if !ok || path == "" {
 			return image, &usageError{fmt.Sprintf("--layer: found %q, accepted: TYPE=FILE, like application/wasm=lib.wasm", l)}
@@ -148,13 +138,13 @@ func toBuild(c *cli.Context, lists buildLists) (image imagefile.Image, err error
 	if name := c.String("entrypoint"); name != "" {
 		image.Entrypoint = []string{name}
 	}
-	if _, err := keyValues("env", "NAME=VALUE", lists.env); err != nil {
+	if _, err := keyValues("env", "NAME=VALUE", c.StringSlice("env")); err != nil {
 		return image, err
 	}
-	if image.Labels, err = keyValues("label", "KEY=VALUE", lists.labels); err != nil {
+	if image.Labels, err = keyValues("label", "KEY=VALUE", c.StringSlice("label")); err != nil {
 		return image, err
 	}
-	if image.Annotations, err = keyValues("annotation", "KEY=VALUE", lists.annotations); err != nil {
+	if image.Annotations, err = keyValues("annotation", "KEY=VALUE", c.StringSlice("annotation")); err != nil {
 		return image, err
 	}
 	if epoch := os.Getenv("SOURCE_DATE_EPOCH"); epoch != "" {
@@ -174,7 +164,7 @@ func checkLayerType(flag, mediaType string) error {
 	if before, after, _ := strings.Cut(mediaType, "/"); before == "" || after == "" {
 		return &usageError{text + "one with a /, like " + imagefile.ModuleType}
 	}
-	if strings.HasPrefix(mediaType, "application/vnd.oci.image.layer.") || strings.HasPrefix(mediaType, "application/vnd.docker.image.rootfs.") {
+	if image.IsRootFS(mediaType) {
 		return &usageError{text + "any that is not for a root file system, like " + imagefile.ModuleType}
 	}
 	return nil

@@ -16,7 +16,6 @@ import (
 
 // imageConvert makes an ordinary wasm image of an artifact.
 func (p Program) imageConvert() *cli.Command {
-	var args, env list
 	return &cli.Command{
 		Name:  "convert",
 		Usage: "make a wasm image, in containerd, of a Wasm artifact that is there",
@@ -36,8 +35,8 @@ The same SOURCE and options make the same image. A name without host is
 completed: app is docker.io/library/app:latest.`,
 		Flags: containerdFlags(
 			&cli.StringFlag{Name: "entrypoint", Usage: "the `NAME` that the guest is started by", DefaultText: "the source's, or / and the module's title"},
-			&cli.GenericFlag{Name: "arg", Value: &args, Usage: "an `ARGUMENT` of the guest's; repeatable"},
-			&cli.GenericFlag{Name: "env", Value: &env, Usage: "a variable of the guest's, `NAME=VALUE`; repeatable"},
+			&cli.StringSliceFlag{Name: "arg", Usage: "an `ARGUMENT` of the guest's; repeatable"},
+			&cli.StringSliceFlag{Name: "env", Aliases: []string{"e"}, Usage: "a variable of the guest's, `NAME=VALUE`; repeatable"},
 			&cli.BoolFlag{Name: "force", Usage: "replace another image of that name"},
 			&cli.BoolFlag{Name: "json", Usage: "say what was made as JSON"},
 		),
@@ -52,7 +51,7 @@ completed: app is docker.io/library/app:latest.`,
 			if err != nil {
 				return &usageError{"image convert: the new image's name: " + err.Error()}
 			}
-			if _, err := keyValues("env", "NAME=VALUE", env); err != nil {
+			if _, err := keyValues("env", "NAME=VALUE", c.StringSlice("env")); err != nil {
 				return err
 			}
 			return withContainerd(c, func(ctx context.Context, s *session) error {
@@ -61,7 +60,7 @@ completed: app is docker.io/library/app:latest.`,
 					return err
 				}
 				made, isNew, err := s.Convert(ctx, source, image.Conversion{
-					Name: name, Types: p.Code.Types(), Entrypoint: c.String("entrypoint"), Cmd: args, Env: env, Replace: c.Bool("force"),
+					Name: name, Types: p.Code.Types(), Entrypoint: c.String("entrypoint"), Cmd: c.StringSlice("arg"), Env: c.StringSlice("env"), Replace: c.Bool("force"),
 				})
 				if errdefs.IsAlreadyExists(err) {
 					return fmt.Errorf("%w; --force replaces it", err)

@@ -38,7 +38,6 @@ const (
 
 // precompile compiles images before any container needs it.
 func (p Program) precompile() *cli.Command {
-	var engine list
 	return &cli.Command{
 		Name:  "precompile",
 		Usage: "compile images in containerd ahead, so that the first start is as quick as any other",
@@ -56,7 +55,7 @@ The result depends on the engine's options: give the same as containerd's
 configuration has for this runtime. It needs root, and for a file, an image that
 is unpacked.`,
 		Flags: containerdFlags(
-			&cli.GenericFlag{Name: "option", Value: &engine, Usage: "an engine option, `KEY=VALUE`, see config; repeatable"},
+			&cli.StringSliceFlag{Name: "option", Aliases: []string{"o"}, Usage: "an engine option, `KEY=VALUE`, see config; repeatable"},
 			&cli.DurationFlag{Name: "compile-timeout", Value: compiler.DefaultLimits.Time, Usage: "how long compiling may take"},
 			&cli.StringFlag{Name: "compile-memory", Value: "2GiB", Usage: "how much memory compiling may take"},
 			&cli.StringFlag{Name: "snapshotter", EnvVars: []string{"CONTAINERD_SNAPSHOTTER"}, Value: defaultSnapshotter, Usage: "the `NAME` of the snapshotter in which the image is unpacked"},
@@ -72,7 +71,7 @@ is unpacked.`,
 					return &usageError{fmt.Sprintf("precompile: found the image %q; options come before the images", arg)}
 				}
 			}
-			values, err := p.engineOptions(engine)
+			values, err := p.engineOptions(c.StringSlice("option"))
 			if err != nil {
 				return err
 			}

@@ -11,6 +11,7 @@ import (
 	"io"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	containersapi "github.com/containerd/containerd/api/services/containers/v1"
 	contentapi "github.com/containerd/containerd/api/services/content/v1"
@@ -19,7 +20,6 @@ import (
 	leasesapi "github.com/containerd/containerd/api/services/leases/v1"
 	"github.com/containerd/containerd/v2/core/content"
 	contentproxy "github.com/containerd/containerd/v2/core/content/proxy"
-	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/leases"
 	leasesproxy "github.com/containerd/containerd/v2/core/leases/proxy"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
@@ -161,14 +161,15 @@ type Manifest struct {
 }
 
 // Manifests are those of an image whose content is there, in the index's order.
+// What is named again counts once: an index could multiply with each level.
 func (c *Client) Manifests(ctx context.Context, target ocispec.Descriptor) ([]Manifest, error) {
-	return c.manifests(ctx, target, 0)
+	return c.manifests(ctx, target, 0, map[digest.Digest]bool{})
 }
 
 // maxDepth is how deep indexes may be nested.
 const maxDepth = 4
 
-func (c *Client) manifests(ctx context.Context, d ocispec.Descriptor, depth int) ([]Manifest, error) {
+func (c *Client) manifests(ctx context.Context, d ocispec.Descriptor, depth int, seen map[digest.Digest]bool) ([]Manifest, error) {
 	// The type of a descriptor may be missing; the content says it again.
 	var both struct {
 		ocispec.Manifest
@@ -185,7 +186,11 @@ func (c *Client) manifests(ctx context.Context, d ocispec.Descriptor, depth int)
 	}
 	var all []Manifest
 	for _, child := range both.Manifests {
-		list, err := c.manifests(ctx, child, depth+1)
+		if seen[child.Digest] {
+			continue
+		}
+		seen[child.Digest] = true
+		list, err := c.manifests(ctx, child, depth+1, seen)
 		if errdefs.IsNotFound(err) {
 			continue // of a platform that was not pulled
 		}
@@ -212,6 +217,14 @@ func (m Manifest) LayersOf(types []string) []ocispec.Descriptor {
 		}
 	}
 	return list
+}
+
+// IsRootFS says whether containerd unpacks layers of a type into a root file
+// system. (Package images of containerd's says it as well, and brings
+// decompressors that every process of a shim would initialise.)
+func IsRootFS(mediaType string) bool {
+	return strings.HasPrefix(mediaType, "application/vnd.oci.image.layer.") || strings.HasPrefix(mediaType, "application/vnd.docker.image.rootfs.") ||
+		mediaType == "application/vnd.erofs.layer.v1"
 }
 
 // wasm is the architecture of images for WebAssembly.
@@ -242,7 +255,7 @@ func (c *Client) choose(ctx context.Context, image *Image, types []string) (Mani
 			}
 		}
 	}
-	if first == nil && !slices.ContainsFunc(found, func(t string) bool { return !images.IsLayerType(t) }) {
+	if first == nil && !slices.ContainsFunc(found, func(t string) bool { return !IsRootFS(t) }) {
 		return Manifest{}, fmt.Errorf("image %s: %w", image.Name, ErrOrdinary)
 	}
 	if first == nil {

@@ -224,6 +224,9 @@ func (j *Job) openRemembered(r *record, g *Guest) error {
 		return err
 	}
 	defer blobs.close()
+	if len(r.Layers) == 0 || j.File != nil && len(r.Layers) != 1 {
+		return fmt.Errorf("it has %d layers", len(r.Layers))
+	}
 	for i, known := range r.Layers {
 		if j.File == nil {
 			f, err := blobs.openSame(known.Digest, known.Blob)

@@ -33,7 +33,7 @@ func (e Engine) Key(options []string) (string, error) {
 func artifactID(key string, layers []Layer, index int) string {
 	parts := []string{key, strconv.Itoa(index)}
 	for _, l := range layers {
-		parts = append(parts, string(l.Digest))
+		parts = append(parts, l.MediaType, string(l.Digest))
 	}
 	return sum(parts...)
 }

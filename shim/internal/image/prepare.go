@@ -366,10 +366,17 @@ func (p *preparer) compile(ctx context.Context, g *Guest, names []artifact) {
 	if err == nil || errors.Is(err, compiler.ErrUnsupported) {
 		p.Log.WithFields(log.Fields{"image": p.imageName(), "took": took.Round(time.Millisecond), "bytes": size}).Infof("compiled %s", names[0].source)
 	}
+	left := ctx.Err() != nil || p.abandoned != nil && p.abandoned()
 	switch {
 	case errors.Is(err, compiler.ErrUnsupported):
 		made = make([]*os.File, len(names))
-	case errors.Is(err, compiler.ErrKilled), ctx.Err() != nil, p.abandoned != nil && p.abandoned():
+	case err != nil && left && took > p.Limits.Time/4:
+		// Whoever starts containers has less patience than a compiler may take time,
+		// and would have none the next time, either.
+		p.notCompiled(fmt.Errorf("nobody waited for the compiler any more after %s", took.Round(time.Second)), failedFor)
+		p.putFailure(failures)
+		return
+	case errors.Is(err, compiler.ErrKilled), err != nil && left:
 		p.notCompiled(err, 0) // by somebody: the next one may be luckier
 		return
 	case err != nil:
@@ -377,11 +384,14 @@ func (p *preparer) compile(ctx context.Context, g *Guest, names []artifact) {
 		p.putFailure(failures)
 		return
 	}
+	// What is made is not thrown away.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaseTime)
+	defer cancel()
 	for i, f := range made {
 		if err := p.store(ctx, names[i], f, i, g); err != nil {
 			p.Log.WithError(err).Warnf("the artifact of %s is not kept", names[i].source)
 			p.known.NotCompiled = later(err, 0)
-			if !errdefs.IsUnavailable(err) && ctx.Err() == nil {
+			if !errdefs.IsUnavailable(err) {
 				p.known.NotCompiled = later(err, notKeptFor)
 				p.putFailure(failures)
 			}

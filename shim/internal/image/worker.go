@@ -132,8 +132,11 @@ func receive(socket *os.File) (*Guest, error) {
 			if m.None {
 				return g, &remoteError{m.Error, ErrOrdinary}
 			}
-			if m.Failed {
+			if m.Failed && m.Code != codes.OK {
 				return g, errgrpc.ToNative(status.Error(m.Code, m.Error))
+			}
+			if m.Failed || len(g.Layers) == 0 {
+				return g, fmt.Errorf("%w: it sent no layers, and no error", errWorkerDied)
 			}
 			g.Kind = m.Kind
 			return g, nil
@@ -250,6 +253,12 @@ func perform(ctx context.Context) (*Guest, error) {
 	if o.HasFile {
 		o.Job.File = os.NewFile(fdFile, "guest")
 	}
+	defer func() {
+		if o.Job.abandoned() { // its lock is nobody's any more
+			unix.Close(fdLock)
+			Sweep(o.Job.Address, o.Job.Namespace)
+		}
+	}()
 	return Prepare(ctx, o.Job)
 }
 

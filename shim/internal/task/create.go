@@ -50,6 +50,7 @@ func (s *Service) create(_ context.Context, r *api.CreateTaskRequest) (_ *api.Cr
 		if retErr != nil {
 			t.state = gone
 			s.drop(r.ID)
+			s.stopIfForgotten(r.Bundle)
 		}
 	}()
 	if err := s.build(t, r); err != nil {

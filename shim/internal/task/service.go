@@ -197,6 +197,18 @@ func (s *Service) StopIfUnused() {
 	}
 }
 
+// stopIfForgotten ends a daemon without containers whose containerd was killed and
+// started again while a container was created: it has removed the bundle then, and
+// does not know of the daemon.
+func (s *Service) stopIfForgotten(bundle string) {
+	if _, err := os.Stat(bundle); !errors.Is(err, os.ErrNotExist) {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stopIfEmpty()
+}
+
 func (s *Service) stopIfEmpty() {
 	if len(s.tasks) == 0 && !s.stopping {
 		s.stopping = true

@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package harness
+
+import (
+	"archive/tar"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// Registry serves archives on this machine's loopback, over plain HTTP and for
+// reading alone.
+type Registry struct {
+	*httptest.Server
+	blobs map[string][]byte // by digest; manifests by REPOSITORY:TAG, too
+}
+
+// NewRegistry starts a registry of what Archive and ImageTar have made. The
+// caller closes it.
+func NewRegistry(archives ...[]byte) (*Registry, error) {
+	r := &Registry{blobs: map[string][]byte{}}
+	for _, archive := range archives {
+		if err := r.add(archive); err != nil {
+			return nil, fmt.Errorf("read archive: %w", err)
+		}
+	}
+	mux := http.NewServeMux() // GET is HEAD, too
+	mux.HandleFunc("GET /v2/{$}", func(http.ResponseWriter, *http.Request) {})
+	mux.HandleFunc("GET /v2/{repository}/manifests/{reference}", func(w http.ResponseWriter, req *http.Request) {
+		reference := req.PathValue("reference")
+		if !strings.Contains(reference, ":") {
+			reference = req.PathValue("repository") + ":" + reference
+		}
+		var manifest struct{ MediaType string }
+		_ = json.Unmarshal(r.blobs[reference], &manifest)
+		r.serve(w, req, reference, manifest.MediaType)
+	})
+	mux.HandleFunc("GET /v2/{repository}/blobs/{digest}", func(w http.ResponseWriter, req *http.Request) {
+		r.serve(w, req, req.PathValue("digest"), "application/octet-stream")
+	})
+	r.Server = httptest.NewServer(mux)
+	return r, nil
+}
+
+// Ref is what an image is called here that Archive was told the name of.
+func (r *Registry) Ref(name string) string {
+	return strings.TrimPrefix(r.URL, "http://") + "/" + withoutHost(name)
+}
+
+func withoutHost(name string) string { return name[strings.Index(name, "/")+1:] }
+
+func (r *Registry) add(archive []byte) error {
+	var index ocispec.Index
+	for files := tar.NewReader(bytes.NewReader(archive)); ; {
+		header, err := files.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		data, err := io.ReadAll(files)
+		if err != nil {
+			return err
+		}
+		r.blobs[digest.FromBytes(data).String()] = data
+		if header.Name == "index.json" {
+			if err := json.Unmarshal(data, &index); err != nil {
+				return err
+			}
+		}
+	}
+	for _, m := range index.Manifests {
+		r.blobs[withoutHost(m.Annotations[ocispec.AnnotationRefName])] = r.blobs[m.Digest.String()]
+	}
+	return nil
+}
+
+func (r *Registry) serve(w http.ResponseWriter, req *http.Request, name, mediaType string) {
+	data, ok := r.blobs[name]
+	if !ok {
+		http.NotFound(w, req)
+		return
+	}
+	w.Header().Set("Content-Type", mediaType)
+	w.Header().Set("Docker-Content-Digest", digest.FromBytes(data).String())
+	http.ServeContent(w, req, "", time.Time{}, bytes.NewReader(data)) // its length, and parts
+}
