@@ -18,9 +18,9 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/opencontainers/runtime-spec/specs-go"
-	"golang.org/x/sys/unix"
 
 	"github.com/libwasmshim/libwasmshim/shim/internal/container"
+	"github.com/libwasmshim/libwasmshim/shim/internal/memfile"
 	"github.com/libwasmshim/libwasmshim/shim/internal/stage"
 	"github.com/libwasmshim/libwasmshim/shim/internal/status"
 )
@@ -80,7 +80,7 @@ func Run(ctx context.Context, job Job) (_ []*os.File, retErr error) {
 		}
 	}()
 	for i := range artifacts {
-		f, err := memoryFile()
+		f, err := memfile.New("artifact")
 		if err != nil {
 			return nil, err
 		}
@@ -269,14 +269,6 @@ const MaxArtifact = 1 << 30
 // maxThreads is how many CPUs' worth of time a compiler can use up in its time.
 const maxThreads = 16
 
-func memoryFile() (*os.File, error) {
-	fd, err := unix.MemfdCreate("artifact", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
-	if err != nil {
-		return nil, os.NewSyscallError("memfd_create", err)
-	}
-	return os.NewFile(uintptr(fd), "artifact"), nil
-}
-
 // seal makes the artifacts unchangeable and drops the empty ones.
 func seal(artifacts []*os.File) ([]*os.File, error) {
 	for i, f := range artifacts {
@@ -289,9 +281,8 @@ func seal(artifacts []*os.File) ([]*os.File, error) {
 			artifacts[i] = nil
 			continue
 		}
-		const seals = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE
-		if _, err := unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, seals); err != nil {
-			return nil, os.NewSyscallError("seal artifact", err)
+		if err := memfile.Seal(f); err != nil {
+			return nil, err
 		}
 	}
 	return artifacts, nil

@@ -16,6 +16,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
+
+	"github.com/libwasmshim/libwasmshim/shim/internal/memfile"
 )
 
 // blobs are the files of a content store that is a local directory, seen through
@@ -147,11 +149,10 @@ func digestOf(f *os.File, algorithm digest.Algorithm) (digest.Digest, error) {
 
 // sealedCopy reads everything into a memory file that nobody can change.
 func sealedCopy(name string, r io.Reader) (_ *os.File, _ digest.Digest, retErr error) {
-	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	f, err := memfile.New(name)
 	if err != nil {
-		return nil, "", os.NewSyscallError("memfd_create", err)
+		return nil, "", err
 	}
-	f := os.NewFile(uintptr(fd), name)
 	defer func() {
 		if retErr != nil {
 			f.Close()
@@ -161,9 +162,8 @@ func sealedCopy(name string, r io.Reader) (_ *os.File, _ digest.Digest, retErr e
 	if err := transfer(io.MultiWriter(f, d.Hash()), r); err != nil {
 		return nil, "", err
 	}
-	const seals = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE
-	if _, err := unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, seals); err != nil {
-		return nil, "", os.NewSyscallError("seal memory file", err)
+	if err := memfile.Seal(f); err != nil {
+		return nil, "", err
 	}
 	return f, d.Digest(), nil
 }

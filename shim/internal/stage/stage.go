@@ -15,7 +15,7 @@ import (
 	"os"
 	"strings"
 
-	"golang.org/x/sys/unix"
+	"github.com/libwasmshim/libwasmshim/shim/internal/memfile"
 )
 
 const (
@@ -184,11 +184,10 @@ func (c *Context) File() (_ *os.File, retErr error) {
 	if err != nil {
 		return nil, err
 	}
-	fd, err := unix.MemfdCreate("wasmshim-context", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	f, err := memfile.New("wasmshim-context")
 	if err != nil {
-		return nil, os.NewSyscallError("memfd_create", err)
+		return nil, err
 	}
-	f := os.NewFile(uintptr(fd), "wasmshim-context")
 	defer func() {
 		if retErr != nil {
 			f.Close()
@@ -197,9 +196,8 @@ func (c *Context) File() (_ *os.File, retErr error) {
 	if _, err := f.Write(b); err != nil {
 		return nil, err
 	}
-	const seals = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE
-	if _, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, seals); err != nil {
-		return nil, os.NewSyscallError("seal context", err)
+	if err := memfile.Seal(f); err != nil {
+		return nil, err
 	}
 	return f, nil
 }
