@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -246,6 +247,38 @@ func TestImageImpatience(t *testing.T) {
 	require.Equal(t, layerLine(module, "original"), tt.out(c))
 	require.Contains(t, tt.LogTail(20), "nobody waited for the compiler any more after ")
 	require.Zero(t, tt.compilations(module))
+}
+
+// A create that is given up while it waits for a compiler leaves nothing.
+func TestImageGivenUp(t *testing.T) {
+	tt := newImageTest(t)
+	for kind, imageOf := range map[string]func([]byte) client.Image{"layers": tt.layered, "file": tt.plain} {
+		for how, giveUp := range map[string]func(context.Context) (context.Context, context.CancelFunc){
+			"deadline": func(ctx context.Context) (context.Context, context.CancelFunc) {
+				return context.WithTimeout(ctx, time.Second)
+			},
+			"cancel": func(ctx context.Context) (context.Context, context.CancelFunc) {
+				ctx, cancel := context.WithCancel(ctx)
+				time.AfterFunc(time.Second, cancel)
+				return ctx, cancel
+			},
+		} {
+			t.Run(how+"/"+kind, func(t *testing.T) {
+				module := fresh(t)
+				image := imageOf(module)
+				container, err := tt.NewContainer(tt.Ctx, harness.Config{Runtime: tt.shim, Image: image, RuntimeOptions: body("[engine]\ncompile = 'hang'")})
+				require.NoError(t, err)
+				ctx, cancel := giveUp(tt.Ctx)
+				defer cancel()
+				_, err = container.NewTask(ctx, nullIO)
+				require.Error(t, err)
+				require.Error(t, ctx.Err(), "%v", err)
+				require.NoError(t, container.Delete(tt.Ctx, client.WithSnapshotCleanup))
+				tt.RequireNothingLeft()
+				require.Contains(t, tt.out(harness.Config{Image: image}), "compiled")
+			})
+		}
+	}
 }
 
 // compilersDaemon is the shim whose worker compiles.

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/log"
@@ -61,6 +62,9 @@ type layerMessage struct {
 
 const maxMessageSize = 64 << 10
 
+// workerPatience is how long a worker may take to end that nobody needs any more.
+const workerPatience = 10 * time.Second
+
 var errWorkerDied = errors.New("the process that looks for the guest's code has died")
 
 // work has another process do a job. Should that die by somebody's hand, a second
@@ -97,14 +101,17 @@ func (f *Finder) workOnce(ctx context.Context, j *Job, l *lock) (_ *Guest, retEr
 	if j.File != nil {
 		cmd.ExtraFiles = append(cmd.ExtraFiles, j.File)
 	}
+	// It is told to end, and has time to clean up.
+	cmd.Cancel = func() error { return unix.Shutdown(fds[0], unix.SHUT_RDWR) }
+	cmd.WaitDelay = workerPatience
 	err = cmd.Start()
 	its.Close()
 	if err != nil {
 		return nil, fmt.Errorf("start the process that looks for the guest's code: %w", err)
 	}
 	g, err := receive(mine)
-	// Its end of the socket is closed, or it sends what nobody understands.
-	mine.Close()
+	// It has closed its end, or it sends what nobody understands.
+	_ = unix.Shutdown(fds[0], unix.SHUT_RDWR)
 	if werr := cmd.Wait(); werr != nil && err == nil {
 		err = fmt.Errorf("%w: %w", errWorkerDied, werr)
 	} else if errors.Is(err, errWorkerDied) {

@@ -40,20 +40,23 @@ const podAnnotation = "io.kubernetes.cri.sandbox-id"
 // initPidFile is where tools look for a container's pid.
 const initPidFile = "init.pid"
 
-func (s *Service) create(_ context.Context, r *api.CreateTaskRequest) (_ *api.CreateTaskResponse, retErr error) {
-	t, err := s.reserve(r.ID)
+func (s *Service) create(ctx context.Context, r *api.CreateTaskRequest) (_ *api.CreateTaskResponse, retErr error) {
+	t, ctx, err := s.reserve(ctx, r.ID)
 	if err != nil {
 		return nil, err
 	}
+	t.mu.Lock()
 	defer t.mu.Unlock()
 	defer func() {
 		if retErr != nil {
 			t.state = gone
-			s.drop(r.ID)
+		}
+		s.settle(t)
+		if retErr != nil {
 			s.stopIfForgotten(r.Bundle)
 		}
 	}()
-	if err := s.build(t, r); err != nil {
+	if err := s.build(ctx, t, r); err != nil {
 		t.log.WithError(err).Error("create container")
 		return nil, fmt.Errorf("create container %s: %w", r.ID, err)
 	}
@@ -68,7 +71,7 @@ func (s *Service) create(_ context.Context, r *api.CreateTaskRequest) (_ *api.Cr
 
 // build makes the container and fills in the task. On error nothing of it is
 // left.
-func (s *Service) build(t *task, r *api.CreateTaskRequest) (retErr error) {
+func (s *Service) build(ctx context.Context, t *task, r *api.CreateTaskRequest) (retErr error) {
 	if r.Terminal {
 		return fmt.Errorf("a terminal was asked for, which this shim does not support yet; run without -t: %w", errdefs.ErrNotImplemented)
 	}
@@ -119,7 +122,7 @@ func (s *Service) build(t *task, r *api.CreateTaskRequest) (retErr error) {
 		ID: r.ID, Bundle: r.Bundle, Args: spec.Process.Args, Options: options.List(engineOptions), KeyOptions: options.KeyList(engineOptions, s.Options),
 		LogLevel: status.Level(t.log, opts.LogLevel), Limits: compileLimits(opts), Log: t.log,
 	}
-	entry, guest, err := s.findGuest(want, spec, r, rootfs.path)
+	entry, guest, err := s.findGuest(ctx, want, spec, r, rootfs.path)
 	if err != nil {
 		return err
 	}
@@ -130,14 +133,14 @@ func (s *Service) build(t *task, r *api.CreateTaskRequest) (retErr error) {
 		Stdin: io.in, Stdout: io.out, Stderr: io.err,
 	}
 	if entry.Kind != entrypoint.Native {
-		ctx := s.context(r.ID, spec, entry, engineOptions)
-		spec, ctx.Hidden, ctx.MustHide = guestProc(spec, opts.GuestProc)
-		ctx.LogLevel = want.LogLevel
+		sc := s.context(r.ID, spec, entry, engineOptions)
+		spec, sc.Hidden, sc.MustHide = guestProc(spec, opts.GuestProc)
+		sc.LogLevel = want.LogLevel
 		var files []*os.File
 		if guest != nil {
-			ctx.Layers, files = guest.Stage()
+			sc.Layers, files = guest.Stage()
 		}
-		handed, said, err := s.asRunner(&p, ctx, files, r.Bundle, t.log)
+		handed, said, err := s.asRunner(&p, sc, files, r.Bundle, t.log)
 		if err != nil {
 			return err
 		}

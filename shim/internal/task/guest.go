@@ -3,6 +3,7 @@
 package task
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -20,11 +21,11 @@ import (
 // findGuest finds what a container runs: the file that its entrypoint names, or,
 // where there is no such file, the layers of its image. The guest is nil for a
 // native program, and for a file that is run as it is.
-func (s *Service) findGuest(want image.Request, spec *specs.Spec, r *api.CreateTaskRequest, rootfs string) (entrypoint.Entry, *image.Guest, error) {
+func (s *Service) findGuest(ctx context.Context, want image.Request, spec *specs.Spec, r *api.CreateTaskRequest, rootfs string) (entrypoint.Entry, *image.Guest, error) {
 	entry, err := entrypoint.Resolve(spec, r.Bundle, rootfs, s.Engine.Name, s.Engine.Kinds)
 	switch {
 	case errdefs.IsNotFound(err), errors.Is(err, entrypoint.ErrDirectory):
-		return s.findLayers(want, spec.Process.Args[0], err)
+		return s.findLayers(ctx, want, spec.Process.Args[0], err)
 	case err != nil, entry.File == nil:
 		return entry, nil, err
 	}
@@ -34,13 +35,22 @@ func (s *Service) findGuest(want image.Request, spec *specs.Spec, r *api.CreateT
 	if entry.InRoot == "" || entry.Kind == entrypoint.Other {
 		return entry, nil, nil
 	}
-	return entry, s.code.File(s.ctx, want, entry.File, entry.InRoot, entry.Kind, mounts(r)), nil
+	guest := s.code.File(ctx, want, entry.File, entry.InRoot, entry.Kind, mounts(r))
+	if ctx.Err() != nil {
+		guest.Close()
+		return entrypoint.Entry{}, nil, ctx.Err()
+	}
+	return entry, guest, nil
 }
 
 // findLayers finds the layers of an image whose root file system does not have
 // the entrypoint, as noFile says.
-func (s *Service) findLayers(want image.Request, arg string, noFile error) (entrypoint.Entry, *image.Guest, error) {
-	guest, err := s.code.Layers(s.ctx, want)
+func (s *Service) findLayers(ctx context.Context, want image.Request, arg string, noFile error) (entrypoint.Entry, *image.Guest, error) {
+	guest, err := s.code.Layers(ctx, want)
+	if ctx.Err() != nil {
+		guest.Close()
+		return entrypoint.Entry{}, nil, ctx.Err()
+	}
 	if errors.Is(err, image.ErrOrdinary) {
 		return entrypoint.Entry{}, nil, noFile
 	}

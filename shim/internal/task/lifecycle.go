@@ -91,7 +91,12 @@ func isFault(sig syscall.Signal) bool {
 	return false
 }
 
-func (s *Service) delete(_ context.Context, r *api.DeleteRequest) (*api.DeleteResponse, error) {
+func (s *Service) delete(ctx context.Context, r *api.DeleteRequest) (*api.DeleteResponse, error) {
+	if r.ExecID == "" {
+		if err := s.endCreation(ctx, r.ID); err != nil {
+			return nil, err
+		}
+	}
 	t, err := s.get(r.ID, r.ExecID)
 	if err != nil {
 		return nil, err

@@ -119,25 +119,55 @@ func unimplemented[Req any](s *Service, what string) ttrpc.Method {
 	})
 }
 
-// reserve enters a new task, locked, which its creator unlocks when it is
-// ready for other calls.
-func (s *Service) reserve(id string) (*task, error) {
+// reserve enters a new task, which does not exist for other calls until its
+// creator has called settle. The context is for what the creation waits for: it
+// ends with the request, and with a delete.
+func (s *Service) reserve(request context.Context, id string) (*task, context.Context, error) {
 	if !container.ValidID(id) {
-		return nil, fmt.Errorf("container id %q is not a name: %w", id, errdefs.ErrInvalidArgument)
+		return nil, nil, fmt.Errorf("container id %q is not a name: %w", id, errdefs.ErrInvalidArgument)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.stopping {
-		return nil, fmt.Errorf("shim is shutting down: %w", errdefs.ErrUnavailable)
+		return nil, nil, fmt.Errorf("shim is shutting down: %w", errdefs.ErrUnavailable)
 	}
 	if _, ok := s.tasks[id]; ok {
-		return nil, fmt.Errorf("container %s exists in this shim already: %w", id, errdefs.ErrAlreadyExists)
+		return nil, nil, fmt.Errorf("container %s exists in this shim already: %w", id, errdefs.ErrAlreadyExists)
 	}
-	t := &task{id: id, exited: make(chan struct{}), log: log.G(s.ctx).WithField("instance", id)}
-	t.mu.Lock()
+	t := &task{id: id, exited: make(chan struct{}), made: make(chan struct{}), log: log.G(s.ctx).WithField("instance", id)}
+	ctx, cancel := context.WithCancel(s.ctx)
+	stop := context.AfterFunc(request, cancel)
+	t.abort = func() { stop(); cancel() }
 	s.tasks[id] = t
 	s.used = true
-	return t, nil
+	return t, ctx, nil
+}
+
+// settle ends a creation: the task is there now, or is gone.
+func (s *Service) settle(t *task) {
+	t.abort()
+	if t.state == gone {
+		s.drop(t.id)
+	}
+	close(t.made)
+}
+
+// endCreation ends a creation that is under way, if there is one: containerd has
+// given it up.
+func (s *Service) endCreation(ctx context.Context, id string) error {
+	s.mu.Lock()
+	t := s.tasks[id]
+	s.mu.Unlock()
+	if t == nil {
+		return nil
+	}
+	t.abort()
+	select {
+	case <-t.made:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wait for the end of the creation of container %s: %w", id, ctx.Err())
+	}
 }
 
 func (s *Service) drop(id string) {
@@ -152,6 +182,9 @@ func (s *Service) get(id, execID string) (*task, error) {
 	s.mu.Lock()
 	t := s.tasks[id]
 	s.mu.Unlock()
+	if t != nil && !t.isMade() {
+		return nil, fmt.Errorf("container %s is still being created: %w", id, errdefs.ErrNotFound)
+	}
 	if t != nil {
 		t.mu.Lock()
 		if t.state == gone {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"testing"
+	"time"
 
 	api "github.com/containerd/containerd/api/runtime/task/v2"
 	"github.com/containerd/errdefs"
@@ -43,27 +44,43 @@ func TestMethodCodes(t *testing.T) {
 func TestReserve(t *testing.T) {
 	s := New(context.Background(), Config{})
 	for _, id := range []string{"", ".", "..", "a/b", "/"} {
-		_, err := s.reserve(id)
+		_, _, err := s.reserve(t.Context(), id)
 		require.True(t, errdefs.IsInvalidArgument(err), "%q: %v", id, err)
 	}
-	first, err := s.reserve("one")
+	first, ctx, err := s.reserve(t.Context(), "one")
 	require.NoError(t, err)
-	_, err = s.reserve("one")
+	_, _, err = s.reserve(t.Context(), "one")
 	require.True(t, errdefs.IsAlreadyExists(err))
 
-	// Whoever asks while the container is being created waits, and learns that
-	// it came to nothing.
+	// For others it is not there while it is being created.
+	_, err = s.get("one", "")
+	require.True(t, errdefs.IsNotFound(err))
+	require.ErrorContains(t, err, "is still being created")
+
+	// A delete ends the creation, and waits for that.
+	brief, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+	defer cancel()
+	require.ErrorIs(t, s.endCreation(brief, "one"), context.DeadlineExceeded)
+	require.Error(t, ctx.Err())
 	done := make(chan error)
-	go func() {
-		_, err := s.get("one", "")
-		done <- err
-	}()
+	go func() { done <- s.endCreation(t.Context(), "one") }()
 	first.state = gone
-	s.drop("one")
-	first.mu.Unlock()
-	require.True(t, errdefs.IsNotFound(<-done))
-	_, err = s.reserve("one")
+	s.settle(first)
+	require.NoError(t, <-done)
+	require.NoError(t, s.endCreation(t.Context(), "one"), "there is none")
+
+	// So does the end of the request.
+	request, cancel := context.WithCancel(t.Context())
+	second, ctx, err := s.reserve(request, "one")
 	require.NoError(t, err)
+	require.NoError(t, ctx.Err())
+	cancel()
+	<-ctx.Done()
+	second.state = created
+	s.settle(second)
+	made, err := s.get("one", "")
+	require.NoError(t, err)
+	made.mu.Unlock()
 }
 
 func TestStopIfUnused(t *testing.T) {
@@ -72,11 +89,11 @@ func TestStopIfUnused(t *testing.T) {
 	s.StopIfUnused()
 	s.StopIfUnused()
 	require.Equal(t, 1, stopped)
-	_, err := s.reserve("late")
+	_, _, err := s.reserve(t.Context(), "late")
 	require.True(t, errdefs.IsUnavailable(err))
 
 	s = New(context.Background(), Config{Shutdown: func() { stopped++ }})
-	_, err = s.reserve("one")
+	_, _, err = s.reserve(t.Context(), "one")
 	require.NoError(t, err)
 	s.drop("one")
 	s.StopIfUnused()

@@ -3,6 +3,7 @@
 package task
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"sync"
@@ -52,6 +53,9 @@ type task struct {
 	id     string
 	exited chan struct{} // closed once exit is set and recorded
 
+	made  chan struct{}      // closed once the create has come to its end, whichever
+	abort context.CancelFunc // ends the wait for the guest's code
+
 	mu     sync.Mutex
 	state  state                // guarded by mu
 	c      *container.Container // set when created, then constant
@@ -77,6 +81,16 @@ func (t *task) may(next state, verb string) error {
 		return nil
 	}
 	return fmt.Errorf("cannot %s container %s: it is %s: %w", verb, t.id, t.state, errdefs.ErrFailedPrecondition)
+}
+
+// isMade says whether the create has come to its end.
+func (t *task) isMade() bool {
+	select {
+	case <-t.made:
+		return true
+	default:
+		return false
+	}
 }
 
 // exitTime is when the init exited, zero if it has not.
