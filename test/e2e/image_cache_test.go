@@ -72,7 +72,28 @@ func TestImage2Misbehaving(t *testing.T) {
 		c := harness.Config{Image: tt.layered(module), RuntimeOptions: body("compile_timeout = '0s'")}
 		require.Equal(t, layerLine(module, "original"), tt.out(c))
 		require.Zero(t, tt.compilations(module))
+		c.RuntimeOptions = nil
+		require.Equal(t, layerLine(module, "compiled"), tt.out(c), "and on again")
 	})
+	t.Run("other limits", func(t *testing.T) {
+		module := fresh(t)
+		c := harness.Config{Image: tt.layered(module), RuntimeOptions: body("compile_timeout = '700ms'\n[engine]\ncompile = 'slow'")}
+		require.Equal(t, layerLine(module, "original"), tt.out(c))
+		c.RuntimeOptions = slow
+		require.Equal(t, layerLine(module, "compiled"), tt.out(c), "what failed is tried again")
+	})
+}
+
+// Artifacts of a binary that nobody can tell from another one are not kept.
+func TestImage2NoBuildID(t *testing.T) {
+	tt := newImageTest(t)
+	shim, err := buildCachier("cachier-without-id", "LDFLAGS=-Wl,--build-id=none")
+	require.NoError(t, err)
+	module := fresh(t)
+	require.Equal(t, layerLine(module, "original"), tt.out(harness.Config{Runtime: shim, Image: tt.layered(module)}))
+	require.Contains(t, tt.LogTail(10), `msg="nothing is compiled ahead" error="this binary has no build id, so that nobody could tell its artifacts from another one's: link it with -Wl,--build-id"`)
+	require.Equal(t, fileLine(module, "original"), tt.out(harness.Config{Runtime: shim, Image: tt.plain(module)}))
+	require.Zero(t, tt.compilations(module))
 }
 
 // One layer in several images, and in several daemons, is compiled once; also

@@ -80,10 +80,7 @@ type Request struct {
 // Layers returns the guest that a container's image has as layers. ErrNotFound
 // says that it has none that the engine takes, or that there is no image.
 func (f *Finder) Layers(ctx context.Context, r Request) (*Guest, error) {
-	j, err := f.job(r)
-	if err != nil {
-		return nil, err
-	}
+	j := f.job(r)
 	image, err := f.image(ctx, r.ID)
 	if err != nil {
 		return nil, err
@@ -128,15 +125,12 @@ func (f *Finder) ask(ctx context.Context, id string) (_ Image, retErr error) {
 // its artifact; nil if there is none. path is free of symbolic links. What keeps
 // it from being compiled is logged. The file stays the caller's.
 func (f *Finder) File(ctx context.Context, r Request, file *os.File, path string, kind entrypoint.Kind, rootfs []mount.Mount) *Guest {
-	if !f.Engine.Compiles || r.Limits.Time == 0 {
+	j := f.job(r)
+	if !j.compiles() {
 		return nil
 	}
-	j, err := f.job(r)
-	if err == nil {
-		j.File, j.Kind = file, kind
-		j.Stamp, err = stampBelow(file, path, rootfs)
-	}
 	var g *Guest
+	err := j.SetFile(file, path, kind, rootfs)
 	if err == nil {
 		g, err = f.find(ctx, j)
 	}
@@ -151,15 +145,20 @@ func (f *Finder) File(ctx context.Context, r Request, file *os.File, path string
 	return g
 }
 
-func (f *Finder) job(r Request) (*Job, error) {
+// job is the work that a request makes. Without a key nothing can be kept, and so
+// nothing is compiled.
+func (f *Finder) job(r Request) *Job {
 	key, err := f.Engine.Key(r.KeyOptions)
 	if err != nil {
-		return nil, err
+		if f.Engine.Compiles && r.Limits.Time > 0 {
+			r.Log.WithError(err).Warn("nothing is compiled ahead")
+		}
+		r.Limits.Time = 0
 	}
 	return &Job{
 		Address: f.Address, Namespace: f.Namespace, Engine: f.Engine, Key: key,
 		Options: r.Options, LogLevel: r.LogLevel, Limits: r.Limits, ID: r.ID, Dir: r.Bundle, Log: r.Log,
-	}, nil
+	}
 }
 
 // find looks at what is known, and has it found out otherwise. Of many daemons
@@ -190,7 +189,7 @@ func (f *Finder) find(ctx context.Context, j *Job) (g *Guest, _ error) {
 
 // remembered opens a guest as a record has it; nil if anything of it has changed.
 func (j *Job) remembered(r *record) (_ *Guest) {
-	if r == nil || len(r.Refused) > 0 || r.NotCompiled != nil && !r.NotCompiled.holds() {
+	if r == nil || len(r.Refused) > 0 || r.NotCompiled != nil && !r.NotCompiled.holds(j.Limits) {
 		return nil
 	}
 	g := &Guest{Kind: r.Kind}
@@ -264,7 +263,7 @@ func (f *Finder) Refuse(r Request, g *Guest, index int) {
 	case now.Remade:
 		// Another one would be the same.
 		known.remove(g.record)
-		now.NotCompiled = later(errors.New("the engine does not load what it has compiled"), failedFor)
+		now.NotCompiled = later(errors.New("the engine does not load what it has compiled"), failedFor, r.Limits)
 		now.Layers[index].Artifact, now.Layers[index].Compiled = "", stamp{}
 	default:
 		now.Refused = append(now.Refused, d)

@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/libwasmshim/libwasmshim/shim/internal/compiler"
 	"github.com/libwasmshim/libwasmshim/shim/internal/entrypoint"
 )
 
@@ -277,11 +278,11 @@ func TestRemembered(t *testing.T) {
 		"layers":                 {false, func(*record) {}, []string{"one", "compiled one", "two", ""}},
 		"file":                   {true, func(r *record) { r.Layers = r.Layers[:1] }, []string{"file", "compiled one"}},
 		"no record":              {false, nil, nil},
-		"not compiled":           {false, func(r *record) { r.NotCompiled = later(unix.EIO, time.Hour) }, []string{"one", "compiled one", "two", ""}},
-		"not compiled, before":   {false, func(r *record) { r.NotCompiled = later(unix.EIO, -time.Hour) }, nil},
+		"not compiled":           {false, func(r *record) { r.NotCompiled = later(unix.EIO, time.Hour, compiler.Limits{}) }, []string{"one", "compiled one", "two", ""}},
+		"not compiled, before":   {false, func(r *record) { r.NotCompiled = later(unix.EIO, -time.Hour, compiler.Limits{}) }, nil},
 		"refused":                {false, func(r *record) { r.Refused = []digest.Digest{r.Layers[0].Artifact} }, nil},
 		"remade":                 {false, func(r *record) { r.Remade = true }, []string{"one", "compiled one", "two", ""}},
-		"file of no image":       {true, func(r *record) { *r = record{NotCompiled: later(unix.EIO, time.Hour)} }, []string{"file", ""}},
+		"file of no image":       {true, func(r *record) { *r = record{NotCompiled: later(unix.EIO, time.Hour, compiler.Limits{})} }, []string{"file", ""}},
 		"layers in no directory": {false, func(r *record) { r.Root = "" }, nil},
 		"other directory":        {false, func(r *record) { r.Root = file }, nil},
 		"layer changed":          {false, func(r *record) { r.Layers[1].Blob.Changed++ }, nil},

@@ -64,8 +64,14 @@ func (j *Job) record() string {
 	if j.Stamp != (stamp{}) {
 		return sum("file", j.Key, j.Stamp.String())
 	}
+	if !j.compiles() {
+		return sum("image, not compiled", string(j.Image.Target.Digest))
+	}
 	return sum("image", j.Key, string(j.Image.Target.Digest))
 }
+
+// compiles says whether the engine is to compile anything ahead.
+func (j *Job) compiles() bool { return j.Engine.Compiles && j.Limits.Time > 0 }
 
 func (j *Job) progress(what string, size int64) {
 	if j.Progress != nil {
@@ -239,12 +245,12 @@ func (p *preparer) verify(f *os.File, d digest.Digest, what string) error {
 // notCompiled says why there are no artifacts, in the log and for later starts.
 func (p *preparer) notCompiled(why error, within time.Duration) {
 	p.Log.WithError(why).Warn("the guest's original is run, without an artifact")
-	p.known.NotCompiled = later(why, within)
+	p.known.NotCompiled = later(why, within, p.Limits)
 }
 
 // artifacts gives the guest its artifacts, if there can be any.
 func (p *preparer) artifacts(ctx context.Context, g *Guest, holders []digest.Digest) {
-	if !p.Engine.Compiles || p.Limits.Time == 0 {
+	if !p.compiles() {
 		return
 	}
 	names := make([]artifact, len(g.Layers))
@@ -343,7 +349,7 @@ func (p *preparer) openArtifact(ctx context.Context, d digest.Digest, i int) (_ 
 // compile has the engine compile the guest's layers, and stores what it makes.
 func (p *preparer) compile(ctx context.Context, g *Guest, names []artifact) {
 	failures := sum("failed", names[0].id)
-	if r := p.records.get(failures); !p.Retry && r != nil && r.NotCompiled.holds() {
+	if r := p.records.get(failures); !p.Retry && r != nil && r.NotCompiled.holds(p.Limits) {
 		p.known.NotCompiled = r.NotCompiled
 		p.Log.Warnf("the guest's original is run, because compiling it has failed before and is not tried again until %s: %s",
 			r.NotCompiled.Until.Format(time.RFC3339), r.NotCompiled.Cause)
@@ -390,9 +396,9 @@ func (p *preparer) compile(ctx context.Context, g *Guest, names []artifact) {
 	for i, f := range made {
 		if err := p.store(ctx, names[i], f, i, g); err != nil {
 			p.Log.WithError(err).Warnf("the artifact of %s is not kept", names[i].source)
-			p.known.NotCompiled = later(err, 0)
+			p.known.NotCompiled = later(err, 0, p.Limits)
 			if !errdefs.IsUnavailable(err) {
-				p.known.NotCompiled = later(err, notKeptFor)
+				p.known.NotCompiled = later(err, notKeptFor, p.Limits)
 				p.putFailure(failures)
 			}
 		}

@@ -15,6 +15,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
+	"github.com/libwasmshim/libwasmshim/shim/internal/compiler"
 	"github.com/libwasmshim/libwasmshim/shim/internal/entrypoint"
 )
 
@@ -57,15 +58,18 @@ type knownLayer struct {
 
 // failure is why something is not to be tried again for a while.
 type failure struct {
-	Cause string    `json:"cause"`
-	Until time.Time `json:"until"`
+	Cause  string          `json:"cause"`
+	Until  time.Time       `json:"until"`
+	Limits compiler.Limits `json:"limits"` // within others it may not fail
 }
 
-func later(why error, within time.Duration) *failure {
-	return &failure{why.Error(), time.Now().Add(within)}
+func later(why error, within time.Duration, limits compiler.Limits) *failure {
+	return &failure{why.Error(), time.Now().Add(within), limits}
 }
 
-func (f *failure) holds() bool { return f != nil && time.Now().Before(f.Until) }
+func (f *failure) holds(limits compiler.Limits) bool {
+	return f != nil && time.Now().Before(f.Until) && f.Limits == limits
+}
 
 // stamp tells a file from every other, and from itself after any change: the
 // kernel sets Changed, nobody can.

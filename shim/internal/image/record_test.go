@@ -15,6 +15,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/stretchr/testify/require"
 
+	"github.com/libwasmshim/libwasmshim/shim/internal/compiler"
 	"github.com/libwasmshim/libwasmshim/shim/internal/entrypoint"
 )
 
@@ -27,7 +28,7 @@ func full(cause string) record {
 			{MediaType: LayerTypes[0], Digest: digest.FromString("a"), Blob: stamp{1, 2, 3, 4, 5}, Artifact: digest.FromString("b"), Compiled: stamp{6, 7, 8, 9, 1 << 62}},
 			{MediaType: LayerTypes[1], Digest: digest.FromString("c"), Blob: stamp{1 << 63, 2, 3, 4, 5}},
 		},
-		NotCompiled: &failure{cause, time.Now().UTC().Round(0).Add(time.Hour)},
+		NotCompiled: &failure{cause, time.Now().UTC().Round(0).Add(time.Hour), compiler.DefaultLimits},
 		Refused:     []digest.Digest{digest.FromString("d")},
 		Remade:      true,
 	}
@@ -190,12 +191,13 @@ func TestRecordConcurrent(t *testing.T) {
 }
 
 func TestFailure(t *testing.T) {
-	require.False(t, (*failure)(nil).holds())
-	require.False(t, (&failure{}).holds())
-	require.False(t, later(errors.New("why"), 0).holds())
-	require.False(t, later(errors.New("why"), -time.Hour).holds())
-	f := later(errors.New("why"), time.Hour)
-	require.True(t, f.holds())
+	require.False(t, (*failure)(nil).holds(compiler.Limits{}))
+	require.False(t, (&failure{}).holds(compiler.Limits{}))
+	require.False(t, later(errors.New("why"), 0, compiler.Limits{}).holds(compiler.Limits{}))
+	require.False(t, later(errors.New("why"), -time.Hour, compiler.Limits{}).holds(compiler.Limits{}))
+	f := later(errors.New("why"), time.Hour, compiler.Limits{})
+	require.True(t, f.holds(compiler.Limits{}))
+	require.False(t, f.holds(compiler.DefaultLimits), "within other limits it may not fail")
 	require.Equal(t, "why", f.Cause)
 }
 
