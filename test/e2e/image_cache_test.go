@@ -48,7 +48,11 @@ func TestImage2Misbehaving(t *testing.T) {
 			t.Run(verb+"/"+kind, func(t *testing.T) {
 				module := fresh(t)
 				id := harness.FreshID("c")
-				c := harness.Config{ID: id, Image: imageOf(module), RuntimeOptions: body("compile_timeout = '700ms'\ncompile_memory = '64MiB'\nlog_level = 'debug'\n[engine]\ncompile = '" + verb + "'")}
+				timeout := "30s"
+				if verb == "hang" {
+					timeout = "700ms"
+				}
+				c := harness.Config{ID: id, Image: imageOf(module), RuntimeOptions: body("compile_timeout = '" + timeout + "'\ncompile_memory = '64MiB'\nlog_level = 'debug'\n[engine]\ncompile = '" + verb + "'")}
 				require.Contains(t, tt.out(c), fmt.Sprintf(" %d original\n", len(module)))
 				require.Contains(t, strings.Join(logLines(tt.T, id), "\n"), `msg="the guest's original is run, without an artifact" error="`+cause+`"`)
 				c.ID = harness.FreshID("c")
