@@ -105,11 +105,15 @@ func (f *Finder) image(ctx context.Context, id string) (Image, error) {
 		f.expected.answer = nil
 	}
 	f.expected.mu.Unlock()
-	if mine {
-		a := <-answer
-		return a.image, a.err
+	if !mine {
+		return f.ask(ctx, id)
 	}
-	return f.ask(ctx, id)
+	select {
+	case a := <-answer:
+		return a.image, a.err
+	case <-ctx.Done():
+		return Image{}, ctx.Err()
+	}
 }
 
 func (f *Finder) ask(ctx context.Context, id string) (_ Image, retErr error) {

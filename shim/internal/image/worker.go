@@ -63,7 +63,7 @@ type layerMessage struct {
 const maxMessageSize = 64 << 10
 
 // workerPatience is how long a worker may take to end that nobody needs any more.
-const workerPatience = 10 * time.Second
+const workerPatience = time.Minute
 
 var errWorkerDied = errors.New("the process that looks for the guest's code has died")
 
@@ -90,7 +90,6 @@ func (f *Finder) workOnce(ctx context.Context, j *Job, l *lock) (_ *Guest, retEr
 		return nil, os.NewSyscallError("socketpair", err)
 	}
 	mine, its := os.NewFile(uintptr(fds[0]), "worker"), os.NewFile(uintptr(fds[1]), "worker")
-	defer mine.Close()
 	cmd := exec.CommandContext(ctx, "/proc/self/exe", "image-worker")
 	cmd.Args = []string{os.Args[0], "-namespace", j.Namespace, "-address", j.Address, "-id", j.ID, "image"}
 	cmd.Env = []string{WorkerEnv}
@@ -107,12 +106,24 @@ func (f *Finder) workOnce(ctx context.Context, j *Job, l *lock) (_ *Guest, retEr
 	err = cmd.Start()
 	its.Close()
 	if err != nil {
+		mine.Close()
 		return nil, fmt.Errorf("start the process that looks for the guest's code: %w", err)
+	}
+	end := func() error {
+		defer mine.Close()
+		return cmd.Wait()
 	}
 	g, err := receive(mine)
 	// It has closed its end, or it sends what nobody understands.
 	_ = unix.Shutdown(fds[0], unix.SHUT_RDWR)
-	if werr := cmd.Wait(); werr != nil && err == nil {
+	if ctx.Err() != nil {
+		// Its end is not waited for. It may be storing what was made, which takes an
+		// answer of containerd's; and a containerd that starts waits for ours.
+		go func() { _ = end() }()
+		g.Close()
+		return nil, ctx.Err()
+	}
+	if werr := end(); werr != nil && err == nil {
 		err = fmt.Errorf("%w: %w", errWorkerDied, werr)
 	} else if errors.Is(err, errWorkerDied) {
 		err = fmt.Errorf("%w (%s)", err, cmd.ProcessState)
