@@ -529,8 +529,12 @@ func TestCLIPrecompileFails(t *testing.T) {
 			for verb, cause := range map[string]string{
 				"fail": "compiling failed: it does not please me", "hang": "compiling failed: the compiler took longer than 700ms", "memory": "compiling failed: the compiler took more than 64 MiB of memory",
 			} {
+				timeout := "30s"
+				if verb == "hang" {
+					timeout = "700ms"
+				}
 				for range 2 {
-					tt.fails(bad.Name()+": not compiled: "+cause+"\n", "precompile", "--compile-timeout", "700ms", "--compile-memory", "64MiB", "--option", "compile="+verb, bad.Name())
+					tt.fails(bad.Name()+": not compiled: "+cause+"\n", "precompile", "--compile-timeout", timeout, "--compile-memory", "64MiB", "--option", "compile="+verb, bad.Name())
 				}
 			}
 			lines := strings.Split(strings.TrimSpace(tt.fails("not compiled: 1 of 3 images", "precompile", "--json", good.Name(), "x.invalid/nope", good.Name())), "\n")
@@ -548,10 +552,11 @@ func TestCLIPrecompileFails(t *testing.T) {
 			}, found)
 			// What a container has found not to compile is compiled as well.
 			verb := "[engine]\ncompile = 'slow'"
-			require.Contains(t, tt.out(harness.Config{Image: bad, RuntimeOptions: body("compile_timeout = '100ms'\n" + verb)}), "original")
-			require.Contains(t, tt.out(harness.Config{Image: bad, RuntimeOptions: body(verb)}), "original")
+			limited := body("compile_timeout = '100ms'\n" + verb)
+			require.Contains(t, tt.out(harness.Config{Image: bad, RuntimeOptions: limited}), "original")
+			require.Contains(t, tt.out(harness.Config{Image: bad, RuntimeOptions: limited}), "original")
 			require.Contains(t, tt.okay(tt.shim, "precompile", "--option", "compile=slow", bad.Name()), "compiled in")
-			require.Contains(t, tt.out(harness.Config{Image: bad, RuntimeOptions: body(verb)}), "compiled")
+			require.Contains(t, tt.out(harness.Config{Image: bad, RuntimeOptions: limited}), "compiled")
 		})
 	}
 }
