@@ -65,7 +65,8 @@ func (j *Job) record() string {
 		return sum("file", j.Key, j.Stamp.String())
 	}
 	if !j.compiles() {
-		return sum("image, not compiled", string(j.Image.Target.Digest))
+		// Without a key it is the engine that decides which layers these are.
+		return sum("image, not compiled", fmt.Sprint(j.Engine), string(j.Image.Target.Digest))
 	}
 	return sum("image", j.Key, string(j.Image.Target.Digest))
 }
