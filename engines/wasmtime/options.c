@@ -25,7 +25,7 @@ OPTION(opt_level, "opt-level", CHOICE, COMPILES, "none|speed|speed-and-size",
        "how much the compiler optimises (speed)");
 OPTION(fuel, "fuel", INTEGER, COMPILES_IF_SET, NULL, "instructions that the guest may run before it traps (no limit)");
 OPTION(timeout, "timeout", DURATION, COMPILES_IF_SET, NULL,
-       "wall-clock time, compilation included, until the guest is ended (no limit)");
+       "wall-clock time until the guest is ended, without what is compiled ahead (no limit)");
 OPTION(max_memory, "max-memory", SIZE, 0, NULL,
        "size to which each linear memory may grow (no limit but the container's)");
 
