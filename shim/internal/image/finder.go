@@ -133,11 +133,7 @@ func (f *Finder) File(ctx context.Context, r Request, file *os.File, path string
 	if !j.compiles() {
 		return nil
 	}
-	var g *Guest
-	err := j.SetFile(file, path, kind, rootfs)
-	if err == nil {
-		g, err = f.find(ctx, j)
-	}
+	g, err := f.file(ctx, j, file, path, kind, rootfs)
 	if err != nil {
 		r.Log.WithError(err).Warn("the guest's original is run, without an artifact")
 		return nil
@@ -147,6 +143,20 @@ func (f *Finder) File(ctx context.Context, r Request, file *os.File, path string
 		return nil
 	}
 	return g
+}
+
+func (f *Finder) file(ctx context.Context, j *Job, file *os.File, path string, kind entrypoint.Kind, rootfs []mount.Mount) (*Guest, error) {
+	// Not the container's own mount: whoever has a file of it open, if only to end
+	// soon, keeps it from being unmounted.
+	own, err := readOnly(file)
+	if err != nil {
+		return nil, err
+	}
+	defer own.Close()
+	if err := j.SetFile(own, path, kind, rootfs); err != nil {
+		return nil, err
+	}
+	return f.find(ctx, j)
 }
 
 // job is the work that a request makes. Without a key nothing can be kept, and so
