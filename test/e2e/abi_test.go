@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -23,14 +24,24 @@ import (
 
 // buildShim builds an engine of testdata and returns the shim.
 func buildShim(t *testing.T, engine string) string {
-	repo, err := harness.Repo()
+	shim, err := buildEngine(engine, t.TempDir())
 	require.NoError(t, err)
-	dir := t.TempDir()
+	return shim
+}
+
+// buildEngine builds an engine of testdata into a directory, with more in the
+// environment, and returns the shim.
+func buildEngine(engine, dir string, env ...string) (string, error) {
+	repo, err := harness.Repo()
+	if err != nil {
+		return "", err
+	}
 	build := exec.Command(filepath.Join(repo, "scripts/shim.sh"), filepath.Join(repo, "test/e2e/testdata", engine))
-	build.Env = append(os.Environ(), "OUTDIR="+dir)
-	out, err := build.CombinedOutput()
-	require.NoError(t, err, "%s", out)
-	return filepath.Join(dir, "containerd-shim-"+engine+"-v1")
+	build.Env = append(append(os.Environ(), "OUTDIR="+dir), env...)
+	if out, err := build.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build %s: %w: %s", engine, err, out)
+	}
+	return filepath.Join(dir, "containerd-shim-"+engine+"-v1"), nil
 }
 
 // Nothing of the library's is in an engine's way.

@@ -91,7 +91,7 @@ func TestImage2Misbehaving(t *testing.T) {
 // Artifacts of a binary that nobody can tell from another one are not kept.
 func TestImage2NoBuildID(t *testing.T) {
 	tt := newImageTest(t)
-	shim, err := buildCachier("cachier-without-id", "LDFLAGS=-Wl,--build-id=none")
+	shim, err := buildEngine("cachier", t.TempDir(), "LDFLAGS=-Wl,--build-id=none")
 	require.NoError(t, err)
 	module := fresh(t)
 	require.Equal(t, layerLine(module, "original"), tt.out(harness.Config{Runtime: shim, Image: tt.layered(module)}))

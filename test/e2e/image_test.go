@@ -5,8 +5,6 @@ package e2e
 import (
 	"context"
 	"fmt"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -43,21 +41,13 @@ type imageTest struct {
 	shim string
 }
 
-var cachier = sync.OnceValues(func() (string, error) { return buildCachier("cachier") })
-
-func buildCachier(name string, env ...string) (string, error) {
+var cachier = sync.OnceValues(func() (string, error) {
 	repo, err := harness.Repo()
 	if err != nil {
 		return "", err
 	}
-	dir := filepath.Join(repo, "build", name)
-	build := exec.Command(filepath.Join(repo, "scripts/shim.sh"), filepath.Join(repo, "test/e2e/testdata/cachier"))
-	build.Env = append(append(os.Environ(), "OUTDIR="+dir), env...)
-	if out, err := build.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("%w: %s", err, out)
-	}
-	return filepath.Join(dir, "containerd-shim-cachier-v1"), nil
-}
+	return buildEngine("cachier", filepath.Join(repo, "build", "cachier"))
+})
 
 func newImageTest(t *testing.T) *imageTest {
 	tt := harness.New(t, smoke.Ours)

@@ -237,9 +237,6 @@ func (d *Daemon) Import(ctx context.Context, archive []byte, platform platforms.
 	return image, nil
 }
 
-// AnyPlatform matches every image.
-var AnyPlatform = platforms.All
-
 // Collect has containerd collect garbage, and waits for it.
 func (d *Daemon) Collect(ctx context.Context) error {
 	ctx = d.In(ctx)

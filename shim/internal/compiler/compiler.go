@@ -76,7 +76,7 @@ func Run(ctx context.Context, job Job) (_ []*os.File, retErr error) {
 	artifacts := make([]*os.File, len(job.Layers))
 	defer func() {
 		if retErr != nil {
-			closeAll(artifacts)
+			CloseAll(artifacts)
 		}
 	}()
 	for i := range artifacts {
@@ -288,7 +288,8 @@ func seal(artifacts []*os.File) ([]*os.File, error) {
 	return artifacts, nil
 }
 
-func closeAll(files []*os.File) {
+// CloseAll closes files, of which some may be nil.
+func CloseAll(files []*os.File) {
 	for _, f := range files {
 		if f != nil {
 			f.Close()

@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 
+	"github.com/libwasmshim/libwasmshim/shim/internal/compiler"
 	"github.com/libwasmshim/libwasmshim/shim/internal/entrypoint"
 	"github.com/libwasmshim/libwasmshim/shim/internal/stage"
 )
@@ -58,11 +59,7 @@ func (g *Guest) Close() {
 		return
 	}
 	for _, l := range g.Layers {
-		for _, f := range []*os.File{l.File, l.Artifact} {
-			if f != nil {
-				f.Close()
-			}
-		}
+		compiler.CloseAll([]*os.File{l.File, l.Artifact})
 	}
 }
 

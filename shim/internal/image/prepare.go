@@ -291,7 +291,7 @@ func (p *preparer) findAll(ctx context.Context, g *Guest, names []artifact) (boo
 			continue
 		}
 		if err != nil {
-			closeAll(opened)
+			compiler.CloseAll(opened)
 			return false, err
 		}
 		if d == "" {
@@ -307,12 +307,12 @@ func (p *preparer) findAll(ctx context.Context, g *Guest, names []artifact) (boo
 		complete = false
 		p.Log.WithError(bad).Warnf("artifact %s of %s is made anew", d, a.source)
 		if err := p.discard(ctx, a, d); err != nil {
-			closeAll(opened)
+			compiler.CloseAll(opened)
 			return false, err
 		}
 	}
 	if !complete {
-		closeAll(opened)
+		compiler.CloseAll(opened)
 		for i := range p.known.Layers {
 			p.known.Layers[i].Artifact, p.known.Layers[i].Compiled = "", stamp{}
 		}
@@ -456,13 +456,5 @@ func (p *preparer) remember() {
 	}
 	if err := p.records.put(p.record(), p.known); err != nil {
 		p.Log.WithError(err).Warn("cannot remember where the guest's code is; the next start looks again")
-	}
-}
-
-func closeAll(files []*os.File) {
-	for _, f := range files {
-		if f != nil {
-			f.Close()
-		}
 	}
 }

@@ -19,15 +19,15 @@ import (
 	"github.com/libwasmshim/libwasmshim/shim/internal/entrypoint"
 )
 
-// RuntimeDir is where what is only remembered lies, until the machine is
+// runtimeDir is where what is only remembered lies, until the machine is
 // restarted: locks, and what is known of files so that they need not be read
 // again.
-const RuntimeDir = "/run/libwasmshim"
+const runtimeDir = "/run/libwasmshim"
 
-// Dir is the directory of one containerd's namespace in RuntimeDir. containerd
+// Dir is the directory of one containerd's namespace in runtimeDir. containerd
 // takes no namespace that has a slash in it.
 func Dir(address, namespace string) string {
-	return filepath.Join(RuntimeDir, filepath.Base(namespace)+"-"+sum(filepath.Clean(address))[:16])
+	return filepath.Join(runtimeDir, filepath.Base(namespace)+"-"+sum(filepath.Clean(address))[:16])
 }
 
 // maxRecords is how many records a namespace keeps; the oldest go.

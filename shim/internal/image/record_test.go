@@ -211,11 +211,11 @@ func TestDir(t *testing.T) {
 	}
 	require.Len(t, dirs, 6)
 	for dir := range dirs {
-		require.Equal(t, RuntimeDir, filepath.Dir(dir))
+		require.Equal(t, runtimeDir, filepath.Dir(dir))
 	}
 	require.Equal(t, Dir("/run/containerd/containerd.sock", "x"), Dir("/run//containerd/./containerd.sock", "x"))
 	for _, hostile := range []string{"../../etc", "/etc", "a/b"} {
-		require.Equal(t, RuntimeDir, filepath.Dir(Dir("/run/c.sock", hostile)))
+		require.Equal(t, runtimeDir, filepath.Dir(Dir("/run/c.sock", hostile)))
 	}
 }
 

@@ -142,11 +142,11 @@ func receive(socket *os.File) (*Guest, error) {
 	for {
 		m, files, err := receiveOne(socket, buffer)
 		if err != nil {
-			closeAll(files)
+			compiler.CloseAll(files)
 			return g, err
 		}
 		if m.Layer == nil {
-			closeAll(files)
+			compiler.CloseAll(files)
 			if m.None {
 				return g, &remoteError{m.Error, ErrOrdinary}
 			}
@@ -160,7 +160,7 @@ func receive(socket *os.File) (*Guest, error) {
 			return g, nil
 		}
 		if want := 1 + btoi(m.Layer.HasArtifact); len(files) != want {
-			closeAll(files)
+			compiler.CloseAll(files)
 			return g, fmt.Errorf("%w: it sent %d files and not %d", errWorkerDied, len(files), want)
 		}
 		l := Layer{MediaType: m.Layer.MediaType, Digest: m.Layer.Digest, File: files[0]}
