@@ -271,8 +271,8 @@ func TestImageGivenUp(t *testing.T) {
 				ctx, cancel := giveUp(tt.Ctx)
 				defer cancel()
 				_, err = container.NewTask(ctx, nullIO)
-				require.Error(t, err)
-				require.Error(t, ctx.Err(), "%v", err)
+				// containerd's clock may be the first to say so.
+				require.True(t, errdefs.IsDeadlineExceeded(err) || errdefs.IsCanceled(err), "%v", err)
 				require.NoError(t, container.Delete(tt.Ctx, client.WithSnapshotCleanup))
 				tt.RequireNothingLeft()
 				require.Contains(t, tt.out(harness.Config{Image: image}), "compiled")
