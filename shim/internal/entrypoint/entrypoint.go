@@ -50,12 +50,7 @@ type Entry struct {
 }
 
 // ErrDirectory is the ErrInvalidArgument of an entrypoint that is a directory.
-var ErrDirectory error = directoryError{}
-
-type directoryError struct{}
-
-func (directoryError) Error() string { return errdefs.ErrInvalidArgument.Error() }
-func (directoryError) Unwrap() error { return errdefs.ErrInvalidArgument }
+var ErrDirectory = fmt.Errorf("%w", errdefs.ErrInvalidArgument)
 
 // Resolve finds the entrypoint of spec in the container whose root file system
 // is at rootfs. engine and kinds name the engine and what it runs. Errors
@@ -165,16 +160,15 @@ func inspect(v *view, name string) (e Entry, retErr error) {
 			e.File = nil
 		}
 	}()
-	head := make([]byte, headSize)
-	n, err := open.ReadAt(head, 0)
-	if err != nil && !errors.Is(err, io.EOF) {
+	head, err := Head(open)
+	if err != nil {
 		return Entry{}, err
 	}
-	e = Entry{Kind: Classify(head[:n], name), Path: name, File: open}
+	e = Entry{Kind: Classify(head, name), Path: name, File: open}
 	if !f.bound {
 		e.InRoot = f.real
 	}
-	if e.Kind == Native && compiledElsewhere(head[:n]) {
+	if e.Kind == Native && compiledElsewhere(head) {
 		return Entry{}, fmt.Errorf("%s is code that wasmtime has compiled ahead; such code is machine code that nobody vouches for and is not run: use the original .wasm, which this shim compiles and keeps: %w", name, errdefs.ErrInvalidArgument)
 	}
 	if e.Kind == Native && !f.allowed(1) {
@@ -221,12 +215,22 @@ func ClassifyFile(name string) (Kind, error) {
 	if !info.Mode().IsRegular() {
 		return 0, fmt.Errorf("%s is not a regular file", name)
 	}
-	head := make([]byte, headSize)
-	n, err := io.ReadFull(f, head)
-	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+	head, err := Head(f)
+	if err != nil {
 		return 0, err
 	}
-	return Classify(head[:n], name), nil
+	return Classify(head, name), nil
+}
+
+// Head reads what Classify looks at of a file: its first bytes, as many as there
+// are.
+func Head(f io.ReaderAt) ([]byte, error) {
+	head := make([]byte, headSize)
+	n, err := f.ReadAt(head, 0)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	return head[:n], nil
 }
 
 // Classify says what a file is by its first bytes and, for text that begins with

@@ -120,13 +120,13 @@ func (v *view) open(name string) (*file, error) {
 	if err != nil {
 		return nil, err
 	}
-	if f.stat.Mode&unix.S_IFMT == unix.S_IFDIR {
-		f.close()
-		return nil, fmt.Errorf("%s is a directory, not a regular file: %w", real, ErrDirectory)
-	}
-	if f.stat.Mode&unix.S_IFMT != unix.S_IFREG {
+	if kind := f.stat.Mode & unix.S_IFMT; kind != unix.S_IFREG {
 		defer f.close()
-		return nil, fmt.Errorf("%s is a %s, not a regular file: %w", real, fileType(f.stat.Mode), errdefs.ErrInvalidArgument)
+		var err error = errdefs.ErrInvalidArgument
+		if kind == unix.S_IFDIR {
+			err = ErrDirectory
+		}
+		return nil, fmt.Errorf("%s is a %s, not a regular file: %w", real, fileType(kind), err)
 	}
 	f.real = real
 	return f, nil

@@ -3,9 +3,7 @@
 package image
 
 import (
-	"errors"
 	"fmt"
-	"io"
 	"os"
 	"slices"
 	"strings"
@@ -86,14 +84,13 @@ func (g *Guest) Stage() (layers []stage.Layer, files []*os.File) {
 func (g *Guest) classify(e Engine) error {
 	g.Kind = entrypoint.Other
 	for _, l := range g.Layers {
-		head := make([]byte, 4096)
-		n, err := l.File.ReadAt(head, 0)
-		if err != nil && !errors.Is(err, io.EOF) {
+		head, err := entrypoint.Head(l.File)
+		if err != nil {
 			return fmt.Errorf("read layer %s: %w", l.Digest, err)
 		}
 		core := slices.Contains(LayerTypes, l.MediaType)
-		switch kind := entrypoint.Classify(head[:n], ""); {
-		case n == 0 && core:
+		switch kind := entrypoint.Classify(head, ""); {
+		case len(head) == 0 && core:
 			return fmt.Errorf("layer %s of type %s is empty: %w", l.Digest, l.MediaType, errdefs.ErrInvalidArgument)
 		case kind == entrypoint.Native && core:
 			return fmt.Errorf("layer %s of type %s is not WebAssembly but a native program, or code that was compiled elsewhere, which is not run; make the image of the original .wasm: %w",

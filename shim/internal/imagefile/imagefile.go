@@ -200,41 +200,29 @@ func (i Image) open() (files []blob, err error) {
 // checkModule says why a file is no module or component.
 func checkModule(f *os.File) error {
 	name := f.Name()
-	head, err := headOf(f)
-	switch {
-	case err != nil:
+	head, err := entrypoint.Head(f)
+	if err != nil {
 		return err
+	}
+	const preamble = 8 // magic number and version, in bytes
+	switch kind := entrypoint.Classify(head, name); {
 	case len(head) == 0:
 		return fmt.Errorf("%s is empty, accepted: a WebAssembly module or component", name)
-	case len(head) == headSize && bytes.HasPrefix(head, []byte("\x00asm")):
+	case kind&(entrypoint.Module|entrypoint.Component) != 0 && len(head) >= preamble:
 		return nil
 	case bytes.HasPrefix(head, []byte("\x7fELF")):
 		return fmt.Errorf("%s is an ELF file, which may be code compiled already, accepted: the WebAssembly module or component itself", name)
-	}
-	if kind, err := entrypoint.ClassifyFile(name); err == nil && kind == entrypoint.Text {
+	case kind == entrypoint.Text:
 		return fmt.Errorf("%s is WebAssembly text, which runs from a file in an ordinary image, accepted: a module or component; wat2wasm converts it", name)
 	}
-	return fmt.Errorf("%s begins with %q, accepted: a WebAssembly module or component, which begins with %q and a version", name, head, "\x00asm")
-}
-
-// headSize is the size of a module's magic number and version, in bytes.
-const headSize = 8
-
-func headOf(f *os.File) ([]byte, error) {
-	head := make([]byte, headSize)
-	n, err := f.ReadAt(head, 0)
-	if errors.Is(err, io.EOF) {
-		err = nil
-	}
-	return head[:n], err
+	return fmt.Errorf("%s begins with %q, accepted: a WebAssembly module or component, which begins with %q and a version", name, head[:min(len(head), preamble)], "\x00asm")
 }
 
 // config is the configuration and its media type.
 func (i Image) config(module *os.File, layers []ocispec.Descriptor) (string, any) {
 	if i.Flavour == FlavourArtifact {
 		c := artifactConfig{Created: i.Created, Architecture: platform.Architecture, OS: "wasip1", LayerDigests: []digest.Digest{layers[0].Digest}}
-		// The second half of the version is 1 in a component.
-		if head, err := headOf(module); err == nil && bytes.HasSuffix(head, []byte{1, 0}) {
+		if head, err := entrypoint.Head(module); err == nil && entrypoint.Classify(head, "") == entrypoint.Component {
 			c.OS = "wasip2"
 		}
 		return configType, c

@@ -340,19 +340,10 @@ func mountRootfs(r *api.CreateTaskRequest, spec *specs.Spec) (rootfs, error) {
 	if err := os.Mkdir(dir, 0o711); err != nil && !errors.Is(err, os.ErrExist) {
 		return rootfs{}, err
 	}
-	if err := mount.All(mounts(r), dir); err != nil {
+	if err := mount.All(mount.FromProto(r.Rootfs), dir); err != nil {
 		return rootfs{}, errors.Join(fmt.Errorf("mount root file system: %w", err), mount.UnmountRecursive(dir, 0))
 	}
 	return rootfs{path: dir, mounted: true}, nil
-}
-
-// mounts are those of a container's root file system.
-func mounts(r *api.CreateTaskRequest) []mount.Mount {
-	var list []mount.Mount
-	for _, m := range r.Rootfs {
-		list = append(list, mount.Mount{Type: m.Type, Source: m.Source, Target: m.Target, Options: m.Options})
-	}
-	return list
 }
 
 // abandon undoes a create whose container exists already.

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	api "github.com/containerd/containerd/api/runtime/task/v2"
+	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
@@ -35,7 +36,7 @@ func (s *Service) findGuest(ctx context.Context, want image.Request, spec *specs
 	if entry.InRoot == "" || entry.Kind == entrypoint.Other {
 		return entry, nil, nil
 	}
-	guest := s.code.File(ctx, want, entry.File, entry.InRoot, entry.Kind, mounts(r))
+	guest := s.code.File(ctx, want, entry.File, entry.InRoot, entry.Kind, mount.FromProto(r.Rootfs))
 	if ctx.Err() != nil {
 		guest.Close()
 		return entrypoint.Entry{}, nil, ctx.Err()
