@@ -104,8 +104,13 @@ func (c *Client) Get(ctx context.Context, name string) (Image, error) {
 	if err != nil {
 		return Image{}, fmt.Errorf("ask containerd for image %s: %w", name, errgrpc.ToNative(err))
 	}
-	t := resp.Image.Target
-	return Image{Name: name, Target: ocispec.Descriptor{MediaType: t.MediaType, Digest: digest.Digest(t.Digest), Size: t.Size}}, nil
+	return fromProto(resp.Image), nil
+}
+
+func fromProto(i *imagesapi.Image) Image {
+	return Image{Name: i.Name, Target: ocispec.Descriptor{
+		MediaType: i.Target.GetMediaType(), Digest: digest.Digest(i.Target.GetDigest()), Size: i.Target.GetSize(),
+	}}
 }
 
 // root asks for the directory of the content store; empty if the content is not
@@ -226,6 +231,9 @@ func IsRootFS(mediaType string) bool {
 	return strings.HasPrefix(mediaType, "application/vnd.oci.image.layer.") || strings.HasPrefix(mediaType, "application/vnd.docker.image.rootfs.") ||
 		mediaType == "application/vnd.erofs.layer.v1"
 }
+
+// Platform is what containerd knows images for WebAssembly by.
+var Platform = ocispec.Platform{OS: "wasi", Architecture: wasm}
 
 // wasm is the architecture of images for WebAssembly.
 const wasm = "wasm"

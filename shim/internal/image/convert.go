@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"path"
 	"slices"
 	"strconv"
@@ -16,7 +15,7 @@ import (
 
 	imagesapi "github.com/containerd/containerd/api/services/images/v1"
 	"github.com/containerd/containerd/api/types"
-	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/opencontainers/go-digest"
@@ -77,15 +76,15 @@ func (c *Client) Convert(ctx context.Context, source Image, v Conversion) (_ Ima
 		references[labelLayer+strconv.Itoa(i)] = string(l.Digest)
 	}
 
-	ctx, _, done, err := c.hold(ctx, leaseTime)
+	ctx, _, done, err := c.hold(ctx, leaseTime, leases.WithRandomID())
 	if err != nil {
 		return Image{}, false, err
 	}
 	defer func() { retErr = errors.Join(retErr, done(retErr != nil)) }()
-	if err := c.write(ctx, configBlob, configText, nil); err != nil {
+	if err := c.write(ctx, ingestName(configBlob), bytes.NewReader(configText), configBlob, nil); err != nil {
 		return Image{}, false, err
 	}
-	if err := c.write(ctx, manifestBlob, manifestText, references); err != nil {
+	if err := c.write(ctx, ingestName(manifestBlob), bytes.NewReader(manifestText), manifestBlob, references); err != nil {
 		return Image{}, false, err
 	}
 	made, err = c.name(ctx, v.Name, manifestBlob, v.Replace)
@@ -103,7 +102,7 @@ func (v Conversion) config(from Manifest, config ocispec.Image) ocispec.Image {
 		// What else such a configuration has is about the module.
 		config = ocispec.Image{Created: config.Created, Author: config.Author}
 	}
-	config.Platform = ocispec.Platform{OS: "wasi", Architecture: wasm}
+	config.Platform = Platform
 	if config.RootFS.Type == "" {
 		config.RootFS.Type = "layers"
 	}
@@ -148,23 +147,7 @@ func environment(env, more []string) []string {
 	return all
 }
 
-// write writes a blob, which may be there already, perhaps without the labels.
-func (c *Client) write(ctx context.Context, d ocispec.Descriptor, data []byte, labels map[string]string) error {
-	ref := "libwasmshim-" + string(d.Digest)
-	// What a killed process was writing under this name.
-	if err := ignoreNotFound(c.content.Abort(ctx, ref)); err != nil {
-		return fmt.Errorf("remove a half-written blob: %w", err)
-	}
-	// The store adds to the options' own map.
-	err := content.WriteBlob(ctx, c.content, ref, bytes.NewReader(data), d, content.WithLabels(maps.Clone(labels)))
-	if err != nil {
-		return errors.Join(fmt.Errorf("write %s to containerd's content store: %w", d.MediaType, err), ignoreNotFound(c.content.Abort(context.WithoutCancel(ctx), ref)))
-	}
-	if len(labels) == 0 {
-		return nil
-	}
-	return c.label(ctx, d.Digest, labels)
-}
+func ingestName(d ocispec.Descriptor) string { return "libwasmshim-" + string(d.Digest) }
 
 // name gives an image its name. made is false if that is its name already.
 func (c *Client) name(ctx context.Context, name string, target ocispec.Descriptor, replace bool) (made bool, _ error) {

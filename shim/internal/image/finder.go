@@ -49,7 +49,7 @@ type imageErr struct {
 // arguments were run from layers before: asking takes some milliseconds, in which
 // the daemon would only wait for containerd.
 func (f *Finder) Expect(ctx context.Context, id string, args []string) {
-	if (records{Dir(f.Address, f.Namespace)}).get(layeredHint(args)) == nil {
+	if recordsOf(f.Address, f.Namespace).get(layeredHint(args)) == nil {
 		return
 	}
 	f.expected.mu.Lock()
@@ -87,7 +87,7 @@ func (f *Finder) Layers(ctx context.Context, r Request) (*Guest, error) {
 	}
 	j.Image = &image
 	g, err := f.find(ctx, j)
-	if known, hint := (records{j.dir()}), layeredHint(r.Args); err == nil && known.get(hint) == nil {
+	if known, hint := j.records(), layeredHint(r.Args); err == nil && known.get(hint) == nil {
 		if err := known.put(hint, record{}); err != nil {
 			r.Log.WithError(err).Debug("cannot remember that these are layers")
 		}
@@ -183,27 +183,36 @@ func (f *Finder) find(ctx context.Context, j *Job) (g *Guest, _ error) {
 			g.record = j.record()
 		}
 	}()
-	known := records{j.dir()}
-	if g = j.remembered(known.get(j.record())); g != nil {
+	if g = j.remembered(j.records().get(j.record())); g != nil {
 		return g, nil
 	}
+	return j.once(ctx, func(l *lock) (_ *Guest, err error) {
+		if j.Exe, err = f.Exe(j.Dir); err != nil {
+			return nil, err
+		}
+		return f.work(ctx, j, l)
+	})
+}
+
+// once has a guest found out, with a lock held, unless whoever held it before has
+// done so.
+func (j *Job) once(ctx context.Context, find func(l *lock) (*Guest, error)) (*Guest, error) {
+	known := j.records()
 	l, err := acquire(ctx, known.dir, j.record())
 	if err != nil {
 		return nil, fmt.Errorf("wait for who looks for the same code: %w", err)
 	}
 	defer l.release()
-	if g = j.remembered(known.get(j.record())); g != nil {
+	if g := j.remembered(known.get(j.record())); g != nil {
 		return g, nil
 	}
-	if j.Exe, err = f.Exe(j.Dir); err != nil {
-		return nil, err
-	}
-	return f.work(ctx, j, l)
+	return find(l)
 }
 
-// remembered opens a guest as a record has it; nil if anything of it has changed.
+// remembered opens a guest as a record has it; nil if anything of it has changed,
+// or if it is to be tried again.
 func (j *Job) remembered(r *record) (_ *Guest) {
-	if r == nil || len(r.Refused) > 0 || r.NotCompiled != nil && !r.NotCompiled.holds(j.Limits) {
+	if r == nil || len(r.Refused) > 0 || r.NotCompiled != nil && (j.Retry || !r.NotCompiled.holds(j.Limits)) {
 		return nil
 	}
 	g := &Guest{Kind: r.Kind}
@@ -266,7 +275,7 @@ func (f *Finder) Refuse(r Request, g *Guest, index int) {
 	if index >= len(g.Layers) || g.record == "" {
 		return
 	}
-	known := records{Dir(f.Address, f.Namespace)}
+	known := recordsOf(f.Address, f.Namespace)
 	now := known.get(g.record)
 	if now == nil || index >= len(now.Layers) {
 		return

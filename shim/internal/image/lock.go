@@ -33,7 +33,7 @@ func acquire(ctx context.Context, dir, name string) (*lock, error) {
 			return nil, err
 		}
 		// Whoever held it has removed it, and the next may have made a new one.
-		same, err := isAt(f, path)
+		same, err := inPlace(f)
 		if err != nil {
 			f.Close()
 			return nil, err
@@ -54,11 +54,8 @@ func Sweep(address, namespace string) {
 		if err != nil {
 			continue
 		}
-		whole := unix.Flock_t{Type: unix.F_WRLCK}
-		if unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &whole) == nil {
-			if same, _ := isAt(f, name); same {
-				_ = os.Remove(name)
-			}
+		if setLock(f, unix.F_OFD_SETLK) == nil {
+			removeHeld(f)
 		}
 		f.Close()
 	}
@@ -67,8 +64,7 @@ func Sweep(address, namespace string) {
 // waitFor locks the file, or closes it. The kernel's wait cannot be ended: who
 // gives up leaves it to a goroutine, which lets go as soon as it gets the lock.
 func waitFor(ctx context.Context, f *os.File) error {
-	whole := unix.Flock_t{Type: unix.F_WRLCK}
-	err := unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &whole)
+	err := setLock(f, unix.F_OFD_SETLK)
 	if err == nil {
 		return nil
 	}
@@ -79,8 +75,7 @@ func waitFor(ctx context.Context, f *os.File) error {
 	locked := make(chan error, 1)
 	go func() {
 		for {
-			whole := unix.Flock_t{Type: unix.F_WRLCK}
-			err := unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLKW, &whole)
+			err := setLock(f, unix.F_OFD_SETLKW)
 			if !errors.Is(err, unix.EINTR) {
 				locked <- err
 				return
@@ -97,9 +92,7 @@ func waitFor(ctx context.Context, f *os.File) error {
 	case <-ctx.Done():
 		go func() {
 			if <-locked == nil {
-				if same, _ := isAt(f, f.Name()); same {
-					_ = os.Remove(f.Name())
-				}
+				removeHeld(f)
 			}
 			f.Close()
 		}()
@@ -107,12 +100,26 @@ func waitFor(ctx context.Context, f *os.File) error {
 	}
 }
 
-func isAt(f *os.File, path string) (bool, error) {
+func setLock(f *os.File, command int) error {
+	whole := unix.Flock_t{Type: unix.F_WRLCK}
+	return unix.FcntlFlock(f.Fd(), command, &whole)
+}
+
+// removeHeld removes a lock's file, which is locked, unless another one has taken
+// its place.
+func removeHeld(f *os.File) {
+	if same, _ := inPlace(f); same {
+		_ = os.Remove(f.Name())
+	}
+}
+
+// inPlace says whether a file still has its name.
+func inPlace(f *os.File) (bool, error) {
 	mine, err := f.Stat()
 	if err != nil {
 		return false, err
 	}
-	there, err := os.Stat(path)
+	there, err := os.Stat(f.Name())
 	if errors.Is(err, os.ErrNotExist) {
 		return false, nil
 	}

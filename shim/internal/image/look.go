@@ -57,9 +57,7 @@ func (c *Client) Images(ctx context.Context) ([]Image, error) {
 	}
 	var all []Image
 	for _, i := range resp.Images {
-		all = append(all, Image{Name: i.Name, Target: ocispec.Descriptor{
-			MediaType: i.Target.GetMediaType(), Digest: digest.Digest(i.Target.GetDigest()), Size: i.Target.GetSize(),
-		}})
+		all = append(all, fromProto(i))
 	}
 	slices.SortFunc(all, func(x, y Image) int { return strings.Compare(x.Name, y.Name) })
 	return all, nil
@@ -119,12 +117,13 @@ func (m Manifest) Platform(config ocispec.Image) ocispec.Platform {
 
 // hold keeps what is written or made in the returned context until done is
 // called, and at most for a time, should this process be killed. What nothing else
-// keeps is gone when done returns, if it is told to wait for that.
-func (c *Client) hold(ctx context.Context, within time.Duration) (_ context.Context, id string, done func(wait bool) error, _ error) {
+// keeps is gone when done returns, if it is told to wait for that. named gives the
+// lease its id.
+func (c *Client) hold(ctx context.Context, within time.Duration, named leases.Opt) (_ context.Context, id string, done func(wait bool) error, _ error) {
 	ctx = c.in(ctx)
 	brief, cancel := uninterrupted(ctx)
 	defer cancel()
-	lease, err := c.leases.Create(brief, leases.WithRandomID(), leases.WithExpiration(within))
+	lease, err := c.leases.Create(brief, named, leases.WithExpiration(within))
 	if err != nil {
 		return nil, "", nil, fmt.Errorf("create a lease: %w", err)
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	snapshotsapi "github.com/containerd/containerd/api/services/snapshots/v1"
+	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
@@ -26,19 +27,8 @@ import (
 // as that does it: a pod that starts at the same time waits. The caller closes
 // the guest.
 func Precompile(ctx context.Context, j *Job) (*Guest, error) {
-	known := records{j.dir()}
 	j.progress("wait", 0)
-	l, err := acquire(ctx, known.dir, j.record())
-	if err != nil {
-		return nil, fmt.Errorf("wait for who looks for the same code: %w", err)
-	}
-	defer l.release()
-	if r := known.get(j.record()); r != nil && (r.NotCompiled == nil || !j.Retry) {
-		if g := j.remembered(r); g != nil {
-			return g, nil
-		}
-	}
-	return Prepare(ctx, j)
+	return j.once(ctx, func(*lock) (*Guest, error) { return Prepare(ctx, j) })
 }
 
 // SetFile makes the job one for a file of an image's root file system, which is
@@ -72,7 +62,7 @@ func (c *Client) View(ctx context.Context, snapshotter string, diffIDs []digest.
 	if err != nil {
 		return nil, fmt.Errorf("ask snapshotter %s for the root file system: %w", snapshotter, errgrpc.ToNative(err))
 	}
-	held, id, done, err := c.hold(ctx, within)
+	held, id, done, err := c.hold(ctx, within, leases.WithRandomID())
 	if err != nil {
 		return nil, err
 	}

@@ -56,8 +56,8 @@ type Job struct {
 	abandoned func() bool
 }
 
-// dir is where records and locks of the job's namespace are.
-func (j *Job) dir() string { return Dir(j.Address, j.Namespace) }
+// records are those of the job's namespace, beside which its locks are.
+func (j *Job) records() records { return recordsOf(j.Address, j.Namespace) }
 
 // record is the name under which what is known of the guest is remembered.
 func (j *Job) record() string {
@@ -89,7 +89,7 @@ func Prepare(ctx context.Context, j *Job) (_ *Guest, retErr error) {
 		return nil, err
 	}
 	defer func() { retErr = errors.Join(retErr, c.Close()) }()
-	p := &preparer{Job: j, Client: c, records: records{j.dir()}, guest: &Guest{}}
+	p := &preparer{Job: j, Client: c, guest: &Guest{}}
 	defer func() {
 		p.blobs.close()
 		if retErr != nil {
@@ -113,10 +113,9 @@ func Prepare(ctx context.Context, j *Job) (_ *Guest, retErr error) {
 type preparer struct {
 	*Job
 	*Client
-	records records
-	blobs   *blobs // nil where the content store is not a directory here
-	guest   *Guest
-	known   record // what will be remembered
+	blobs *blobs // nil where the content store is not a directory here
+	guest *Guest
+	known record // what will be remembered
 }
 
 // layers finds the layers of the job's image.
@@ -260,7 +259,7 @@ func (p *preparer) artifacts(ctx context.Context, g *Guest, holders []digest.Dig
 	}
 	p.progress("wait", 0)
 	// One compiles what many need, also where they come from different images.
-	l, err := acquire(ctx, p.records.dir, names[0].id)
+	l, err := acquire(ctx, p.records().dir, names[0].id)
 	if err != nil {
 		p.notCompiled(fmt.Errorf("wait for another compiler: %w", err), 0)
 		return
@@ -279,7 +278,7 @@ func (p *preparer) artifacts(ctx context.Context, g *Guest, holders []digest.Dig
 // that are damaged, or that the engine has refused, are removed.
 func (p *preparer) findAll(ctx context.Context, g *Guest, names []artifact) (bool, error) {
 	var before record
-	if r := p.records.get(p.record()); r != nil {
+	if r := p.records().get(p.record()); r != nil {
 		before = *r
 	}
 	opened := make([]*os.File, len(names))
@@ -320,7 +319,7 @@ func (p *preparer) findAll(ctx context.Context, g *Guest, names []artifact) (boo
 	}
 	for i, f := range opened {
 		g.Layers[i].Artifact = f
-		p.release(ctx, names[i])
+		_ = p.release(ctx, names[i]) // it ends by itself
 	}
 	return true, nil
 }
@@ -350,7 +349,7 @@ func (p *preparer) openArtifact(ctx context.Context, d digest.Digest, i int) (_ 
 // compile has the engine compile the guest's layers, and stores what it makes.
 func (p *preparer) compile(ctx context.Context, g *Guest, names []artifact) {
 	failures := sum("failed", names[0].id)
-	if r := p.records.get(failures); !p.Retry && r != nil && r.NotCompiled.holds(p.Limits) {
+	if r := p.records().get(failures); !p.Retry && r != nil && r.NotCompiled.holds(p.Limits) {
 		p.known.NotCompiled = r.NotCompiled
 		p.Log.Warnf("the guest's original is run, because compiling it has failed before and is not tried again until %s: %s",
 			r.NotCompiled.Until.Format(time.RFC3339), r.NotCompiled.Cause)
@@ -371,7 +370,7 @@ func (p *preparer) compile(ctx context.Context, g *Guest, names []artifact) {
 	made, err := compiler.Run(ctx, job)
 	took := time.Since(begun)
 	if err == nil || errors.Is(err, compiler.ErrUnsupported) {
-		p.Log.WithFields(log.Fields{"image": p.imageName(), "took": took.Round(time.Millisecond), "bytes": size}).Infof("compiled %s", names[0].source)
+		p.Log.WithFields(log.Fields{"image": p.Image.Name, "took": took.Round(time.Millisecond), "bytes": size}).Infof("compiled %s", names[0].source)
 	}
 	left := ctx.Err() != nil || p.abandoned != nil && p.abandoned()
 	switch {
@@ -432,15 +431,8 @@ func (p *preparer) store(ctx context.Context, a artifact, made *os.File, i int, 
 	return nil
 }
 
-func (p *preparer) imageName() string {
-	if p.Image == nil {
-		return ""
-	}
-	return p.Image.Name
-}
-
 func (p *preparer) putFailure(name string) {
-	if err := p.records.put(name, record{NotCompiled: p.known.NotCompiled}); err != nil {
+	if err := p.records().put(name, record{NotCompiled: p.known.NotCompiled}); err != nil {
 		p.Log.WithError(err).Warn("cannot remember that compiling failed")
 	}
 }
@@ -454,7 +446,7 @@ func (p *preparer) remember() {
 	if p.File != nil && p.Stamp == (stamp{}) {
 		return
 	}
-	if err := p.records.put(p.record(), p.known); err != nil {
+	if err := p.records().put(p.record(), p.known); err != nil {
 		p.Log.WithError(err).Warn("cannot remember where the guest's code is; the next start looks again")
 	}
 }

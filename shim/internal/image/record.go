@@ -107,6 +107,8 @@ func (s stamp) String() string { return fmt.Sprint(s.Device, s.Inode, s.Size, s.
 // records are the files of one namespace.
 type records struct{ dir string }
 
+func recordsOf(address, namespace string) records { return records{Dir(address, namespace)} }
+
 const recordSuffix = ".json"
 
 // get returns a record, nil if there is none that can be read.

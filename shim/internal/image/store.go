@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -104,10 +105,14 @@ func (c *Client) attach(ctx context.Context, a artifact, d digest.Digest) error 
 		change[referenceLabel(a.engine, a.id)] = string(d)
 	}
 	for _, id := range c.surplus(ctx, info, a) {
-		change[compiledLabel(a.engine, id)] = ""
-		change[referenceLabel(a.engine, id)] = ""
+		maps.Copy(change, detached(a.engine, id))
 	}
 	return c.label(ctx, a.holder, change)
+}
+
+// detached is the change of a blob's labels by which an artifact is no longer its.
+func detached(engine, id string) map[string]string {
+	return map[string]string{compiledLabel(engine, id): "", referenceLabel(engine, id): ""}
 }
 
 // label changes some labels of a blob and leaves all others alone; an empty value
@@ -168,56 +173,51 @@ func (c *Client) keep(ctx context.Context, a artifact, f *os.File) (_ digest.Dig
 	if err != nil {
 		return "", err
 	}
-	ctx, done, err := c.lease(c.in(ctx), a)
+	if err := c.release(ctx, a); err != nil {
+		return "", err
+	}
+	ctx, name, done, err := c.hold(ctx, leaseTime, leases.WithID(leaseName(a)))
 	if err != nil {
 		return "", err
 	}
-	defer func() { retErr = errors.Join(retErr, done()) }()
-	ref := leaseName(a)
-	// What a killed process was writing under this name.
-	if err := c.content.Abort(ctx, ref); err != nil && !errdefs.IsNotFound(err) {
-		return "", fmt.Errorf("remove a half-written artifact: %w", err)
-	}
+	defer func() { retErr = errors.Join(retErr, done(false)) }()
 	labels := map[string]string{artifactLabel(a.engine, a.id): string(a.source)}
-	err = content.WriteBlob(ctx, c.content, ref, io.NewSectionReader(f, 0, info.Size()),
-		ocispec.Descriptor{Digest: d, Size: info.Size()}, content.WithLabels(labels))
+	err = c.write(ctx, name, io.NewSectionReader(f, 0, info.Size()), ocispec.Descriptor{Digest: d, Size: info.Size()}, labels)
 	if err != nil {
-		return "", errors.Join(fmt.Errorf("write %d bytes to containerd's content store: %w", info.Size(), err), ignoreNotFound(c.content.Abort(ctx, ref)))
-	}
-	// The blob may have been there already, with other labels.
-	if err := c.label(ctx, d, labels); err != nil {
 		return "", err
 	}
 	return d, c.attach(ctx, a, d)
 }
 
-func leaseName(a artifact) string { return "libwasmshim-" + a.engine + "-" + a.id }
-
-// lease keeps what is written in the returned context until done is called.
-func (c *Client) lease(ctx context.Context, a artifact) (_ context.Context, done func() error, _ error) {
-	lease := leases.Lease{ID: leaseName(a)}
-	brief, cancel := uninterrupted(ctx)
-	defer cancel()
-	if err := ignoreNotFound(c.leases.Delete(brief, lease)); err != nil { // a killed process's
-		return nil, nil, fmt.Errorf("remove lease %s: %w", lease.ID, err)
+// write writes a blob, which may be there already, perhaps with other labels. ref
+// is what containerd knows it by until it is complete.
+func (c *Client) write(ctx context.Context, ref string, r io.Reader, d ocispec.Descriptor, labels map[string]string) error {
+	// What a killed process was writing under this name.
+	if err := ignoreNotFound(c.content.Abort(ctx, ref)); err != nil {
+		return fmt.Errorf("remove a half-written blob: %w", err)
 	}
-	if _, err := c.leases.Create(brief, leases.WithID(lease.ID), leases.WithExpiration(leaseTime)); err != nil {
-		return nil, nil, fmt.Errorf("create lease %s: %w", lease.ID, err)
+	// The store adds to the options' own map.
+	err := content.WriteBlob(ctx, c.content, ref, r, d, content.WithLabels(maps.Clone(labels)))
+	if err != nil {
+		return errors.Join(fmt.Errorf("write %d bytes to containerd's content store: %w", d.Size, err), ignoreNotFound(c.content.Abort(context.WithoutCancel(ctx), ref)))
 	}
-	return leases.WithLease(ctx, lease.ID), func() error {
-		brief, cancel := uninterrupted(ctx)
-		defer cancel()
-		if err := ignoreNotFound(c.leases.Delete(brief, lease)); err != nil {
-			return fmt.Errorf("remove lease %s: %w", lease.ID, err)
-		}
+	if len(labels) == 0 {
 		return nil
-	}, nil
+	}
+	return c.label(ctx, d.Digest, labels)
 }
 
-// release ends the lease of a process that was killed after it had stored an
-// artifact. Left alone, it would end by itself later.
-func (c *Client) release(ctx context.Context, a artifact) {
-	_ = c.leases.Delete(c.in(ctx), leases.Lease{ID: leaseName(a)})
+func leaseName(a artifact) string { return "libwasmshim-" + a.engine + "-" + a.id }
+
+// release ends the lease of a process that was killed while it stored an artifact,
+// or after that. Left alone, it would end by itself later.
+func (c *Client) release(ctx context.Context, a artifact) error {
+	brief, cancel := uninterrupted(c.in(ctx))
+	defer cancel()
+	if err := ignoreNotFound(c.leases.Delete(brief, leases.Lease{ID: leaseName(a)})); err != nil {
+		return fmt.Errorf("remove lease %s: %w", leaseName(a), err)
+	}
+	return nil
 }
 
 func ignoreNotFound(err error) error {
@@ -231,8 +231,7 @@ func ignoreNotFound(err error) error {
 // stored: also from the disk, because containerd takes a file that is there for
 // the right one.
 func (c *Client) discard(ctx context.Context, a artifact, d digest.Digest) error {
-	err := c.label(ctx, a.holder, map[string]string{compiledLabel(a.engine, a.id): "", referenceLabel(a.engine, a.id): ""})
-	if err != nil {
+	if err := c.label(ctx, a.holder, detached(a.engine, a.id)); err != nil {
 		return err
 	}
 	if err := ignoreNotFound(c.content.Delete(c.in(ctx), d)); err != nil {
@@ -244,11 +243,11 @@ func (c *Client) discard(ctx context.Context, a artifact, d digest.Digest) error
 // collect has containerd collect garbage, and waits for it: the end of a lease
 // is the one way to ask for that.
 func (c *Client) collect(ctx context.Context) error {
-	lease, err := c.leases.Create(c.in(ctx), leases.WithRandomID(), leases.WithExpiration(leaseTime))
-	if err != nil {
-		return fmt.Errorf("ask containerd to collect garbage: %w", err)
+	_, _, done, err := c.hold(ctx, leaseTime, leases.WithRandomID())
+	if err == nil {
+		err = done(true)
 	}
-	if err := c.leases.Delete(c.in(ctx), lease, leases.SynchronousDelete); err != nil {
+	if err != nil {
 		return fmt.Errorf("ask containerd to collect garbage: %w", err)
 	}
 	return nil
@@ -302,8 +301,7 @@ func (c *Client) Artifacts(ctx context.Context) ([]Kept, error) {
 func (c *Client) RemoveArtifacts(ctx context.Context, list []Kept) error {
 	for _, k := range list {
 		for _, blob := range k.Blobs {
-			err := c.label(ctx, blob, map[string]string{compiledLabel(k.Engine, k.ID): "", referenceLabel(k.Engine, k.ID): ""})
-			if err := ignoreNotFound(err); err != nil {
+			if err := ignoreNotFound(c.label(ctx, blob, detached(k.Engine, k.ID))); err != nil {
 				return err
 			}
 		}
@@ -315,7 +313,7 @@ func (c *Client) RemoveArtifacts(ctx context.Context, list []Kept) error {
 	if len(list) == 0 {
 		return nil
 	}
-	if err := (records{Dir(c.address, c.namespace)}).clear(); err != nil {
+	if err := recordsOf(c.address, c.namespace).clear(); err != nil {
 		return err
 	}
 	return c.collect(ctx)

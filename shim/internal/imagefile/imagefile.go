@@ -25,6 +25,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/libwasmshim/libwasmshim/shim/internal/entrypoint"
+	"github.com/libwasmshim/libwasmshim/shim/internal/image"
 )
 
 // Flavour is what kind of thing a tag names.
@@ -47,8 +48,6 @@ const ModuleType = "application/wasm"
 const MaxLayers = 255
 
 const (
-	configType = "application/vnd.wasm.config.v0+json" // of FlavourArtifact
-
 	// imageName is where containerd looks for the name to import an image by.
 	imageName = "io.containerd.image.name"
 
@@ -168,9 +167,6 @@ func (i Image) Write(ctx context.Context, out io.Writer, progress func(done, tot
 	return done, err
 }
 
-// platform is what containerd knows WebAssembly images by.
-var platform = ocispec.Platform{OS: "wasi", Architecture: "wasm"}
-
 func blobName(d digest.Digest) string { return "blobs/sha256/" + d.Encoded() }
 
 // open opens the layers. The caller closes what it returns, with an error also.
@@ -221,14 +217,14 @@ func checkModule(f *os.File) error {
 // config is the configuration and its media type.
 func (i Image) config(module *os.File, layers []ocispec.Descriptor) (string, any) {
 	if i.Flavour == FlavourArtifact {
-		c := artifactConfig{Created: i.Created, Architecture: platform.Architecture, OS: "wasip1", LayerDigests: []digest.Digest{layers[0].Digest}}
+		c := artifactConfig{Created: i.Created, Architecture: image.Platform.Architecture, OS: "wasip1", LayerDigests: []digest.Digest{layers[0].Digest}}
 		if head, err := entrypoint.Head(module); err == nil && entrypoint.Classify(head, "") == entrypoint.Component {
 			c.OS = "wasip2"
 		}
-		return configType, c
+		return image.ArtifactConfig, c
 	}
 	c := ocispec.Image{
-		Created: &i.Created, Platform: platform,
+		Created: &i.Created, Platform: image.Platform,
 		Config: ocispec.ImageConfig{Entrypoint: i.Entrypoint, Cmd: i.Cmd, Env: i.Env, Labels: i.Labels},
 		// containerd compares these with the layers that it can unpack, which are none.
 		RootFS: ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{}},

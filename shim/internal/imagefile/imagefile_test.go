@@ -35,7 +35,7 @@ func file(t *testing.T, name, text string) string {
 	return path
 }
 
-func image(paths ...string) Image {
+func imageOf(paths ...string) Image {
 	i := Image{Tag: "docker.io/library/x:latest", Flavour: FlavourImage}
 	for _, p := range paths {
 		i.Layers = append(i.Layers, Layer{MediaType: ModuleType, Path: p})
@@ -106,7 +106,7 @@ func (u unpacked) blob(t *testing.T, d ocispec.Descriptor) []byte {
 }
 
 func TestImage(t *testing.T) {
-	i := image(file(t, "app.wasm", module), file(t, "lib.bin", strings.Repeat("lib", bufferSize)))
+	i := imageOf(file(t, "app.wasm", module), file(t, "lib.bin", strings.Repeat("lib", bufferSize)))
 	i.Layers[1].MediaType = "application/x-lib"
 	i.Layers[1].Annotations = map[string]string{"a": "b"}
 	i.Cmd, i.Env = []string{"-v", "x,y"}, []string{"A=1"}
@@ -140,7 +140,7 @@ func TestImage(t *testing.T) {
 
 func TestArtifact(t *testing.T) {
 	for text, os := range map[string]string{module: "wasip1", component: "wasip2"} {
-		i := image(file(t, "app.wasm", text))
+		i := imageOf(file(t, "app.wasm", text))
 		i.Flavour = FlavourArtifact
 		data, w := write(t, i)
 		u := unpack(t, data, time.Unix(0, 0))
@@ -155,7 +155,7 @@ func TestBlobsOnce(t *testing.T) {
 	a, b := file(t, "a.wasm", module), file(t, "b.wasm", module)
 	var done, total int64
 	var out bytes.Buffer
-	w, err := image(a, b, a).Write(context.Background(), &out, func(d, all int64) { done, total = d, all })
+	w, err := imageOf(a, b, a).Write(context.Background(), &out, func(d, all int64) { done, total = d, all })
 	require.NoError(t, err)
 	require.EqualValues(t, 3*len(module), total)
 	require.Equal(t, total, done)
@@ -172,7 +172,7 @@ func TestChangedFile(t *testing.T) {
 		"shorter": func(path string) error { return os.Truncate(path, 9) },
 	} {
 		path := file(t, "app.wasm", body)
-		_, err := image(path).Write(context.Background(), io.Discard, func(done, total int64) {
+		_, err := imageOf(path).Write(context.Background(), io.Discard, func(done, total int64) {
 			if done == total/2 {
 				require.NoError(t, change(path))
 			}
@@ -182,7 +182,7 @@ func TestChangedFile(t *testing.T) {
 	// Growing between being measured and being hashed.
 	path := file(t, "app.wasm", body+strings.Repeat("x", bufferSize))
 	changed := false
-	_, err := image(path).Write(context.Background(), io.Discard, func(int64, int64) {
+	_, err := imageOf(path).Write(context.Background(), io.Discard, func(int64, int64) {
 		if !changed {
 			changed = true
 			require.NoError(t, os.Truncate(path, 2*bufferSize))
@@ -193,7 +193,7 @@ func TestChangedFile(t *testing.T) {
 
 func TestInterrupted(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
-	_, err := image(file(t, "app.wasm", module)).Write(ctx, io.Discard, func(int64, int64) { cancel() })
+	_, err := imageOf(file(t, "app.wasm", module)).Write(ctx, io.Discard, func(int64, int64) { cancel() })
 	require.ErrorIs(t, err, context.Canceled)
 }
 
@@ -203,7 +203,7 @@ func TestMemory(t *testing.T) {
 	require.NoError(t, os.Truncate(path, 200<<20))
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
-	w, err := image(path).Write(context.Background(), io.Discard, nil)
+	w, err := imageOf(path).Write(context.Background(), io.Discard, nil)
 	require.NoError(t, err)
 	runtime.ReadMemStats(&after)
 	require.Greater(t, w.Size, int64(200<<20))
@@ -232,15 +232,15 @@ func TestBadFiles(t *testing.T) {
 		{[]string{file(t, "x.cwasm", "\x7fELF\x02\x01\x01\x00")}, "x.cwasm is an ELF file, which may be code compiled already, accepted: the WebAssembly module or component itself"},
 		{[]string{file(t, "s", "#!/bin/sh\n")}, `s begins with "#!/bin/s", accepted: a WebAssembly module or component`},
 	} {
-		_, err := image(tc.paths...).Write(context.Background(), io.Discard, nil)
+		_, err := imageOf(tc.paths...).Write(context.Background(), io.Discard, nil)
 		require.ErrorContains(t, err, tc.want)
 	}
-	i := image(ok, ok)
+	i := imageOf(ok, ok)
 	i.Flavour = FlavourArtifact
 	_, err := i.Write(context.Background(), io.Discard, nil)
 	require.EqualError(t, err, "found 2 layers, accepted: 1 to 255, and 1 in an artifact")
 
-	_, w := write(t, image(slices.Repeat([]string{ok}, MaxLayers)...))
+	_, w := write(t, imageOf(slices.Repeat([]string{ok}, MaxLayers)...))
 	require.Len(t, w.Layers, MaxLayers)
 }
 
