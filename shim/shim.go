@@ -98,8 +98,7 @@ func Main(d Descriptor, c Config, resultFD int) int {
 	}
 	if resultFD < 0 && !bootstrap.Called(args) {
 		return cli.Run(cli.Program{
-			Engine: d.Name, ShimName: cmp.Or(d.ShimName, d.Name), EngineVersion: d.Version, EngineRevision: d.Revision, ABI: d.ABI,
-			Kinds: entrypoint.Kind(d.Kinds), Options: declared, Compiles: d.Compiles, Code: code,
+			Engine: code, ShimName: cmp.Or(d.ShimName, d.Name), EngineVersion: d.Version, EngineRevision: d.Revision, ABI: d.ABI, Options: declared,
 		}, os.Args, os.Stdout, os.Stderr)
 	}
 	level := c.DefaultLogLevel
@@ -107,7 +106,7 @@ func Main(d Descriptor, c Config, resultFD int) int {
 		level = "info"
 	}
 	return bootstrap.Run(bootstrap.Engine{
-		Name: d.Name, ShimName: cmp.Or(d.ShimName, d.Name), Version: d.Version, Revision: d.Revision,
-		Code: code, Options: declared, LogLevel: level, NoLogger: c.NoSetupLogger,
+		Code: code, ShimName: cmp.Or(d.ShimName, d.Name), Version: d.Version, Revision: d.Revision,
+		Options: declared, LogLevel: level, NoLogger: c.NoSetupLogger,
 	}, args, resultFD)
 }

@@ -136,7 +136,7 @@ func TestInfo(t *testing.T) {
 	o, err := anypb.New(&options.Options{SystemdCgroup: true})
 	require.NoError(t, err)
 	var out bytes.Buffer
-	require.NoError(t, info(Engine{Name: "e", ShimName: "e", Version: "1.2", Revision: "abc"}, bytes.NewReader(marshal(t, o)), &out))
+	require.NoError(t, info(Engine{ShimName: "e", Version: "1.2", Revision: "abc"}, bytes.NewReader(marshal(t, o)), &out))
 	var i types.RuntimeInfo
 	require.NoError(t, proto.Unmarshal(out.Bytes(), &i))
 	require.Equal(t, "io.containerd.e.v1", i.Name)

@@ -20,7 +20,6 @@ import (
 
 // Engine is what the daemon knows of the engine.
 type Engine struct {
-	Name     string
 	ShimName string // as in the runtime's name
 	Version  string
 	Revision string

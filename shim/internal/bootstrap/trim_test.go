@@ -25,5 +25,5 @@ func TestConstantRanges(t *testing.T) {
 // The program must live through it, constants and all.
 func TestTrim(t *testing.T) {
 	trim()
-	require.Equal(t, "io.containerd.x.v1", Engine{Name: "x", ShimName: "x"}.Runtime())
+	require.Equal(t, "io.containerd.x.v1", Engine{ShimName: "x"}.Runtime())
 }

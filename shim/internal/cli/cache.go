@@ -248,12 +248,7 @@ func (s *session) byImage(ctx context.Context, all []image.Kept, name string) ([
 	if err != nil {
 		return nil, fmt.Errorf("image %s: %w", i.Name, err)
 	}
-	var found []image.Kept
-	for _, k := range all {
-		if k.Holds(blobs) {
-			found = append(found, k)
-		}
-	}
+	found := image.KeptBy(blobs, all)
 	if found == nil {
 		return nil, fmt.Errorf("image %s has no artifacts", i.Name)
 	}

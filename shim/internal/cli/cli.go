@@ -11,22 +11,18 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"github.com/libwasmshim/libwasmshim/shim/internal/entrypoint"
 	"github.com/libwasmshim/libwasmshim/shim/internal/image"
 	"github.com/libwasmshim/libwasmshim/shim/internal/options"
 )
 
 // Program says what binary this is.
 type Program struct {
-	Engine         string
+	Engine         image.Engine
 	ShimName       string // as in the runtime's and the binary's name
 	EngineVersion  string
 	EngineRevision string
 	ABI            string // version of the C interface; empty for an engine in Go
-	Kinds          entrypoint.Kind
 	Options        []options.Declaration
-	Compiles       bool // the engine can compile ahead
-	Code           image.Engine
 }
 
 // Exit codes.
@@ -63,7 +59,7 @@ func (e *usageError) Error() string { return e.text }
 func (p Program) app(out, errOut io.Writer) *cli.App {
 	app := &cli.App{
 		Name:      p.name(),
-		Usage:     fmt.Sprintf("run WebAssembly containers on %s, started by containerd", p.Engine),
+		Usage:     fmt.Sprintf("run WebAssembly containers on %s, started by containerd", p.Engine.Name),
 		UsageText: p.name() + " [--help | --version] [COMMAND]",
 		Description: fmt.Sprintf(`containerd starts this program; there is no need to run it by hand.
 Put it in a directory of containerd's PATH, for example /usr/local/bin, and use
@@ -82,7 +78,7 @@ containerd, and make a RuntimeClass of it:
 
 To try a module on the engine, without containerd and without a container:
 
-   %[2]s run hello.wasm`, p.runtime(), p.name(), p.Engine),
+   %[2]s run hello.wasm`, p.runtime(), p.name(), p.Engine.Name),
 		Version:              ReadBuild().Version,
 		HideHelpCommand:      true,
 		EnableBashCompletion: true,

@@ -11,11 +11,12 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/libwasmshim/libwasmshim/shim/internal/entrypoint"
+	"github.com/libwasmshim/libwasmshim/shim/internal/image"
 	"github.com/libwasmshim/libwasmshim/shim/internal/options"
 )
 
 var program = Program{
-	Engine: "probe", ShimName: "probe", EngineVersion: "1.2", EngineRevision: "abc", ABI: "1.0", Kinds: entrypoint.Module,
+	Engine: image.Engine{Name: "probe", Kinds: entrypoint.Module}, ShimName: "probe", EngineVersion: "1.2", EngineRevision: "abc", ABI: "1.0",
 	Options: []options.Declaration{{Key: "fuel", Type: options.Integer, Help: "how much"}, {Key: "level", Type: options.Choice, Choices: []string{"a", "b"}}},
 }
 

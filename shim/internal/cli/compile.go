@@ -6,18 +6,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"os"
 	"os/signal"
 	"strconv"
 	"syscall"
 	"time"
 
-	"github.com/sirupsen/logrus"
 	"github.com/urfave/cli/v2"
 
 	"github.com/libwasmshim/libwasmshim/shim/internal/compiler"
 	"github.com/libwasmshim/libwasmshim/shim/internal/container"
+	"github.com/libwasmshim/libwasmshim/shim/internal/image"
 	"github.com/libwasmshim/libwasmshim/shim/internal/options"
 	"github.com/libwasmshim/libwasmshim/shim/internal/stage"
 )
@@ -27,11 +26,10 @@ func compileLimits(c *cli.Context) (compiler.Limits, error) {
 	if l.Time <= 0 {
 		return l, &usageError{fmt.Sprintf("--compile-timeout: found %q, accepted: a duration above zero, like 90s", c.String("compile-timeout"))}
 	}
-	memory, ok := options.ParseSize(c.String("compile-memory"))
-	if !ok || memory < options.MinCompileMemory || memory > math.MaxInt64 {
+	var ok bool
+	if l.Memory, ok = options.ParseCompileMemory(c.String("compile-memory")); !ok {
 		return l, &usageError{fmt.Sprintf("--compile-memory: found %q, accepted: a size of 1MiB or more, like 512MiB", c.String("compile-memory"))}
 	}
-	l.Memory = int64(memory)
 	return l, nil
 }
 
@@ -39,20 +37,16 @@ func compileLimits(c *cli.Context) (compiler.Limits, error) {
 // context the result. It returns the files of ctx.Layers. A guest that cannot be
 // compiled runs as it is, as in a container.
 func (p Program) compile(ctx *stage.Context, limits compiler.Limits) (_ []*os.File, retErr error) {
-	if !p.Compiles {
-		return nil, &usageError{"--compile: " + p.Engine + " does not compile ahead"}
+	if !p.Engine.Compiles {
+		return nil, &usageError{"--compile: " + p.Engine.Name + " does not compile ahead"}
 	}
 	if os.Geteuid() != 0 {
 		return nil, errors.New("--compile: only root can make the compiler's process, which has no rights; run without")
 	}
-	logger := logrus.New()
-	logger.SetOutput(os.Stderr)
-	level, err := logrus.ParseLevel(ctx.LogLevel)
+	logger, err := newLogger(os.Stderr, ctx.LogLevel)
 	if err != nil {
 		return nil, err
 	}
-	logger.SetLevel(level)
-
 	file, err := os.Open(ctx.Path)
 	if err != nil {
 		return nil, err
@@ -71,7 +65,7 @@ func (p Program) compile(ctx *stage.Context, limits compiler.Limits) (_ []*os.Fi
 	defer stop()
 	artifacts, err := compiler.Run(interruptible, compiler.Job{
 		ID: strconv.Itoa(os.Getpid()), Dir: dir, Exe: exe, Layers: []compiler.Layer{{File: file}},
-		Kind: ctx.Kind, Options: ctx.Options, LogLevel: ctx.LogLevel, Limits: limits, Log: logrus.NewEntry(logger),
+		Kind: ctx.Kind, Options: ctx.Options, LogLevel: ctx.LogLevel, Limits: limits, Log: logger,
 	})
 	if interruptible.Err() != nil {
 		return nil, fmt.Errorf("interrupted while compiling %s", ctx.Path)
@@ -80,17 +74,15 @@ func (p Program) compile(ctx *stage.Context, limits compiler.Limits) (_ []*os.Fi
 		fmt.Fprintf(os.Stderr, "%s: not compiled, the original is run: %v\n", p.name(), err)
 		return nil, nil
 	}
-	layer := stage.Layer{FD: stage.FDLayers}
-	files := []*os.File{file}
 	if artifact := artifacts[0]; artifact != nil {
 		st, err := artifact.Stat()
 		if err != nil {
 			return nil, err
 		}
 		logger.Infof("compiled %s: an artifact of %d bytes in %s", ctx.Path, st.Size(), time.Since(begin).Round(time.Millisecond))
-		layer.Artifact = stage.FDLayers + 1
-		files = append(files, artifact)
 	}
-	ctx.Layers = []stage.Layer{layer}
+	guest := &image.Guest{Layers: []image.Layer{{File: file, Artifact: artifacts[0]}}}
+	var files []*os.File
+	ctx.Layers, files = guest.Stage()
 	return files, nil
 }

@@ -55,7 +55,7 @@ func withContainerd(c *cli.Context, do func(ctx context.Context, s *session) err
 	if err != nil {
 		return err
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	ctx, stop := interruptible()
 	defer stop()
 	s, err := connect(ctx, address, namespace, answerTimeout)
 	if err == nil {
@@ -65,6 +65,11 @@ func withContainerd(c *cli.Context, do func(ctx context.Context, s *session) err
 		return errors.New("interrupted")
 	}
 	return err
+}
+
+// interruptible is for what cleans up when it is interrupted.
+func interruptible() (context.Context, context.CancelFunc) {
+	return signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 }
 
 func whichContainerd(c *cli.Context) (address, namespace string, _ error) {

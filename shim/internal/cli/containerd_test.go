@@ -80,7 +80,7 @@ func TestNamesOf(t *testing.T) {
 }
 
 func TestManifestKinds(t *testing.T) {
-	p := Program{Engine: "probe", Code: image.Engine{LayerTypes: []string{"x/own"}}}
+	p := Program{Engine: image.Engine{Name: "probe", LayerTypes: []string{"x/own"}}}
 	for _, tc := range []struct {
 		configType, layer, arch string
 		files                   int
@@ -115,7 +115,7 @@ func TestStatusLine(t *testing.T) {
 	s.terminal = true
 	s.set("image", "compile", 0)
 	s.set("image", "read", 2<<20)
-	log, err := s.logger("warn")
+	log, err := newLogger(s, "warn")
 	require.NoError(t, err)
 	log.Info("not this")
 	log.Warn("this")

@@ -4,17 +4,14 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
-	"os/signal"
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/containerd/containerd/v2/pkg/progress"
@@ -67,7 +64,7 @@ or what SOURCE_DATE_EPOCH says in seconds.`,
 			if err != nil {
 				return err
 			}
-			ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+			ctx, stop := interruptible()
 			defer stop()
 			name := c.String("output")
 			var written imagefile.Written
@@ -222,30 +219,21 @@ func report(c *cli.Context, image imagefile.Image, w imagefile.Written) error {
 		out, name = c.App.ErrWriter, "standard output"
 	}
 	if !c.Bool("json") {
-		layers := "1 layer"
-		if n := len(w.Layers); n > 1 {
-			layers = fmt.Sprintf("%d layers", n)
-		}
-		_, err := fmt.Fprintf(out, "wrote %s: %s %s, manifest %s, %s, %s\n", name, image.Flavour, image.Tag, w.Manifest.Digest, layers, progress.Bytes(w.Size))
+		_, err := fmt.Fprintf(out, "wrote %s: %s %s, manifest %s, %s, %s\n", name, image.Flavour, image.Tag, w.Manifest.Digest, count(len(w.Layers), "layer"), progress.Bytes(w.Size))
 		if err == nil && c.String("output") != "-" {
 			_, err = fmt.Fprintf(out, "to import: ctr images import %s\n", name)
 		}
 		return err
 	}
-	type layer struct {
-		MediaType string `json:"mediaType"`
-		Digest    string `json:"digest"`
-		Size      int64  `json:"size"` // bytes
-	}
 	object := struct {
-		Tag      string  `json:"tag"`
-		Manifest string  `json:"manifest"` // digest
-		Size     int64   `json:"size"`     // bytes of the tar file
-		Flavour  string  `json:"flavour"`
-		Layers   []layer `json:"layers"`
+		Tag      string    `json:"tag"`
+		Manifest string    `json:"manifest"` // digest
+		Size     int64     `json:"size"`     // bytes of the tar file
+		Flavour  string    `json:"flavour"`
+		Layers   []blobRef `json:"layers"`
 	}{Tag: image.Tag, Manifest: w.Manifest.Digest.String(), Size: w.Size, Flavour: string(image.Flavour)}
 	for _, l := range w.Layers {
-		object.Layers = append(object.Layers, layer{l.MediaType, l.Digest.String(), l.Size})
+		object.Layers = append(object.Layers, ref(l))
 	}
-	return json.NewEncoder(out).Encode(object)
+	return printJSON(out, object)
 }

@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -186,13 +185,14 @@ func TestImageBuildNotToTerminal(t *testing.T) {
 }
 
 func TestProgressBar(t *testing.T) {
-	require.NotNil(t, newProgressBar(terminal(t)))
-	none := newProgressBar(io.Discard)
+	require.True(t, newProgressBar(terminal(t)).line.terminal)
+	var out bytes.Buffer
+	none := newProgressBar(&out)
 	none.set(1, 1<<30)
 	none.clear()
+	require.Empty(t, out.String(), "not a terminal")
 
-	var out bytes.Buffer
-	bar := progressBar{out: &out}
+	bar := progressBar{line: &statusLine{terminal: true, out: &out}}
 	bar.set(1, progressFrom)
 	bar.clear()
 	require.Empty(t, out.String(), "not worth a bar")

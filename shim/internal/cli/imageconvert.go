@@ -60,7 +60,7 @@ completed: app is docker.io/library/app:latest.`,
 					return err
 				}
 				made, isNew, err := s.Convert(ctx, source, image.Conversion{
-					Name: name, Types: p.Code.Types(), Entrypoint: c.String("entrypoint"), Cmd: c.StringSlice("arg"), Env: c.StringSlice("env"), Replace: c.Bool("force"),
+					Name: name, Types: p.Engine.Types(), Entrypoint: c.String("entrypoint"), Cmd: c.StringSlice("arg"), Env: c.StringSlice("env"), Replace: c.Bool("force"),
 				})
 				if errdefs.IsAlreadyExists(err) {
 					return fmt.Errorf("%w; --force replaces it", err)

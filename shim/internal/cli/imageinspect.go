@@ -102,27 +102,19 @@ func (p Program) inspect(ctx context.Context, s *session, name string) (*inspect
 	if err != nil {
 		return nil, fmt.Errorf("image %s: %w", found.Name, err)
 	}
-	seen := &inspected{Name: found.Name, Target: ref(found.Target), Engine: p.Engine, Artifacts: []image.Kept{}}
-	blobs := []digest.Digest{found.Target.Digest}
+	seen := &inspected{Name: found.Name, Target: ref(found.Target), Engine: p.Engine.Name, Artifacts: []image.Kept{}}
 	for _, m := range manifests {
 		config, err := s.Config(ctx, m)
 		if err != nil && !errdefs.IsNotFound(err) { // some pulls leave out what is for other platforms
 			return nil, fmt.Errorf("image %s: %w", found.Name, err)
 		}
 		seen.Manifests = append(seen.Manifests, p.manifest(m, config))
-		for _, l := range m.Layers {
-			blobs = append(blobs, l.Digest)
-		}
 	}
 	all, err := s.Artifacts(ctx)
 	if err != nil {
 		return nil, err
 	}
-	for _, k := range all {
-		if k.Holds(blobs) {
-			seen.Artifacts = append(seen.Artifacts, k)
-		}
-	}
+	seen.Artifacts = append(seen.Artifacts, image.KeptBy(found.Blobs(manifests), all)...)
 	return seen, nil
 }
 
@@ -139,7 +131,7 @@ func (p Program) manifest(m image.Manifest, config ocispec.Image) inspectedManif
 		im.Platform += "/" + platform.Variant
 	}
 	runs := map[digest.Digest]bool{}
-	for _, l := range m.LayersOf(p.Code.Types()) {
+	for _, l := range m.LayersOf(p.Engine.Types()) {
 		runs[l.Digest] = true
 	}
 	for _, l := range m.Layers {

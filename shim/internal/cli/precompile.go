@@ -79,14 +79,14 @@ is unpacked.`,
 			if err != nil {
 				return err
 			}
-			level := c.String("log-level")
-			if !slices.Contains(options.LogLevels, level) {
-				return &usageError{fmt.Sprintf("--log-level: found %q, accepted: %s", level, strings.Join(options.LogLevels, ", "))}
+			level, err := logLevel(c)
+			if err != nil {
+				return err
 			}
 			if os.Geteuid() != 0 {
 				return errors.New("precompile: only root can make the compiler's process, which has no rights, and look into images")
 			}
-			key, err := p.Code.Key(options.KeyList(values, p.Options))
+			key, err := p.Engine.Key(options.KeyList(values, p.Options))
 			if err != nil {
 				return err
 			}
@@ -102,13 +102,13 @@ is unpacked.`,
 				}
 				defer exe.Close()
 				w := &precompiler{
-					session: s, engine: p.Code, snapshotter: cmp.Or(c.String("snapshotter"), defaultSnapshotter), status: newStatusLine(c.App.ErrWriter),
+					session: s, snapshotter: cmp.Or(c.String("snapshotter"), defaultSnapshotter), status: newStatusLine(c.App.ErrWriter),
 					job: image.Job{
-						Address: s.address, Namespace: s.namespace, Engine: p.Code, Key: key, Options: options.List(values), LogLevel: level,
+						Address: s.address, Namespace: s.namespace, Engine: p.Engine, Key: key, Options: options.List(values), LogLevel: level,
 						Limits: limits, ID: precompileID(os.Getpid()), Dir: dir, Retry: true, Exe: exe,
 					},
 				}
-				if w.job.Log, err = w.status.logger(level); err != nil {
+				if w.job.Log, err = newLogger(w.status, level); err != nil {
 					return err
 				}
 				return w.all(ctx, c)
@@ -194,7 +194,6 @@ func (o outcome) String() string {
 // precompiler compiles one image after the other.
 type precompiler struct {
 	*session
-	engine      image.Engine
 	snapshotter string
 	job         image.Job // what all have in common
 	status      *statusLine
@@ -240,10 +239,10 @@ func (w *precompiler) one(ctx context.Context, name string) (o outcome, retErr e
 		return o, err
 	}
 	o.Image = i.Name
-	if !w.engine.Compiles {
-		return o.nothing(w.engine.Name + " does not compile ahead"), nil
+	if !w.job.Engine.Compiles {
+		return o.nothing(w.job.Engine.Name + " does not compile ahead"), nil
 	}
-	manifest, config, err := w.Choose(ctx, &i, w.engine.Types())
+	manifest, config, err := w.Choose(ctx, &i, w.job.Engine.Types())
 	if err != nil {
 		return o, err
 	}
@@ -254,7 +253,7 @@ func (w *precompiler) one(ctx context.Context, name string) (o outcome, retErr e
 		compiled = compiled || what == "compile"
 		w.status.set(i.Name, what, size)
 	}
-	layered := len(manifest.LayersOf(w.engine.Types())) > 0
+	layered := len(manifest.LayersOf(w.job.Engine.Types())) > 0
 	if len(config.RootFS.DiffIDs) > 0 {
 		entry, err := w.entry(ctx, &job, config)
 		defer func() { retErr = errors.Join(retErr, entry.close()) }()
@@ -266,10 +265,10 @@ func (w *precompiler) one(ctx context.Context, name string) (o outcome, retErr e
 		case entry.Kind == entrypoint.Native:
 			return o.nothing(fmt.Sprintf("the entrypoint %s is a native program", plain(entry.Path))), nil
 		case entry.Kind == entrypoint.Other:
-			return o.nothing(fmt.Sprintf("only %s knows what %s is", w.engine.Name, plain(entry.Path))), nil
+			return o.nothing(fmt.Sprintf("only %s knows what %s is", w.job.Engine.Name, plain(entry.Path))), nil
 		}
 	} else if !layered {
-		return o, fmt.Errorf("image %s has neither a root file system nor layers that %s takes: %s", plain(i.Name), w.engine.Name, strings.Join(w.engine.Types(), ", "))
+		return o, fmt.Errorf("image %s has neither a root file system nor layers that %s takes: %s", plain(i.Name), w.job.Engine.Name, strings.Join(w.job.Engine.Types(), ", "))
 	}
 	begun := time.Now()
 	g, err := image.Precompile(ctx, &job)
@@ -294,7 +293,7 @@ func (w *precompiler) one(ctx context.Context, name string) (o outcome, retErr e
 	}
 	switch {
 	case o.Artifacts == 0:
-		return o.nothing(w.engine.Name + " leaves this code as it is"), nil
+		return o.nothing(w.job.Engine.Name + " leaves this code as it is"), nil
 	case compiled:
 		o.Outcome = outcomeCompiled
 	default:
@@ -347,7 +346,7 @@ func (w *precompiler) entry(ctx context.Context, job *image.Job, config ocispec.
 		return nil, err
 	}
 	e := &imageEntry{view: view}
-	e.Entry, err = entrypoint.Resolve(spec, "", view.Path(), w.engine.Name, w.engine.Kinds)
+	e.Entry, err = entrypoint.Resolve(spec, "", view.Path(), w.job.Engine.Name, w.job.Engine.Kinds)
 	if err != nil || e.File == nil {
 		return e, err
 	}

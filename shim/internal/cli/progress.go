@@ -20,37 +20,27 @@ const (
 )
 
 // progressBar shows on a terminal how much of some work is done. It is for one
-// goroutine; nil is a bar that shows nothing.
+// goroutine.
 type progressBar struct {
-	out   io.Writer
-	drawn time.Time // zero if the bar is not on the terminal
+	line *statusLine
+	at   time.Time // when it was drawn
 }
 
 // newProgressBar makes a bar on out, which shows nothing if that is no terminal.
-func newProgressBar(out io.Writer) *progressBar {
-	if !isTerminal(out) {
-		return nil
-	}
-	return &progressBar{out: out}
-}
+func newProgressBar(out io.Writer) *progressBar { return &progressBar{line: newStatusLine(out)} }
 
 // set draws the bar, if there is much to do and it was not drawn just now. done
 // and total are bytes.
 func (b *progressBar) set(done, total int64) {
-	if b == nil || total <= progressFrom || time.Since(b.drawn) < progressPeriod {
+	if !b.line.terminal || total <= progressFrom || time.Since(b.at) < progressPeriod {
 		return
 	}
-	b.drawn = time.Now()
-	_, _ = fmt.Fprintf(b.out, "\r%40r %s of %s\x1b[K", progress.Bar(float64(done)/float64(total)), progress.Bytes(done), progress.Bytes(total))
+	b.at = time.Now()
+	b.line.draw(fmt.Sprintf("%40r %s of %s", progress.Bar(float64(done)/float64(total)), progress.Bytes(done), progress.Bytes(total)))
 }
 
 // clear takes the bar off the terminal: call it before anything else is printed.
-func (b *progressBar) clear() {
-	if b != nil && !b.drawn.IsZero() {
-		_, _ = io.WriteString(b.out, "\r\x1b[K")
-		b.drawn = time.Time{}
-	}
-}
+func (b *progressBar) clear() { b.line.clear() }
 
 // isTerminal says whether w is a terminal.
 func isTerminal(w io.Writer) bool {

@@ -61,9 +61,9 @@ file system, if not told otherwise. The engine's log goes to standard error.`,
 }
 
 func (p Program) context(c *cli.Context) (*stage.Context, error) {
-	level := c.String("log-level")
-	if !slices.Contains(options.LogLevels, level) {
-		return nil, &usageError{fmt.Sprintf("--log-level: found %q, accepted: %s", level, strings.Join(options.LogLevels, ", "))}
+	level, err := logLevel(c)
+	if err != nil {
+		return nil, err
 	}
 	values, err := p.engineOptions(c.StringSlice("option"))
 	if err != nil {
@@ -102,6 +102,14 @@ func (p Program) context(c *cli.Context) (*stage.Context, error) {
 	return ctx, nil
 }
 
+func logLevel(c *cli.Context) (string, error) {
+	level := c.String("log-level")
+	if !slices.Contains(options.LogLevels, level) {
+		return "", &usageError{fmt.Sprintf("--log-level: found %q, accepted: %s", level, strings.Join(options.LogLevels, ", "))}
+	}
+	return level, nil
+}
+
 // find says what is to be run: "path#func", where a file whose name has a '#'
 // comes first, as in a container.
 func (p Program) find(arg string) (path, fn string, kind entrypoint.Kind, err error) {
@@ -120,10 +128,10 @@ func (p Program) find(arg string) (path, fn string, kind entrypoint.Kind, err er
 	switch {
 	case kind == entrypoint.Native:
 		return "", "", 0, fmt.Errorf("%s is a native program: run it directly", name)
-	case kind&p.Kinds == 0 && kind == entrypoint.Other:
-		return "", "", 0, fmt.Errorf("%s is nothing that %s runs (%s)", name, p.Engine, p.Kinds)
-	case kind&p.Kinds == 0:
-		return "", "", 0, fmt.Errorf("%s is a %s; %s runs only: %s", name, kind, p.Engine, p.Kinds)
+	case kind&p.Engine.Kinds == 0 && kind == entrypoint.Other:
+		return "", "", 0, fmt.Errorf("%s is nothing that %s runs (%s)", name, p.Engine.Name, p.Engine.Kinds)
+	case kind&p.Engine.Kinds == 0:
+		return "", "", 0, fmt.Errorf("%s is a %s; %s runs only: %s", name, kind, p.Engine.Name, p.Engine.Kinds)
 	}
 	return path, fn, kind, nil
 }

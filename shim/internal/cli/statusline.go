@@ -37,8 +37,6 @@ func (s *statusLine) set(of, what string, size int64) {
 	if !s.terminal {
 		return
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	text := plain(of) + ": " + what
 	if size > 0 {
 		text += fmt.Sprintf(", %s", progress.Bytes(size))
@@ -46,6 +44,13 @@ func (s *statusLine) set(of, what string, size int64) {
 	if over := len(text) - maxStatus; over > 0 {
 		text = text[over:] // names differ at their ends
 	}
+	s.draw(text)
+}
+
+// draw puts a text on the line.
+func (s *statusLine) draw(text string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	_, _ = io.WriteString(s.out, "\r"+text+"\x1b[K")
 	s.drawn = true
 }
@@ -73,10 +78,10 @@ func (s *statusLine) Write(p []byte) (int, error) {
 	return s.out.Write(p)
 }
 
-// logger logs from a level on.
-func (s *statusLine) logger(level string) (*logrus.Entry, error) {
+// newLogger logs from a level on.
+func newLogger(out io.Writer, level string) (*logrus.Entry, error) {
 	l := logrus.New()
-	l.SetOutput(s)
+	l.SetOutput(out)
 	parsed, err := logrus.ParseLevel(level)
 	if err != nil {
 		return nil, err

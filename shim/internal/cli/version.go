@@ -43,7 +43,7 @@ func (p Program) version() string {
 	if b.Modified {
 		b.Revision += " (modified)"
 	}
-	engine := strings.TrimSpace(p.Engine + " " + p.EngineVersion)
+	engine := strings.TrimSpace(p.Engine.Name + " " + p.EngineVersion)
 	if p.EngineRevision != "" {
 		engine += " (" + p.EngineRevision + ")"
 	}

@@ -242,19 +242,33 @@ const wasm = "wasm"
 // than one, the first for the architecture wasm, or else the first. ErrNotFound
 // says that there is none.
 func (c *Client) choose(ctx context.Context, image *Image, types []string) (Manifest, error) {
+	all, err := c.manifestsOf(ctx, image)
+	if err != nil {
+		return Manifest{}, err
+	}
+	return image.choose(all, types)
+}
+
+// manifestsOf is Manifests, with errors that name the image.
+func (c *Client) manifestsOf(ctx context.Context, image *Image) ([]Manifest, error) {
 	all, err := c.Manifests(ctx, image.Target)
 	if err != nil {
-		return Manifest{}, fmt.Errorf("image %s: %w", image.Name, err)
+		return nil, fmt.Errorf("image %s: %w", image.Name, err)
 	}
+	return all, nil
+}
+
+// choose is Client.choose of manifests that were read before.
+func (i *Image) choose(all []Manifest, types []string) (Manifest, error) {
 	var found []string
 	var first *Manifest
-	for i, m := range all {
+	for n, m := range all {
 		if len(m.LayersOf(types)) > 0 {
 			if m.Descriptor.Platform != nil && m.Descriptor.Platform.Architecture == wasm {
 				return m, nil
 			}
 			if first == nil {
-				first = &all[i]
+				first = &all[n]
 			}
 		}
 		for _, l := range m.Layers {
@@ -264,11 +278,11 @@ func (c *Client) choose(ctx context.Context, image *Image, types []string) (Mani
 		}
 	}
 	if first == nil && !slices.ContainsFunc(found, func(t string) bool { return !IsRootFS(t) }) {
-		return Manifest{}, fmt.Errorf("image %s: %w", image.Name, ErrOrdinary)
+		return Manifest{}, fmt.Errorf("image %s: %w", i.Name, ErrOrdinary)
 	}
 	if first == nil {
 		return Manifest{}, fmt.Errorf("image %s has no layer of a type that the engine takes; found: %s; accepted: %s: %w",
-			image.Name, list(found), list(types), errdefs.ErrNotFound)
+			i.Name, list(found), list(types), errdefs.ErrNotFound)
 	}
 	return *first, nil
 }

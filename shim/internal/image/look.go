@@ -79,17 +79,13 @@ func (c *Client) Config(ctx context.Context, m Manifest) (ocispec.Image, error) 
 // machine: one with layers of some types, as the daemon chooses it, or else one
 // for WebAssembly or for this machine. ErrNotFound says that there is none.
 func (c *Client) Choose(ctx context.Context, image *Image, types []string) (Manifest, ocispec.Image, error) {
-	m, err := c.choose(ctx, image, types)
-	if err == nil {
-		config, err := c.Config(ctx, m)
-		return m, config, err
-	}
-	if !errdefs.IsNotFound(err) {
+	all, err := c.manifestsOf(ctx, image)
+	if err != nil {
 		return Manifest{}, ocispec.Image{}, err
 	}
-	all, err := c.Manifests(ctx, image.Target)
-	if err != nil {
-		return Manifest{}, ocispec.Image{}, fmt.Errorf("image %s: %w", image.Name, err)
+	if m, err := image.choose(all, types); err == nil {
+		config, err := c.Config(ctx, m)
+		return m, config, err
 	}
 	var found []string
 	for _, m := range all {
@@ -147,9 +143,14 @@ func uninterrupted(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 }
 
-// Holds says whether an artifact belongs to one of the blobs, or was made of one.
-func (k Kept) Holds(blobs []digest.Digest) bool {
-	return slices.Contains(blobs, k.Source) || slices.ContainsFunc(k.Blobs, func(d digest.Digest) bool { return slices.Contains(blobs, d) })
+// KeptBy are the artifacts that belong to one of the blobs, or were made of one.
+func KeptBy(blobs []digest.Digest, all []Kept) (found []Kept) {
+	for _, k := range all {
+		if slices.Contains(blobs, k.Source) || slices.ContainsFunc(k.Blobs, func(d digest.Digest) bool { return slices.Contains(blobs, d) }) {
+			found = append(found, k)
+		}
+	}
+	return found
 }
 
 // Is says whether two are the same artifact of the same code.
@@ -157,16 +158,22 @@ func (k Kept) Is(other Kept) bool {
 	return k.Digest == other.Digest && k.Engine == other.Engine && k.ID == other.ID
 }
 
-// BlobsOf are those of an image that artifacts belong to: its target, and the
-// layers whose manifests are here.
-func (c *Client) BlobsOf(ctx context.Context, image Image) ([]digest.Digest, error) {
-	blobs := []digest.Digest{image.Target.Digest}
-	all, err := c.Manifests(ctx, image.Target)
-	for _, m := range all {
+// Blobs are those of an image that artifacts belong to: its target, and the layers
+// of its manifests.
+func (i Image) Blobs(manifests []Manifest) []digest.Digest {
+	blobs := []digest.Digest{i.Target.Digest}
+	for _, m := range manifests {
 		for _, l := range m.Layers {
 			blobs = append(blobs, l.Digest)
 		}
 	}
+	return blobs
+}
+
+// BlobsOf are the Blobs of an image, as far as its manifests are here.
+func (c *Client) BlobsOf(ctx context.Context, image Image) ([]digest.Digest, error) {
+	all, err := c.Manifests(ctx, image.Target)
+	blobs := image.Blobs(all)
 	if errdefs.IsNotFound(err) || errors.Is(err, errdefs.ErrInvalidArgument) {
 		return blobs, nil // its content was not pulled, or it is no image
 	}

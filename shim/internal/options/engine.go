@@ -134,6 +134,12 @@ func ParseSize(s string) (uint64, bool) {
 	return 0, false
 }
 
+// ParseCompileMemory reads how many bytes compiling may take: 1 MiB is the least.
+func ParseCompileMemory(s string) (int64, bool) {
+	n, ok := ParseSize(s)
+	return int64(n), ok && n >= 1<<20 && n <= math.MaxInt64
+}
+
 // ParsePreopens reads the value of Preopens.
 func ParsePreopens(value string) ([]stage.Preopen, error) {
 	var all []stage.Preopen

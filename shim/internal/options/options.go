@@ -35,7 +35,7 @@ type Options struct {
 	// compiled ahead, nil that nobody said it. CompileMemory is how many bytes it
 	// may take; 0 is that nobody said it.
 	CompileTimeout *time.Duration
-	CompileMemory  uint64
+	CompileMemory  int64
 
 	LogLevel  string // one of LogLevels; empty means the default
 	GuestProc string // one of GuestProcs; empty means the first

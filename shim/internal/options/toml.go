@@ -21,9 +21,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// MinCompileMemory is the least that compiling can be limited to, in bytes.
-const MinCompileMemory = 1 << 20
-
 // maxConfig bounds the size of a configuration file, in bytes.
 const maxConfig = 1 << 20
 
@@ -91,8 +88,8 @@ var setters = map[string]func(o *Options, v any, engine []Declaration) error{
 	},
 	"compile_memory": func(o *Options, v any, _ []Declaration) error {
 		s, _ := v.(string)
-		n, ok := ParseSize(s)
-		if !ok || n < MinCompileMemory || n > math.MaxInt64 {
+		n, ok := ParseCompileMemory(s)
+		if !ok {
 			return invalid("found %s, accepted: a size of 1MiB or more, like \"512MiB\"", show(v))
 		}
 		o.CompileMemory = n

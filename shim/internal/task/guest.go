@@ -77,7 +77,7 @@ func compileLimits(o options.Options) compiler.Limits {
 		l.Time = *o.CompileTimeout
 	}
 	if o.CompileMemory != 0 {
-		l.Memory = int64(o.CompileMemory)
+		l.Memory = o.CompileMemory
 	}
 	return l
 }
