@@ -11,27 +11,26 @@ import (
 	"github.com/containerd/containerd/api/types/runtimeoptions/v1"
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/content"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/libwasmshim/libwasmshim/test/guests"
-	"github.com/libwasmshim/libwasmshim/test/harness"
 )
 
-// layered and plain make an image of a guest: as its only layer, or as a file.
-func (b *bench) layered(name, guest string) (client.Image, error) {
-	data, err := guests.Named(guest, name)
+// bothKinds makes two images of a guest, as the only layer and as a file, which
+// have no code in common.
+func (b *bench) bothKinds(guest string) (layered, plain client.Image, err error) {
+	layer, err := guests.Named(guest, "layers-"+guest)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return b.WasmImage(b.ctx, name, harness.Wasm("/app.wasm", harness.Blob{MediaType: harness.WasmLayer, Data: data}))
-}
-
-func (b *bench) plain(name, guest string) (client.Image, error) {
-	data, err := guests.Named(guest, name)
+	file, err := guests.Named(guest, "plain-"+guest)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return b.Image(b.ctx, name, map[string]harness.File{"app.wasm": {Data: data}}, ocispec.ImageConfig{Entrypoint: []string{"/app.wasm"}})
+	if layered, err = b.LayerImage(b.ctx, "layers-"+guest, layer); err != nil {
+		return nil, nil, err
+	}
+	plain, err = b.FileImage(b.ctx, "plain-"+guest, file)
+	return layered, plain, err
 }
 
 // notAhead is the runtime's options without compiling ahead.
@@ -44,11 +43,7 @@ func (b *bench) guestImages(args []string) ([]subject, error) {
 		if len(args) > 0 && g.guest != "go.wasm" {
 			continue
 		}
-		layered, err := b.layered("layers-"+g.guest, g.guest)
-		if err != nil {
-			return nil, err
-		}
-		plain, err := b.plain("plain-"+g.guest, g.guest)
+		layered, plain, err := b.bothKinds(g.guest)
 		if err != nil {
 			return nil, err
 		}
@@ -190,11 +185,7 @@ func (b *bench) pods() error {
 // client measures what an idle daemon keeps of having asked containerd: a guest
 // of layers asks, a file does not.
 func (b *bench) client() error {
-	layered, err := b.layered("layers-sleep", "sleep.wasm")
-	if err != nil {
-		return err
-	}
-	plain, err := b.plain("plain-sleep", "sleep.wasm")
+	layered, plain, err := b.bothKinds("sleep.wasm")
 	if err != nil {
 		return err
 	}

@@ -101,18 +101,6 @@ func fromJSON[V any](t testing.TB, text string) (v V) {
 	return v
 }
 
-// artifact imports a CNCF Wasm artifact, and returns its name.
-func (t *cliTest) artifact(module []byte) string {
-	t.Helper()
-	variant := harness.Wasm("", harness.Blob{MediaType: harness.WasmLayer, Data: module})
-	variant.Artifact = true
-	archive, err := harness.Archive(harness.ImageName(harness.FreshID("artifact")), variant)
-	require.NoError(t, err)
-	imported, err := t.Client.Import(t.Ctx, bytes.NewReader(archive), client.WithImportPlatform(harness.WasmPlatform))
-	require.NoError(t, err)
-	return imported[0].Name
-}
-
 type inspectedImage struct {
 	Name, Engine string
 	Target       struct{ MediaType, Digest string }
@@ -175,7 +163,7 @@ $`, text)
 	require.False(t, m.Layers[1].Runs)
 	require.Len(t, i.Artifacts, 2)
 
-	plain := tt.plain(fresh(t))
+	plain := tt.FileImage(fresh(t))
 	require.Contains(t, tt.out(harness.Config{Image: plain}), "compiled")
 	i = fromJSON[inspectedImage](t, tt.okay(tt.shim, "image", "inspect", "--json", plain.Name()))
 	require.Equal(t, "plain", i.Manifests[0].Kind)
@@ -184,7 +172,7 @@ $`, text)
 	require.Len(t, i.Artifacts, 1)
 	require.Equal(t, "cachier", i.Artifacts[0].Engine)
 
-	artifact := tt.artifact(module)
+	artifact := tt.artifact(module).Name()
 	require.Contains(t, tt.ok("image", "inspect", artifact), "Wasm artifact (CNCF), which containerd's clients refuse to run; see image convert")
 	i = fromJSON[inspectedImage](t, tt.ok("image", "inspect", "--json", artifact))
 	require.Equal(t, "artifact", i.Manifests[0].Kind)
@@ -192,13 +180,9 @@ $`, text)
 	require.Len(t, i.Artifacts, 2, "the layer is the other image's")
 
 	// An index, by the names that people use for it.
-	layer, err := harness.LayerTar(map[string]harness.File{"native": {Data: guest(t, "native")}})
-	require.NoError(t, err)
-	linux := harness.Variant{Platform: ocispec.Platform{OS: "linux", Architecture: "arm", Variant: "v7"}, Layers: []harness.Blob{{MediaType: ocispec.MediaTypeImageLayer, Data: layer}}}
-	archive, err := harness.Archive("docker.io/library/short:latest", linux, harness.Wasm("/app.wasm", harness.Blob{MediaType: harness.WasmLayer, Data: module}))
-	require.NoError(t, err)
-	_, err = tt.Client.Import(tt.Ctx, bytes.NewReader(archive), client.WithAllPlatforms(true))
-	require.NoError(t, err)
+	linux := tt.native()
+	linux.Platform, linux.Config = ocispec.Platform{OS: "linux", Architecture: "arm", Variant: "v7"}, ocispec.ImageConfig{}
+	tt.imported("docker.io/library/short:latest", linux, harness.Layered(module))
 	for _, name := range []string{"short", "short:latest", "library/short", "docker.io/library/short:latest"} {
 		i = fromJSON[inspectedImage](t, tt.ok("image", "inspect", "--json", name))
 		require.Equal(t, "docker.io/library/short:latest", i.Name)
@@ -210,14 +194,14 @@ $`, text)
 func TestCLIConvert(t *testing.T) {
 	tt := newCLITest(t)
 	module := fresh(t)
-	source, name := tt.artifact(module), harness.ImageName(harness.FreshID("converted"))
+	source, name := tt.artifact(module).Name(), harness.ImageName(harness.FreshID("converted"))
 	tt.collect()
 	before := tt.blobs()
 	out := tt.ok("image", "convert", source, name)
 	require.Regexp(t, `^made `+name+`, manifest sha256:[0-9a-f]{64}
 to run: ctr run --rm --platform wasi/wasm --runtime io.containerd.wasmtime.v1 `+name+` ID
 $`, out)
-	image := tt.open(name)
+	image := tt.open(name, wasmPlatform)
 	after := tt.blobs()
 	require.Contains(t, after, image.Target().Digest.Encoded())
 	require.LessOrEqual(t, len(after), len(before)+2, "a configuration and a manifest")
@@ -232,7 +216,7 @@ $`, out)
 	require.Regexp(t, `^there already: `+name+`, manifest `+string(image.Target().Digest)+`\n`, tt.ok("image", "convert", source, name))
 	tt.fails("image "+name+" is there already, its digest is "+string(image.Target().Digest)+": already exists; --force replaces it",
 		"image", "convert", "--arg", "x", source, name)
-	require.Equal(t, image.Target().Digest, tt.open(name).Target().Digest)
+	require.Equal(t, image.Target().Digest, tt.open(name, wasmPlatform).Target().Digest)
 	tt.collect()
 	require.LessOrEqual(t, len(tt.blobs()), len(after)+1, "nothing of what failed, and the artifact")
 	made := fromJSON[struct {
@@ -240,7 +224,7 @@ $`, out)
 		Manifest digest.Digest
 		Made     bool
 	}](t, tt.ok("image", "convert", "--json", "--force", "--entrypoint", "/other.wasm#func", "--arg", "entry", "--env", "A=1,2", source, name))
-	image = tt.open(name)
+	image = tt.open(name, wasmPlatform)
 	require.Equal(t, name, made.Name)
 	require.True(t, made.Made)
 	require.Equal(t, image.Target().Digest, made.Manifest)
@@ -259,24 +243,14 @@ $`, out)
 	odd := harness.Wasm("/a.wasm", harness.Blob{MediaType: harness.WasmLayer, Data: module})
 	odd.Platform, odd.Config.Env = ocispec.Platform{OS: "linux", Architecture: "arm"}, []string{"B=1", "C=2"}
 	oddName, evenName := harness.ImageName(harness.FreshID("odd")), harness.ImageName(harness.FreshID("even"))
-	archive, err := harness.Archive(oddName, odd)
-	require.NoError(t, err)
-	_, err = tt.Client.Import(tt.Ctx, bytes.NewReader(archive), client.WithAllPlatforms(true))
-	require.NoError(t, err)
+	tt.imported(oddName, odd)
 	tt.ok("image", "convert", "--env", "B=3", oddName, evenName)
-	spec, err = tt.open(evenName).Spec(tt.Ctx)
+	spec, err = tt.open(evenName, wasmPlatform).Spec(tt.Ctx)
 	require.NoError(t, err)
 	require.Equal(t, []string{"B=3", "C=2"}, spec.Config.Env)
 	require.Equal(t, []string{"/a.wasm"}, spec.Config.Entrypoint)
 
-	tt.fails(": no image with layers of WebAssembly: not found", "image", "convert", tt.plain(module).Name(), "x")
-}
-
-func (t *cliTest) open(name string) client.Image {
-	t.Helper()
-	metadata, err := t.Client.ImageService().Get(t.Ctx, name)
-	require.NoError(t, err)
-	return client.NewImageWithPlatform(t.Client, metadata, harness.WasmPlatform)
+	tt.fails(": no image with layers of WebAssembly: not found", "image", "convert", tt.FileImage(module).Name(), "x")
 }
 
 // blobs are the names of all files in the content store.
@@ -309,7 +283,7 @@ func TestCLICache(t *testing.T) {
 	tt := newCLITest(t)
 	list := func() cacheList { return fromJSON[cacheList](t, tt.ok("cache", "ls", "--json")) }
 	module, file := fresh(t), fresh(t)
-	image, also, plain := tt.layered(module), tt.layered(module), tt.plain(file)
+	image, also, plain := tt.LayerImage(module), tt.LayerImage(module), tt.FileImage(file)
 	start := func() {
 		require.Contains(t, tt.out(harness.Config{Image: image}), "compiled")
 		require.Contains(t, tt.out(harness.Config{Image: plain}), "compiled")
@@ -376,14 +350,14 @@ func TestCLICache(t *testing.T) {
 	removed(3, plain.Name(), also.Name(), string(l.of(module)[0].Digest), plain.Name())
 	gone(append(l.of(file), l.of(module)...))
 	again(module, 3)
-	tt.fails(" has no artifacts", "cache", "rm", image.Name(), tt.layered(fresh(t)).Name())
+	tt.fails(" has no artifacts", "cache", "rm", image.Name(), tt.LayerImage(fresh(t)).Name())
 	require.NotEmpty(t, list().of(module), "nothing is removed if something is wrong")
 
 	// Two modules that differ in what nobody keeps are compiled to the same.
 	base := fresh(t)
 	custom := func(content byte) []byte { return append(slices.Clone(base), 0, 3, 1, 'x', content) }
 	twin, other := custom(1), custom(2)
-	twins, others := tt.layered(twin), tt.layered(other)
+	twins, others := tt.LayerImage(twin), tt.LayerImage(other)
 	for _, i := range []client.Image{twins, others} {
 		require.Equal(t, "hello\n", tt.out(harness.Config{Runtime: smoke.Ours, Image: i}))
 	}
@@ -421,15 +395,7 @@ func (t *cliTest) memory() (at time.Time) {
 
 // filesIn makes an ordinary image with a root file system of several layers.
 func (t *cliTest) filesIn(config ocispec.ImageConfig, layers ...map[string]harness.File) client.Image {
-	v := harness.Variant{Platform: ocispec.Platform{OS: "linux", Architecture: runtime.GOARCH}, Config: config}
-	for _, files := range layers {
-		data, err := harness.LayerTar(files)
-		require.NoError(t, err)
-		v.Layers = append(v.Layers, harness.Blob{MediaType: ocispec.MediaTypeImageLayer, Data: data})
-	}
-	archive, err := harness.Archive(harness.ImageName(harness.FreshID("files")), v)
-	require.NoError(t, err)
-	image, err := t.Import(t.Ctx, archive, harness.NativePlatform)
+	image, err := t.ImageFor(t.Ctx, harness.FreshID("files"), harness.NativePlatform, t.linux(config, layers...))
 	require.NoError(t, err)
 	return image
 }
@@ -439,8 +405,8 @@ func TestCLIPrecompile(t *testing.T) {
 	module := func(data []byte) harness.File { return harness.File{Data: data, Mode: 0o644} }
 	entry := ocispec.ImageConfig{Entrypoint: []string{"/app.wasm"}}
 	for name, make := range map[string]func(code []byte) client.Image{
-		"layers": tt.layered,
-		"plain":  tt.plain,
+		"layers": tt.LayerImage,
+		"plain":  tt.FileImage,
 		"plain, layers": func(code []byte) client.Image {
 			return tt.filesIn(entry, map[string]harness.File{"other": module(nil)}, map[string]harness.File{"app.wasm": module(code)}, map[string]harness.File{"more": module(nil)})
 		},
@@ -482,7 +448,7 @@ func TestCLIPrecompile(t *testing.T) {
 
 	// A real engine, and options.
 	code := fresh(t)
-	image := tt.layered(code)
+	image := tt.LayerImage(code)
 	require.Contains(t, tt.ok("precompile", "--option", "fuel=1000000", image.Name()), "compiled in")
 	require.Equal(t, "hello\n", tt.out(harness.Config{Runtime: smoke.Ours, Image: image, RuntimeOptions: body("[engine]\nfuel = 2000000")}))
 	require.Zero(t, tt.compilations(code))
@@ -492,7 +458,7 @@ func TestCLIPrecompile(t *testing.T) {
 	// Nothing to do is no failure.
 	native := tt.filesIn(ocispec.ImageConfig{Entrypoint: []string{"/native"}}, map[string]harness.File{"native": {Data: guest(t, "native")}})
 	require.Equal(t, native.Name()+": nothing to compile: the entrypoint /native is a native program\n", tt.okay(tt.shim, "precompile", native.Name()))
-	image = tt.layered(fresh(t))
+	image = tt.LayerImage(fresh(t))
 	require.Equal(t, image.Name()+": nothing to compile: cachier leaves this code as it is\n", tt.okay(tt.shim, "precompile", "--option", "compile=none", image.Name()))
 	require.Equal(t, image.Name()+": nothing to compile: cachier leaves this code as it is\n", tt.okay(tt.shim, "precompile", "--option", "compile=none", image.Name()))
 }
@@ -500,7 +466,7 @@ func TestCLIPrecompile(t *testing.T) {
 // A pod that starts at the same time waits, and so does the command.
 func TestCLIPrecompileAtOnce(t *testing.T) {
 	tt := newCLITest(t)
-	for kind, make := range map[string]func([]byte) client.Image{"layers": tt.layered, "file": tt.plain} {
+	for kind, make := range tt.bothKinds() {
 		t.Run(kind, func(t *testing.T) {
 			code := fresh(t)
 			image := make(code)
@@ -523,7 +489,7 @@ func TestCLIPrecompileAtOnce(t *testing.T) {
 // again when a person says so.
 func TestCLIPrecompileFails(t *testing.T) {
 	tt := newCLITest(t)
-	for kind, make := range map[string]func([]byte) client.Image{"layers": tt.layered, "file": tt.plain} {
+	for kind, make := range tt.bothKinds() {
 		t.Run(kind, func(t *testing.T) {
 			bad, good := make(fresh(t)), make(fresh(t))
 			for verb, cause := range map[string]string{
@@ -590,12 +556,11 @@ func TestCLIPrecompileInterrupted(t *testing.T) {
 
 func TestCLINotUnpacked(t *testing.T) {
 	tt := newCLITest(t)
-	archive, err := harness.ImageTar(harness.ImageName("packed"), map[string]harness.File{"app.wasm": {Data: fresh(t)}}, ocispec.ImageConfig{Entrypoint: []string{"/app.wasm"}})
+	packed, err := harness.Plain(fresh(t))
 	require.NoError(t, err)
-	_, err = tt.Client.Import(tt.Ctx, bytes.NewReader(archive))
-	require.NoError(t, err)
+	tt.imported(harness.ImageName("packed"), packed)
 	tt.fails("not compiled: the image is not unpacked in snapshotter overlayfs: pull it again, or have ctr images mount unpack it", "precompile", harness.ImageName("packed"))
-	unpacked := tt.plain(fresh(t)).Name()
+	unpacked := tt.FileImage(fresh(t)).Name()
 	tt.fails("the image is not unpacked in snapshotter native", "precompile", "--snapshotter", "native", unpacked)
 	tt.fails("ask snapshotter nope for the root file system: snapshotter not loaded: nope", "precompile", "--snapshotter", "nope", unpacked)
 }
@@ -620,7 +585,7 @@ func TestCLIBadInput(t *testing.T) {
 			c.Close()
 		}
 	}()
-	image := tt.layered(fresh(t)).Name()
+	image := tt.LayerImage(fresh(t)).Name()
 	notHere := "image nope is not in containerd's namespace " + tt.Namespace + ": pull or import it, or say --namespace; Kubernetes uses k8s.io"
 	for _, tc := range []struct {
 		args string

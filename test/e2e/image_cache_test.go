@@ -44,7 +44,7 @@ func TestImage2Misbehaving(t *testing.T) {
 		"hang":   "compiling failed: the compiler took longer than 700ms",
 		"memory": "compiling failed: the compiler took more than 64 MiB of memory",
 	} {
-		for kind, imageOf := range map[string]func([]byte) client.Image{"layers": tt.layered, "file": tt.plain} {
+		for kind, imageOf := range tt.bothKinds() {
 			t.Run(verb+"/"+kind, func(t *testing.T) {
 				module := fresh(t)
 				id := harness.FreshID("c")
@@ -66,14 +66,14 @@ func TestImage2Misbehaving(t *testing.T) {
 	}
 	t.Run("none", func(t *testing.T) {
 		module := fresh(t)
-		c := harness.Config{Image: tt.layered(module), RuntimeOptions: body("[engine]\ncompile = 'none'")}
+		c := harness.Config{Image: tt.LayerImage(module), RuntimeOptions: body("[engine]\ncompile = 'none'")}
 		require.Equal(t, layerLine(module, "original"), tt.out(c))
 		require.Equal(t, layerLine(module, "original"), tt.out(c))
 		require.Equal(t, 1, tt.compilations(module), "it was asked once")
 	})
 	t.Run("switched off", func(t *testing.T) {
 		module := fresh(t)
-		c := harness.Config{Image: tt.layered(module), RuntimeOptions: body("compile_timeout = '0s'")}
+		c := harness.Config{Image: tt.LayerImage(module), RuntimeOptions: body("compile_timeout = '0s'")}
 		require.Equal(t, layerLine(module, "original"), tt.out(c))
 		require.Zero(t, tt.compilations(module))
 		c.RuntimeOptions = nil
@@ -81,7 +81,7 @@ func TestImage2Misbehaving(t *testing.T) {
 	})
 	t.Run("other limits", func(t *testing.T) {
 		module := fresh(t)
-		c := harness.Config{Image: tt.layered(module), RuntimeOptions: body("compile_timeout = '700ms'\n[engine]\ncompile = 'slow'")}
+		c := harness.Config{Image: tt.LayerImage(module), RuntimeOptions: body("compile_timeout = '700ms'\n[engine]\ncompile = 'slow'")}
 		require.Equal(t, layerLine(module, "original"), tt.out(c))
 		c.RuntimeOptions = slow
 		require.Equal(t, layerLine(module, "compiled"), tt.out(c), "what failed is tried again")
@@ -94,9 +94,9 @@ func TestImage2NoBuildID(t *testing.T) {
 	shim, err := buildEngine("cachier", t.TempDir(), "LDFLAGS=-Wl,--build-id=none")
 	require.NoError(t, err)
 	module := fresh(t)
-	require.Equal(t, layerLine(module, "original"), tt.out(harness.Config{Runtime: shim, Image: tt.layered(module)}))
+	require.Equal(t, layerLine(module, "original"), tt.out(harness.Config{Runtime: shim, Image: tt.LayerImage(module)}))
 	require.Contains(t, tt.LogTail(10), `msg="nothing is compiled ahead" error="this binary has no build id, so that nobody could tell its artifacts from another one's: link it with -Wl,--build-id"`)
-	require.Equal(t, fileLine(module, "original"), tt.out(harness.Config{Runtime: shim, Image: tt.plain(module)}))
+	require.Equal(t, fileLine(module, "original"), tt.out(harness.Config{Runtime: shim, Image: tt.FileImage(module)}))
 	require.Zero(t, tt.compilations(module))
 }
 
@@ -105,7 +105,7 @@ func TestImage2NoBuildID(t *testing.T) {
 func TestImage3Once(t *testing.T) {
 	tt := newImageTest(t)
 	module := fresh(t)
-	one, two := tt.layered(module), tt.layered(module)
+	one, two := tt.LayerImage(module), tt.LayerImage(module)
 	for range 2 {
 		require.Equal(t, layerLine(module, "compiled"), tt.out(harness.Config{Image: one}))
 		require.Equal(t, layerLine(module, "compiled"), tt.out(harness.Config{Image: two}))
@@ -128,7 +128,7 @@ func (t *imageTest) reopen(image client.Image) client.Image {
 func TestImage3File(t *testing.T) {
 	tt := newImageTest(t)
 	module := fresh(t)
-	one, two := tt.plain(module), tt.plain(module)
+	one, two := tt.FileImage(module), tt.FileImage(module)
 	for range 2 {
 		require.Equal(t, fileLine(module, "compiled"), tt.out(harness.Config{Image: one}))
 		require.Equal(t, fileLine(module, "compiled"), tt.out(harness.Config{Image: two}))
@@ -152,7 +152,7 @@ func TestImage3File(t *testing.T) {
 func TestImage3SideBySide(t *testing.T) {
 	tt := newImageTest(t)
 	module := fresh(t)
-	image := tt.layered(module)
+	image := tt.LayerImage(module)
 	options := func(text string) harness.Config {
 		return harness.Config{Image: image, RuntimeOptions: body("[engine]\n" + text)}
 	}
@@ -186,7 +186,7 @@ func TestImage3SideBySide(t *testing.T) {
 // Artifacts go with their image, and not before.
 func TestImage3Garbage(t *testing.T) {
 	tt := newImageTest(t)
-	for kind, imageOf := range map[string]func([]byte) client.Image{"layers": tt.layered, "file": tt.plain} {
+	for kind, imageOf := range tt.bothKinds() {
 		t.Run(kind, func(t *testing.T) {
 			module := fresh(t)
 			image := imageOf(module)
@@ -207,7 +207,7 @@ func TestImage3Garbage(t *testing.T) {
 // What many option strings can do to the disk is bounded: the newest stay.
 func TestImage3Bounded(t *testing.T) {
 	tt := newImageTest(t)
-	for kind, imageOf := range map[string]func([]byte) client.Image{"layers": tt.layered, "file": tt.plain} {
+	for kind, imageOf := range tt.bothKinds() {
 		t.Run(kind, func(t *testing.T) {
 			module := fresh(t)
 			image := imageOf(module)
@@ -240,7 +240,7 @@ func TestImage3Bounded(t *testing.T) {
 // An artifact that is gone, or is not what it was, is made anew.
 func TestImage3Damaged(t *testing.T) {
 	tt := newImageTest(t)
-	for kind, imageOf := range map[string]func([]byte) client.Image{"layers": tt.layered, "file": tt.plain} {
+	for kind, imageOf := range tt.bothKinds() {
 		for how, damage := range map[string]func(t *testing.T, d digest.Digest){
 			"removed": func(t *testing.T, d digest.Digest) {
 				require.NoError(t, tt.Client.ContentStore().Delete(tt.Ctx, d))
@@ -284,7 +284,7 @@ func TestImage3Damaged(t *testing.T) {
 // the same.
 func TestImage3Refused(t *testing.T) {
 	tt := newImageTest(t)
-	for kind, imageOf := range map[string]func([]byte) client.Image{"layers": tt.layered, "file": tt.plain} {
+	for kind, imageOf := range tt.bothKinds() {
 		t.Run(kind, func(t *testing.T) {
 			module := fresh(t)
 			c := harness.Config{Image: imageOf(module), RuntimeOptions: body("[engine]\ncompile = 'garbage'")}
@@ -300,7 +300,7 @@ func TestImage3Refused(t *testing.T) {
 // Of many starts at once one compiles, and the rest wait for it.
 func TestImage3AtOnce(t *testing.T) {
 	tt := newImageTest(t)
-	for kind, imageOf := range map[string]func([]byte) client.Image{"layers": tt.layered, "file": tt.plain} {
+	for kind, imageOf := range tt.bothKinds() {
 		t.Run(kind, func(t *testing.T) {
 			module := fresh(t)
 			images := []client.Image{imageOf(module), imageOf(module)} // one layer, two images
@@ -338,7 +338,7 @@ func atOnce(tt *imageTest, n int, config func(i int) harness.Config) []string {
 func TestImage4SharedPages(t *testing.T) {
 	tt := newImageTest(t)
 	module := guest(t, "go.wasm")
-	for kind, image := range map[string]client.Image{"layers": tt.layered(module), "file": tt.plain(module)} {
+	for kind, image := range map[string]client.Image{"layers": tt.LayerImage(module), "file": tt.FileImage(module)} {
 		t.Run(kind, func(t *testing.T) {
 			var pids []uint32
 			for range 2 {
@@ -387,7 +387,7 @@ func mapped(t *testing.T, pid uint32, name string) map[string]int {
 // Not even root in a container can change what others run.
 func TestImage4ReadOnly(t *testing.T) {
 	tt := newImageTest(t)
-	for kind, imageOf := range map[string]func([]byte) client.Image{"layers": tt.layered, "file": tt.plain} {
+	for kind, imageOf := range tt.bothKinds() {
 		t.Run(kind, func(t *testing.T) {
 			module := fresh(t)
 			image := imageOf(module)
@@ -411,7 +411,7 @@ func TestImage4NoExec(t *testing.T) {
 	require.NoError(t, unix.Mount("", store, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_NOEXEC, ""))
 	module := fresh(t)
 	for range 2 {
-		r := tt.Once(harness.Config{Image: tt.layered(module), RuntimeOptions: body("log_level = 'debug'")})
+		r := tt.Once(harness.Config{Image: tt.LayerImage(module), RuntimeOptions: body("log_level = 'debug'")})
 		require.Zero(t, r.Code, r.Stderr)
 		require.Equal(t, "hello\n", r.Stdout)
 		require.Contains(t, tt.LogTail(10), "mapped the artifact of ")
@@ -421,14 +421,14 @@ func TestImage4NoExec(t *testing.T) {
 // Code that was compiled elsewhere is machine code that nobody vouches for.
 func TestImage5CompiledElsewhere(t *testing.T) {
 	tt := newImageTest(t)
-	tt.out(harness.Config{Runtime: smoke.Ours, Image: tt.layered(fresh(t))})
+	tt.out(harness.Config{Runtime: smoke.Ours, Image: tt.LayerImage(fresh(t))})
 	module := fresh(t)
-	tt.out(harness.Config{Runtime: smoke.Ours, Image: tt.layered(module)})
+	tt.out(harness.Config{Runtime: smoke.Ours, Image: tt.LayerImage(module)})
 	machineCode, err := os.ReadFile(tt.blob(tt.artifacts(module)[0].Digest))
 	require.NoError(t, err)
-	_, err = tt.Daemon.Create(tt.Ctx, harness.Config{Runtime: smoke.Ours, Image: tt.layered(machineCode)})
+	_, err = tt.Daemon.Create(tt.Ctx, harness.Config{Runtime: smoke.Ours, Image: tt.LayerImage(machineCode)})
 	require.ErrorContains(t, err, "is not WebAssembly but a native program, or code that was compiled elsewhere, which is not run")
-	_, err = tt.Daemon.Create(tt.Ctx, harness.Config{Runtime: smoke.Ours, Image: tt.plain(machineCode)})
+	_, err = tt.Daemon.Create(tt.Ctx, harness.Config{Runtime: smoke.Ours, Image: tt.FileImage(machineCode)})
 	require.ErrorContains(t, err, "/app.wasm is code that wasmtime has compiled ahead; such code is machine code that nobody vouches for and is not run")
 	// Not even where it stands beside a module.
 	image := tt.wasm(harness.Wasm("/app.wasm", harness.Blob{MediaType: harness.WasmLayer, Data: module}, harness.Blob{MediaType: harness.WasmLayer, Data: machineCode}))

@@ -33,7 +33,7 @@ func TestImageBadInput(t *testing.T) {
 	}
 	t.Run("damaged layer", func(t *testing.T) {
 		module := fresh(t)
-		image := tt.layered(module)
+		image := tt.LayerImage(module)
 		file := tt.blob(digest.FromBytes(module))
 		require.NoError(t, os.Chmod(file, 0o644))
 		damaged := append([]byte{}, module...)
@@ -51,12 +51,12 @@ func TestImageBadInput(t *testing.T) {
 	})
 	t.Run("missing layer", func(t *testing.T) {
 		module := fresh(t)
-		image := tt.layered(module)
+		image := tt.LayerImage(module)
 		require.NoError(t, os.Remove(tt.blob(digest.FromBytes(module))))
 		refused(image, errdefs.IsNotFound, fmt.Sprintf("blob %s is not in containerd's content store", digest.FromBytes(module)))
 	})
 	t.Run("removed image", func(t *testing.T) {
-		image := tt.layered(fresh(t))
+		image := tt.LayerImage(fresh(t))
 		container, err := tt.NewContainer(tt.Ctx, harness.Config{Runtime: tt.shim, Image: image})
 		require.NoError(t, err)
 		defer func() { require.NoError(t, container.Delete(tt.Ctx, client.WithSnapshotCleanup)) }()
@@ -66,12 +66,12 @@ func TestImageBadInput(t *testing.T) {
 		require.True(t, errdefs.IsNotFound(err), "%v", err)
 	})
 	t.Run("empty", func(t *testing.T) {
-		refused(tt.layered(nil), errdefs.IsInvalidArgument, fmt.Sprintf("layer %s of type application/wasm is empty", digest.FromBytes(nil)))
-		refused(tt.plain(nil), errdefs.IsInvalidArgument, `entrypoint "/app.wasm": "/app.wasm" is empty`)
+		refused(tt.LayerImage(nil), errdefs.IsInvalidArgument, fmt.Sprintf("layer %s of type application/wasm is empty", digest.FromBytes(nil)))
+		refused(tt.FileImage(nil), errdefs.IsInvalidArgument, `entrypoint "/app.wasm": "/app.wasm" is empty`)
 	})
 	t.Run("no WebAssembly", func(t *testing.T) {
-		refused(tt.layered([]byte("some text")), errdefs.IsInvalidArgument, "the image's code is not WebAssembly; cachier runs only: WebAssembly module, WebAssembly component")
-		refused(tt.layered(guest(t, "hello.wat")), errdefs.IsInvalidArgument, "the image's code is a WebAssembly text; cachier runs only")
+		refused(tt.LayerImage([]byte("some text")), errdefs.IsInvalidArgument, "the image's code is not WebAssembly; cachier runs only: WebAssembly module, WebAssembly component")
+		refused(tt.LayerImage(guest(t, "hello.wat")), errdefs.IsInvalidArgument, "the image's code is a WebAssembly text; cachier runs only")
 	})
 	t.Run("too many layers", func(t *testing.T) {
 		var blobs []harness.Blob
@@ -106,7 +106,7 @@ func TestImageLarge(t *testing.T) {
 	const size = 200 << 20
 	large := append(fresh(t), 0, 0x80|size&0x7f, 0x80|(size>>7)&0x7f, 0x80|(size>>14)&0x7f, size>>21&0x7f)
 	large = append(large, make([]byte, size)...)
-	for kind, image := range map[string]func([]byte) client.Image{"layers": tt.layered, "file": tt.plain} {
+	for kind, image := range tt.bothKinds() {
 		t.Run(kind, func(t *testing.T) {
 			small, big := image(fresh(t)), image(large)
 			least := peak(small, "")
@@ -120,7 +120,6 @@ func TestImageLarge(t *testing.T) {
 func TestImageStoreFails(t *testing.T) {
 	tt := newImageTest(t)
 	ingest := filepath.Join(tt.Dir, "root/io.containerd.content.v1.content/ingest")
-	module := append(fresh(t), fresh(t)[len(guest(t, "hello.wasm")):]...)
 	for name, mount := range map[string]func() error{
 		"read-only": func() error {
 			if err := unix.Mount(ingest, ingest, "", unix.MS_BIND, ""); err != nil {
@@ -130,9 +129,9 @@ func TestImageStoreFails(t *testing.T) {
 		},
 		"full": func() error { return unix.Mount("tmpfs", ingest, "tmpfs", 0, "nr_blocks=1,nr_inodes=64") },
 	} {
-		for kind, imageOf := range map[string]func([]byte) client.Image{"layers": tt.layered, "file": tt.plain} {
+		for kind, imageOf := range tt.bothKinds() {
 			t.Run(name+"/"+kind, func(t *testing.T) {
-				module := append(append([]byte{}, module...), fresh(t)[len(guest(t, "hello.wasm")):]...)
+				module := fresh(t)
 				image := imageOf(module)
 				require.NoError(t, mount())
 				defer func() { _ = unix.Unmount(ingest, unix.MNT_DETACH) }()
@@ -154,8 +153,8 @@ func TestImageStoreFails(t *testing.T) {
 // the next container runs what it is then.
 func TestImageFileSwapped(t *testing.T) {
 	tt := newImageTest(t)
-	module, other := fresh(t), append(fresh(t), fresh(t)[len(guest(t, "hello.wasm")):]...)
-	image := tt.plain(module)
+	module, other := fresh(t), append(fresh(t), 0, 2, 1, 'x') // with an empty custom section, and so of another size
+	image := tt.FileImage(module)
 	container, err := tt.NewContainer(tt.Ctx, harness.Config{Runtime: tt.shim, Image: image})
 	require.NoError(t, err)
 	mounts, err := tt.Client.SnapshotService(harness.Snapshotter).Mounts(tt.Ctx, container.ID())
@@ -201,7 +200,7 @@ func TestImageTakeOver(t *testing.T) {
 		"worker":   {tt.Workers, 4, 0, 0},
 		"daemon":   {tt.compilersDaemon, 3, 0, 1},
 	} {
-		for kind, imageOf := range map[string]func([]byte) client.Image{"layers": tt.layered, "file": tt.plain} {
+		for kind, imageOf := range tt.bothKinds() {
 			t.Run(name+"/"+kind, func(t *testing.T) {
 				module := fresh(t)
 				image := imageOf(module)
@@ -237,7 +236,7 @@ func TestImageTakeOver(t *testing.T) {
 func TestImageImpatience(t *testing.T) {
 	tt := newImageTest(t)
 	module := fresh(t)
-	c := harness.Config{Image: tt.layered(module), RuntimeOptions: body("compile_timeout = '4s'\n[engine]\ncompile = 'hang'")}
+	c := harness.Config{Image: tt.LayerImage(module), RuntimeOptions: body("compile_timeout = '4s'\n[engine]\ncompile = 'hang'")}
 	result := make(chan []string)
 	go func() { result <- atOnce(tt, 1, func(int) harness.Config { return c }) }()
 	require.Eventually(t, func() bool { return len(tt.Compilers()) > 0 }, 10*time.Second, time.Millisecond)
@@ -252,7 +251,7 @@ func TestImageImpatience(t *testing.T) {
 // A create that is given up while it waits for a compiler leaves nothing.
 func TestImageGivenUp(t *testing.T) {
 	tt := newImageTest(t)
-	for kind, imageOf := range map[string]func([]byte) client.Image{"layers": tt.layered, "file": tt.plain} {
+	for kind, imageOf := range tt.bothKinds() {
 		for how, giveUp := range map[string]func(context.Context) (context.Context, context.CancelFunc){
 			"deadline": func(ctx context.Context) (context.Context, context.CancelFunc) {
 				return context.WithTimeout(ctx, time.Second)
@@ -307,7 +306,7 @@ func TestImageContainerdKilled(t *testing.T) {
 		"while it asks":     {nil, func() bool { return len(tt.Workers()) > 0 }},
 		"somewhere":         {nil, func() bool { return len(tt.Workers()) > 0 }},
 	} {
-		for kind, imageOf := range map[string]func([]byte) client.Image{"layers": tt.layered, "file": tt.plain} {
+		for kind, imageOf := range tt.bothKinds() {
 			t.Run(name+"/"+kind, func(t *testing.T) {
 				module := fresh(t)
 				image := imageOf(module)
@@ -348,7 +347,7 @@ func TestImageContainerdKilled(t *testing.T) {
 func TestImageKilledAtAnyMoment(t *testing.T) {
 	tt := newImageTest(t)
 	victims := map[string]func() []harness.Process{"compiler": tt.Compilers, "worker": tt.Workers, "daemon": tt.compilersDaemon}
-	for kind, imageOf := range map[string]func([]byte) client.Image{"layers": tt.layered, "file": tt.plain} {
+	for kind, imageOf := range tt.bothKinds() {
 		for victim, find := range victims {
 			t.Run(victim+"/"+kind, func(t *testing.T) {
 				for range 8 {

@@ -3,7 +3,6 @@
 package e2e
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -23,7 +22,6 @@ import (
 	"github.com/containerd/containerd/v2/core/transfer/registry"
 	"github.com/containerd/platforms"
 	"github.com/opencontainers/go-digest"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/stretchr/testify/require"
 
 	"github.com/libwasmshim/libwasmshim/test/harness"
@@ -33,30 +31,10 @@ import (
 // wasmPlatform is what users call the platform of images of WebAssembly.
 const wasmPlatform = "wasi/wasm"
 
-// unique is a guest that nobody has compiled yet.
-func unique(t testing.TB, name string) []byte {
-	return append(guest(t, name), fresh(t)[len(guest(t, "hello.wasm")):]...)
-}
-
-// ctr runs containerd's own client and returns its standard output.
-func (t *imageTest) ctr(args ...string) (string, error) {
-	program, err := t.LookPath("ctr")
-	require.NoError(t, err)
-	cmd := exec.CommandContext(t.Ctx, program, append([]string{"--address", t.Address, "--namespace", t.Namespace}, args...)...)
-	cmd.Env = append(t.Env(), "CONTAINERD_SUPPRESS_DEPRECATION_WARNINGS=1") // of the host's cgroups
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	if err != nil {
-		return string(out), fmt.Errorf("ctr %s: %w: %s", strings.Join(args, " "), err, stderr.String())
-	}
-	return string(out), nil
-}
-
 // ctrRun runs a container of an image, and removes it.
 func (t *imageTest) ctrRun(image, platform string) (string, error) {
 	args := []string{"run", "--rm", "--fifo-dir", filepath.Join(t.Dir, "fifo"), "--runtime", smoke.Ours}
-	return t.ctr(append(append(args, platformFlag(platform)...), image, harness.FreshID("c"))...)
+	return t.Ctr(t.Ctx, append(append(args, platformFlag(platform)...), image, harness.FreshID("c"))...)
 }
 
 func platformFlag(platform string) []string {
@@ -92,26 +70,24 @@ const (
 // kinds of images, by what is in them.
 var kinds = map[string]func(t *imageTest, dir string) source{
 	"layer": func(t *imageTest, dir string) source {
-		module := unique(t, "hello.wasm")
-		return t.archived(dir, module, hello, harness.Wasm("/app.wasm", harness.Blob{MediaType: harness.WasmLayer, Data: module}))
+		module := fresh(t)
+		return t.archived(dir, module, hello, harness.Layered(module))
 	},
 	"component layer": func(t *imageTest, dir string) source {
-		module := unique(t, "component-hello.wasm")
+		module := smoke.Fresh(t, "component-hello.wasm")
 		return t.archived(dir, module, helloComponent, harness.Wasm("/app.wasm", harness.Blob{MediaType: harness.ComponentLayer, Data: module}))
 	},
 	"layer and files": func(t *imageTest, dir string) source {
-		module := unique(t, "hello.wasm")
+		module := fresh(t)
 		files := t.native().Layers[0]
 		return t.archived(dir, module, hello, harness.Wasm("/app.wasm", files, harness.Blob{MediaType: harness.WasmLayer, Data: module}))
 	},
 	"index": func(t *imageTest, dir string) source {
-		module := unique(t, "component-hello.wasm")
-		other := harness.Wasm("/app.wasm", harness.Blob{MediaType: "application/vnd.unknown", Data: []byte("x")})
-		other.Platform = ocispec.Platform{OS: "other", Architecture: "other"}
-		return t.archived(dir, module, helloComponent, t.native(), other, harness.Wasm("/app.wasm", harness.Blob{MediaType: harness.WasmLayer, Data: module}))
+		module := smoke.Fresh(t, "component-hello.wasm")
+		return t.archived(dir, module, helloComponent, t.index(module)...)
 	},
 	"image build": func(t *imageTest, dir string) source {
-		module := unique(t, "hello.wasm")
+		module := fresh(t)
 		shim, err := t.ShimBinary(smoke.Ours)
 		require.NoError(t, err)
 		file := filepath.Join(dir, "app.wasm")
@@ -122,22 +98,11 @@ var kinds = map[string]func(t *imageTest, dir string) source{
 		return t.source(dir, archive, name, module, hello)
 	},
 	"plain": func(t *imageTest, dir string) source {
-		module := unique(t, "hello.wasm")
-		name := harness.ImageName(harness.FreshID("plain"))
-		archive, err := harness.ImageTar(name, map[string]harness.File{"app.wasm": {Data: module, Mode: 0o644}}, ocispec.ImageConfig{Entrypoint: []string{"/app.wasm"}})
+		module := fresh(t)
+		plain, err := harness.Plain(module)
 		require.NoError(t, err)
-		return t.source(dir, archive, name, module, hello)
+		return t.archived(dir, module, hello, plain)
 	},
-}
-
-// native is an image of a program for this machine, which prints hello.
-func (t *imageTest) native() harness.Variant {
-	layer, err := harness.LayerTar(map[string]harness.File{"native": {Data: guest(t, "native")}})
-	require.NoError(t, err)
-	return harness.Variant{
-		Platform: ocispec.Platform{OS: "linux", Architecture: t.Arch()}, Config: ocispec.ImageConfig{Entrypoint: []string{"/native"}},
-		Layers: []harness.Blob{{MediaType: ocispec.MediaTypeImageLayer, Data: layer}},
-	}
 }
 
 func (t *imageTest) archived(dir string, module []byte, prints string, variants ...harness.Variant) source {
@@ -179,16 +144,24 @@ func matcher(platform string) platforms.MatchComparer {
 	return harness.NativePlatform
 }
 
+// open is an image that containerd has, for a platform.
+func (t *imageTest) open(name, platform string) client.Image {
+	t.Helper()
+	stored, err := t.Client.ImageService().Get(t.Ctx, name)
+	require.NoError(t, err)
+	return client.NewImageWithPlatform(t.Client, stored, matcher(platform))
+}
+
 func pull(flags ...string) func(*imageTest, source, string) (string, error) {
 	return func(t *imageTest, s source, platform string) (string, error) {
-		_, err := t.ctr(slices.Concat([]string{"images", "pull", "--plain-http"}, flags, platformFlag(platform), []string{s.ref})...)
+		_, err := t.Ctr(t.Ctx, slices.Concat([]string{"images", "pull", "--plain-http"}, flags, platformFlag(platform), []string{s.ref})...)
 		return s.ref, err
 	}
 }
 
 func importFile(flags ...string) func(*imageTest, source, string) (string, error) {
 	return func(t *imageTest, s source, platform string) (string, error) {
-		_, err := t.ctr(slices.Concat([]string{"images", "import"}, flags, platformFlag(platform), []string{s.file})...)
+		_, err := t.Ctr(t.Ctx, slices.Concat([]string{"images", "import"}, flags, platformFlag(platform), []string{s.file})...)
 		return s.name, err
 	}
 }
@@ -270,10 +243,7 @@ func TestImage1Pull(t *testing.T) {
 				require.NoError(t, err)
 				require.Equal(t, s.prints, out)
 			}
-			stored, err := t.Client.ImageService().Get(t.Ctx, name)
-			require.NoError(t, err)
-			image := client.NewImageWithPlatform(t.Client, stored, matcher(platform))
-			require.Equal(t, s.prints, t.out(harness.Config{Runtime: smoke.Ours, Image: image}))
+			require.Equal(t, s.prints, t.out(harness.Config{Runtime: smoke.Ours, Image: t.open(name, platform)}))
 			require.Equal(t, 1, t.compilations(s.module))
 			require.Len(t, t.artifacts(s.module), 1)
 		})
@@ -291,7 +261,7 @@ func TestImage1PullOtherPlatform(t *testing.T) {
 				// platform an image is for. Users have to name it, or to import with
 				// --all-platforms; "image build" leaves it out.
 				require.ErrorContains(t, err, "image might be filtered out")
-				_, err = t.ctr("images", "import", "--all-platforms", s.file)
+				_, err = t.Ctr(t.Ctx, "images", "import", "--all-platforms", s.file)
 			}
 			require.NoError(t, err)
 			for _, platform := range []string{"", wasmPlatform} {
@@ -340,10 +310,8 @@ func TestImage1PullArtifact(t *testing.T) {
 	for way, get := range ways {
 		t.Run(way, func(t *testing.T) {
 			tt := newPullTest(t)
-			module := unique(t, "hello.wasm")
-			artifact := harness.Wasm("", harness.Blob{MediaType: harness.WasmLayer, Data: module})
-			artifact.Artifact = true
-			s := tt.archived(t.TempDir(), module, "", artifact)
+			module := fresh(t)
+			s := tt.archived(t.TempDir(), module, "", harness.Artifact(module))
 			name, err := get(tt, s, wasmPlatform)
 			require.NoError(t, err)
 			shims := strings.Count(tt.LogTail(100000), "connecting to shim")

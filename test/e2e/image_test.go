@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"path/filepath"
@@ -28,12 +29,8 @@ func guest(t testing.TB, name string) []byte {
 	return data
 }
 
-// fresh is a module that nobody has compiled yet: hello, with a name.
-func fresh(t testing.TB) []byte {
-	data, err := guests.Named("hello.wasm", harness.FreshID(t.Name()))
-	require.NoError(t, err)
-	return data
-}
+// fresh is a hello that nobody has compiled yet.
+func fresh(t testing.TB) []byte { return smoke.Fresh(t, "hello.wasm") }
 
 // imageTest is a test of images, on the engine in testdata/cachier.
 type imageTest struct {
@@ -71,20 +68,51 @@ func (t *imageTest) requireNothingHeld() {
 	require.Empty(t, ingests, "ingests are left")
 }
 
-// layered makes an image with one layer of a module.
-func (t *imageTest) layered(module []byte) client.Image {
-	return t.wasm(harness.Wasm("/app.wasm", harness.Blob{MediaType: harness.WasmLayer, Data: module}))
+// bothKinds make images of a module: as their only layer, or as a file.
+func (t *imageTest) bothKinds() map[string]func(module []byte) client.Image {
+	return map[string]func([]byte) client.Image{"layers": t.LayerImage, "file": t.FileImage}
 }
 
-func (t *imageTest) wasm(variants ...harness.Variant) client.Image {
-	image, err := t.WasmImage(t.Ctx, harness.FreshID("wasm"), variants...)
+// wasm makes an image of a variant with layers of WebAssembly.
+func (t *imageTest) wasm(variant harness.Variant) client.Image {
+	image, err := t.ImageFor(t.Ctx, harness.FreshID("wasm"), harness.WasmPlatform, variant)
 	require.NoError(t, err)
 	return image
 }
 
-// plain makes an ordinary image with a module as a file.
-func (t *imageTest) plain(module []byte) client.Image {
-	return t.Image(harness.FreshID("plain"), map[string]harness.File{"app.wasm": {Data: module, Mode: 0o644}}, ocispec.ImageConfig{Entrypoint: []string{"/app.wasm"}})
+// linux is an image for this machine with layers of files.
+func (t *imageTest) linux(config ocispec.ImageConfig, layers ...map[string]harness.File) harness.Variant {
+	v, err := harness.Linux(config, layers...)
+	require.NoError(t, err)
+	return v
+}
+
+// native is an image of a program for this machine, which prints hello.
+func (t *imageTest) native() harness.Variant {
+	return t.linux(ocispec.ImageConfig{Entrypoint: []string{"/native"}}, map[string]harness.File{"native": {Data: guest(t, "native")}})
+}
+
+// index are images for several platforms: native, one for nobody, and a module.
+func (t *imageTest) index(module []byte) []harness.Variant {
+	other := harness.Wasm("/app.wasm", harness.Blob{MediaType: "application/vnd.unknown", Data: []byte("x")})
+	other.Platform = ocispec.Platform{OS: "other", Architecture: "other"}
+	return []harness.Variant{t.native(), other, harness.Layered(module)}
+}
+
+// imported is an image of variants that containerd has, and has not unpacked.
+func (t *imageTest) imported(name string, variants ...harness.Variant) client.Image {
+	t.Helper()
+	archive, err := harness.Archive(name, variants...)
+	require.NoError(t, err)
+	stored, err := t.Client.Import(t.Ctx, bytes.NewReader(archive), client.WithAllPlatforms(true))
+	require.NoError(t, err)
+	return client.NewImageWithPlatform(t.Client, stored[0], harness.WasmPlatform)
+}
+
+// artifact imports a CNCF Wasm artifact.
+func (t *imageTest) artifact(module []byte) client.Image {
+	t.Helper()
+	return t.imported(harness.ImageName(harness.FreshID("artifact")), harness.Artifact(module))
 }
 
 // out runs a container on the test engine, and returns what it printed.
@@ -133,7 +161,7 @@ func TestImage1LayerTypes(t *testing.T) {
 			}
 		}
 	}
-	args := tt.wasm(harness.Wasm("/app.wasm", harness.Blob{MediaType: harness.WasmLayer, Data: guest(t, "exit.wasm")}))
+	args := tt.LayerImage(guest(t, "exit.wasm"))
 	r := tt.Once(harness.Config{Image: args, Args: []string{"app", "a", "b"}})
 	require.EqualValues(t, 2, r.Code, "the guest has its arguments")
 	r = tt.Once(harness.Config{Image: args, Args: []string{"/app.wasm#nope"}})
@@ -164,23 +192,11 @@ func TestImage1Layers(t *testing.T) {
 // An index names images for several platforms; each container runs its own.
 func TestImage1Index(t *testing.T) {
 	tt := newImageTest(t)
-	files := map[string]harness.File{"native": {Data: guest(t, "native")}}
-	layer, err := harness.LayerTar(files)
-	require.NoError(t, err)
-	linux := harness.Variant{
-		Platform: ocispec.Platform{OS: "linux", Architecture: tt.Arch()}, Config: ocispec.ImageConfig{Entrypoint: []string{"/native"}},
-		Layers: []harness.Blob{{MediaType: ocispec.MediaTypeImageLayer, Data: layer}},
-	}
-	other := harness.Wasm("/app.wasm", harness.Blob{MediaType: "application/vnd.unknown", Data: []byte("x")})
-	other.Platform = ocispec.Platform{OS: "other", Architecture: "other"}
-	hello := harness.Wasm("/app.wasm", harness.Blob{MediaType: harness.WasmLayer, Data: guest(t, "component-hello.wasm")})
-	image, err := tt.WasmImage(tt.Ctx, "index", linux, other, hello)
+	variants := tt.index(guest(t, "component-hello.wasm"))
+	image, err := tt.ImageFor(tt.Ctx, "index", harness.WasmPlatform, variants...)
 	require.NoError(t, err)
 	require.Equal(t, "hello from a component\n", tt.out(harness.Config{Runtime: smoke.Ours, Image: image}))
-
-	archive, err := harness.Archive(harness.ImageName("index"), linux, other, hello)
-	require.NoError(t, err)
-	image, err = tt.Import(tt.Ctx, archive, harness.NativePlatform)
+	image, err = tt.ImageFor(tt.Ctx, "index", harness.NativePlatform, variants...)
 	require.NoError(t, err)
 	require.Equal(t, "hello\n", tt.out(harness.Config{Runtime: smoke.Ours, Image: image}))
 }
@@ -205,14 +221,8 @@ func TestImage1NoSupportedLayers(t *testing.T) {
 // own, it runs.
 func TestImage1Artifact(t *testing.T) {
 	tt := newImageTest(t)
-	artifact := harness.Wasm("", harness.Blob{MediaType: harness.WasmLayer, Data: guest(t, "hello.wasm")})
-	artifact.Artifact = true
-	archive, err := harness.Archive(harness.ImageName("artifact"), artifact)
-	require.NoError(t, err)
-	imported, err := tt.Client.Import(tt.Ctx, strings.NewReader(string(archive)), client.WithImportPlatform(harness.WasmPlatform))
-	require.NoError(t, err)
-	image := client.NewImageWithPlatform(tt.Client, imported[0], harness.WasmPlatform)
-	_, err = tt.NewContainer(tt.Ctx, harness.Config{Runtime: smoke.Ours, Image: image})
+	image := tt.artifact(guest(t, "hello.wasm"))
+	_, err := tt.NewContainer(tt.Ctx, harness.Config{Runtime: smoke.Ours, Image: image})
 	require.ErrorContains(t, err, "unknown image config media type application/vnd.wasm.config.v0+json")
 	require.Equal(t, "hello\n", tt.out(harness.Config{Runtime: smoke.Ours, Image: image, OwnSpec: []string{"/app.wasm"}}))
 }

@@ -168,15 +168,10 @@ func TestTrust5File(t *testing.T) {
 	}
 	t.Run("ctr", func(t *testing.T) {
 		tt := harness.New(t, smoke.Ours)
-		smoke.Image(tt)
-		ctr, err := tt.LookPath("ctr")
-		require.NoError(t, err)
 		file := filepath.Join(t.TempDir(), "log")
-		cmd := exec.CommandContext(tt.Ctx, ctr, "-a", tt.Address, "-n", tt.Namespace, "run", "--rm", "--runtime", smoke.Ours,
+		_, err := tt.Ctr(tt.Ctx, "run", "--rm", "--runtime", smoke.Ours,
 			"--snapshotter", harness.Snapshotter, "--log-uri", "file://"+file, smoke.Image(tt).Name(), harness.FreshID("c"), "/hello.wasm")
-		cmd.Env = tt.Env()
-		out, err := cmd.CombinedOutput()
-		require.NoError(t, err, "%s", out)
+		require.NoError(t, err)
 		text, err := os.ReadFile(file)
 		require.NoError(t, err)
 		require.Equal(t, "hello\n", string(text))

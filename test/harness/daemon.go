@@ -322,6 +322,23 @@ func (d *Daemon) ShimBinary(runtime string) (string, error) {
 	return d.LookPath("containerd-shim-" + strings.Join(parts[len(parts)-2:], "-"))
 }
 
+// Ctr runs containerd's own client and returns its standard output.
+func (d *Daemon) Ctr(ctx context.Context, args ...string) (string, error) {
+	program, err := d.LookPath("ctr")
+	if err != nil {
+		return "", err
+	}
+	cmd := exec.CommandContext(ctx, program, append([]string{"--address", d.Address, "--namespace", d.Namespace}, args...)...)
+	cmd.Env = append(d.Env(), "CONTAINERD_SUPPRESS_DEPRECATION_WARNINGS=1") // of the host's cgroups
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return string(out), fmt.Errorf("ctr %s: %w: %s", strings.Join(args, " "), err, stderr.String())
+	}
+	return string(out), nil
+}
+
 // LogTail is the last lines of containerd's log. Shims log there too.
 func (d *Daemon) LogTail(lines int) string {
 	text, _ := os.ReadFile(filepath.Join(d.Dir, "log"))

@@ -34,19 +34,6 @@ type File struct {
 	UID  int
 }
 
-// ImageTar is an OCI layout tar of an image with one layer, which holds the
-// given files, and the given configuration.
-func ImageTar(name string, files map[string]File, config ocispec.ImageConfig) ([]byte, error) {
-	layer, err := LayerTar(files)
-	if err != nil {
-		return nil, err
-	}
-	return Archive(name, Variant{
-		Platform: ocispec.Platform{OS: "linux", Architecture: runtime.GOARCH}, Config: config,
-		Layers: []Blob{{ocispec.MediaTypeImageLayer, layer}},
-	})
-}
-
 // Blob is a layer.
 type Blob struct {
 	MediaType string
@@ -66,6 +53,34 @@ type Variant struct {
 // Wasm is a variant with layers of WebAssembly, and no root file system.
 func Wasm(entrypoint string, layers ...Blob) Variant {
 	return Variant{Platform: ocispec.Platform{OS: "wasi", Architecture: "wasm"}, Config: ocispec.ImageConfig{Entrypoint: []string{entrypoint}}, Layers: layers}
+}
+
+// Layered is a variant whose only layer is a module.
+func Layered(module []byte) Variant { return Wasm("/app.wasm", Blob{WasmLayer, module}) }
+
+// Artifact is a CNCF Wasm OCI artifact of a module.
+func Artifact(module []byte) Variant {
+	v := Wasm("", Blob{WasmLayer, module})
+	v.Artifact = true
+	return v
+}
+
+// Linux is a variant for this machine, whose root file system has layers of files.
+func Linux(config ocispec.ImageConfig, layers ...map[string]File) (Variant, error) {
+	v := Variant{Platform: ocispec.Platform{OS: "linux", Architecture: runtime.GOARCH}, Config: config}
+	for _, files := range layers {
+		layer, err := LayerTar(files)
+		if err != nil {
+			return v, err
+		}
+		v.Layers = append(v.Layers, Blob{ocispec.MediaTypeImageLayer, layer})
+	}
+	return v, nil
+}
+
+// Plain is a variant for this machine whose only file is a module.
+func Plain(module []byte) (Variant, error) {
+	return Linux(ocispec.ImageConfig{Entrypoint: []string{"/app.wasm"}}, map[string]File{"app.wasm": {Data: module, Mode: 0o644}})
 }
 
 // The media types of layers that every engine takes.
@@ -193,12 +208,26 @@ func sorted[V any](m map[string]V) []string {
 
 // Image makes an image of the given files, imports and unpacks it.
 func (d *Daemon) Image(ctx context.Context, name string, files map[string]File, config ocispec.ImageConfig) (client.Image, error) {
-	name = ImageName(name)
-	data, err := ImageTar(name, files, config)
+	v, err := Linux(config, files)
 	if err != nil {
 		return nil, fmt.Errorf("make image %s: %w", name, err)
 	}
-	return d.Import(ctx, data, NativePlatform)
+	return d.ImageFor(ctx, name, NativePlatform, v)
+}
+
+// LayerImage makes an image whose only layer is a module, imports and unpacks it.
+func (d *Daemon) LayerImage(ctx context.Context, name string, module []byte) (client.Image, error) {
+	return d.ImageFor(ctx, name, WasmPlatform, Layered(module))
+}
+
+// FileImage makes an ordinary image whose only file is a module, imports and
+// unpacks it.
+func (d *Daemon) FileImage(ctx context.Context, name string, module []byte) (client.Image, error) {
+	v, err := Plain(module)
+	if err != nil {
+		return nil, fmt.Errorf("make image %s: %w", name, err)
+	}
+	return d.ImageFor(ctx, name, NativePlatform, v)
 }
 
 // ImageName is the full name of an image that Image makes.
@@ -210,13 +239,13 @@ var NativePlatform = platforms.Default()
 // WasmPlatform matches images of Wasm.
 var WasmPlatform = platforms.Only(ocispec.Platform{OS: "wasi", Architecture: "wasm"})
 
-// WasmImage makes an image of variants, imports and unpacks that for WebAssembly.
-func (d *Daemon) WasmImage(ctx context.Context, name string, variants ...Variant) (client.Image, error) {
+// ImageFor makes an image of variants, imports and unpacks that for a platform.
+func (d *Daemon) ImageFor(ctx context.Context, name string, platform platforms.MatchComparer, variants ...Variant) (client.Image, error) {
 	data, err := Archive(ImageName(name), variants...)
 	if err != nil {
 		return nil, fmt.Errorf("make image %s: %w", name, err)
 	}
-	return d.Import(ctx, data, WasmPlatform)
+	return d.Import(ctx, data, platform)
 }
 
 // Import imports an archive with one image and unpacks it for a platform.

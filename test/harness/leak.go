@@ -113,13 +113,11 @@ func (d *Daemon) processes(is func(args []string) bool) []Process {
 
 // Shims are the shim processes of the daemon.
 func (d *Daemon) Shims() []Process {
-	var shims []Process
-	for _, p := range processes(d.Namespace) {
-		args := strings.Fields(p.Args)
-		if p.State != 'Z' && len(args) > 1 && args[len(args)-1] != worker && strings.Contains(filepath.Base(args[0]), "containerd-shim-") && strings.Contains(p.Args, "-namespace "+d.Namespace) {
-			p.State = 'S' // so that one shim equals itself
-			shims = append(shims, p)
-		}
+	shims := d.processes(func(args []string) bool {
+		return args[len(args)-1] != worker && strings.Contains(filepath.Base(args[0]), "containerd-shim-") && strings.Contains(strings.Join(args, " "), "-namespace "+d.Namespace)
+	})
+	for i := range shims {
+		shims[i].State = 'S' // so that one shim equals itself
 	}
 	return shims
 }

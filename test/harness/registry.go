@@ -25,8 +25,7 @@ type Registry struct {
 	blobs map[string][]byte // by digest; manifests by REPOSITORY:TAG, too
 }
 
-// NewRegistry starts a registry of what Archive and ImageTar have made. The
-// caller closes it.
+// NewRegistry starts a registry of what Archive has made. The caller closes it.
 func NewRegistry(archives ...[]byte) (*Registry, error) {
 	r := &Registry{blobs: map[string][]byte{}}
 	for _, archive := range archives {

@@ -105,6 +105,22 @@ func (t *T) Image(name string, files map[string]File, config ocispec.ImageConfig
 	return image
 }
 
+// LayerImage makes an image whose only layer is a module, and unpacks it.
+func (t *T) LayerImage(module []byte) client.Image {
+	t.Helper()
+	image, err := t.Daemon.LayerImage(t.Ctx, FreshID("wasm"), module)
+	require.NoError(t, err)
+	return image
+}
+
+// FileImage makes an ordinary image whose only file is a module, and unpacks it.
+func (t *T) FileImage(module []byte) client.Image {
+	t.Helper()
+	image, err := t.Daemon.FileImage(t.Ctx, FreshID("plain"), module)
+	require.NoError(t, err)
+	return image
+}
+
 // Once runs a container to its end.
 func (t *T) Once(c Config) Result {
 	t.Helper()

@@ -3,10 +3,7 @@
 package smoke
 
 import (
-	"bytes"
-	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -16,7 +13,6 @@ import (
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/opencontainers/go-digest"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/stretchr/testify/require"
 
 	"github.com/libwasmshim/libwasmshim/test/guests"
@@ -27,14 +23,7 @@ import (
 // images, and keep what they compile in containerd, as long as the image is there.
 func Images(t *testing.T, runtime string) {
 	for kind, imageOf := range map[string]func(t *harness.T, module []byte) client.Image{
-		"layer": func(t *harness.T, module []byte) client.Image {
-			image, err := t.WasmImage(t.Ctx, harness.FreshID("wasm"), harness.Wasm("/app.wasm", harness.Blob{MediaType: harness.WasmLayer, Data: module}))
-			require.NoError(t, err)
-			return image
-		},
-		"file": func(t *harness.T, module []byte) client.Image {
-			return t.Image(harness.FreshID("plain"), map[string]harness.File{"app.wasm": {Data: module, Mode: 0o644}}, ocispec.ImageConfig{Entrypoint: []string{"/app.wasm"}})
-		},
+		"layer": (*harness.T).LayerImage, "file": (*harness.T).FileImage,
 	} {
 		t.Run(kind, func(t *testing.T) { image(harness.New(t, runtime), imageOf) })
 	}
@@ -42,7 +31,7 @@ func Images(t *testing.T, runtime string) {
 }
 
 func image(t *harness.T, imageOf func(*harness.T, []byte) client.Image) {
-	module := module(t)
+	module := Fresh(t, "hello.wasm")
 	image := imageOf(t, module)
 	for range 2 {
 		result := t.Once(harness.Config{Image: image})
@@ -59,36 +48,23 @@ func image(t *harness.T, imageOf func(*harness.T, []byte) client.Image) {
 	t.RequireNothingLeft()
 }
 
-// module is a hello that nobody has compiled yet: it has a name of its own.
-func module(t *harness.T) []byte {
-	hello, err := guests.Named("hello.wasm", harness.FreshID(t.Name()))
+// Fresh is a guest that nobody has compiled yet: it has a name of its own.
+func Fresh(t testing.TB, guest string) []byte {
+	data, err := guests.Named(guest, harness.FreshID(t.Name()))
 	require.NoError(t, err)
-	return hello
+	return data
 }
 
 // ctr imports and runs layers with the client that comes with containerd.
 func ctr(t *harness.T) {
-	program, err := t.LookPath("ctr")
-	require.NoError(t, err)
-	run := func(args ...string) (string, error) {
-		cmd := exec.CommandContext(t.Ctx, program, append([]string{"--address", t.Address, "--namespace", t.Namespace}, args...)...)
-		cmd.Env = t.Env()
-		var stderr bytes.Buffer
-		cmd.Stderr = &stderr
-		out, err := cmd.Output()
-		if err != nil {
-			err = fmt.Errorf("%w: %s", err, stderr.String())
-		}
-		return string(out), err
-	}
 	name := harness.ImageName(harness.FreshID("ctr"))
-	archive, err := harness.Archive(name, harness.Wasm("/app.wasm", harness.Blob{MediaType: harness.WasmLayer, Data: module(t)}))
+	archive, err := harness.Archive(name, harness.Layered(Fresh(t, "hello.wasm")))
 	require.NoError(t, err)
 	file := filepath.Join(t.TempDir(), "image.tar")
 	require.NoError(t, os.WriteFile(file, archive, 0o644))
-	_, err = run("images", "import", "--no-unpack", "--platform", "wasi/wasm", file)
+	_, err = t.Ctr(t.Ctx, "images", "import", "--no-unpack", "--platform", "wasi/wasm", file)
 	require.NoError(t, err)
-	out, err := run("run", "--rm", "--platform", "wasi/wasm", "--fifo-dir", filepath.Join(t.Dir, "fifo"), "--runtime", t.Runtime, name, harness.FreshID("c"))
+	out, err := t.Ctr(t.Ctx, "run", "--rm", "--platform", "wasi/wasm", "--fifo-dir", filepath.Join(t.Dir, "fifo"), "--runtime", t.Runtime, name, harness.FreshID("c"))
 	if t.Version == harness.Containerd16 {
 		// Clients of before 1.6.25 and 1.7.7 count every layer, and unpack none of
 		// these. See https://github.com/containerd/containerd/pull/9142. Users of
@@ -99,7 +75,7 @@ func ctr(t *harness.T) {
 		require.NoError(t, err)
 		require.Equal(t, "hello\n", out)
 	}
-	_, err = run("images", "rm", "--sync", name)
+	_, err = t.Ctr(t.Ctx, "images", "rm", "--sync", name)
 	require.NoError(t, err)
 	t.RequireNothingLeft()
 }
