@@ -191,8 +191,11 @@ typedef struct wasm_shim_engine {
      * this container and in later ones. What is kept is found by the engine's
      * name, the binary, cache_key, the CPU's features, the layers' digests and
      * the options that affect compilation: an artifact must depend on nothing
-     * else. The context has layers, kind and options; ids, arguments,
-     * environment and entrypoint are empty.
+     * else. The context has layers, kind and these options; ids, arguments,
+     * environment and entrypoint are empty. Of an option whose mere presence
+     * affects compilation compile sees only that it is set: its value is "0",
+     * "true", the first choice or "", as its type is. Other options it does not
+     * see, whether they are set or not.
      * Returns WASM_SHIM_OK, WASM_SHIM_UNSUPPORTED (the originals will be run),
      * or one of WASM_SHIM_ERROR* after wasm_shim_set_error(): the cause is
      * logged, and the originals are run.

@@ -35,8 +35,9 @@ func compileLimits(c *cli.Context) (compiler.Limits, error) {
 
 // compile has the guest's file compiled as the daemon does it, and gives the
 // context the result. It returns the files of ctx.Layers. A guest that cannot be
-// compiled runs as it is, as in a container.
-func (p Program) compile(ctx *stage.Context, limits compiler.Limits) (_ []*os.File, retErr error) {
+// compiled runs as it is, as in a container. shown are the options that the
+// compiler sees.
+func (p Program) compile(ctx *stage.Context, shown []string, limits compiler.Limits) (_ []*os.File, retErr error) {
 	if !p.Engine.Compiles {
 		return nil, &usageError{"--compile: " + p.Engine.Name + " does not compile ahead"}
 	}
@@ -65,7 +66,7 @@ func (p Program) compile(ctx *stage.Context, limits compiler.Limits) (_ []*os.Fi
 	defer stop()
 	artifacts, err := compiler.Run(interruptible, compiler.Job{
 		ID: strconv.Itoa(os.Getpid()), Dir: dir, Exe: exe, Layers: []compiler.Layer{{File: file}},
-		Kind: ctx.Kind, Options: ctx.Options, LogLevel: ctx.LogLevel, Limits: limits, Log: logger,
+		Kind: ctx.Kind, Options: shown, LogLevel: ctx.LogLevel, Limits: limits, Log: logger,
 	})
 	if interruptible.Err() != nil {
 		return nil, fmt.Errorf("interrupted while compiling %s", ctx.Path)

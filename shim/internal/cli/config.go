@@ -93,8 +93,12 @@ func configText() *template.Template {
     # How much the shim logs: error, warn, info, debug, trace.
     # log_level = 'info'
     # How long compiling ahead may take, and how much memory; '0s' compiles nothing ahead.
-    # compile_timeout = '120s'
+    # compile_timeout = '60s'
     # compile_memory = '2GiB'
+    # How many compilers may run at once on this node, by default one for two CPUs, and
+    # the cgroup that they are in, a path or a systemd slice.
+    # compilers = 1
+    # compile_cgroup = '/compilers'
     # What a guest sees of /proc: auto, hidden, readonly, full.
     # guest_proc = 'auto'
     # Engine options that annotations {{.Prefix}}KEY may set.

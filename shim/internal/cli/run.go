@@ -40,7 +40,11 @@ file system, if not told otherwise. The engine's log goes to standard error.`,
 			if !c.Args().Present() {
 				return &usageError{"run needs the FILE to run; see run --help"}
 			}
-			ctx, err := p.context(c)
+			values, err := p.engineOptions(c.StringSlice("option"))
+			if err != nil {
+				return err
+			}
+			ctx, err := p.context(c, values)
 			if err != nil {
 				return err
 			}
@@ -51,7 +55,7 @@ file system, if not told otherwise. The engine's log goes to standard error.`,
 			if err != nil {
 				return err
 			}
-			files, err := p.compile(ctx, limits)
+			files, err := p.compile(ctx, options.CompilerList(values, p.Options), limits)
 			if err != nil {
 				return err
 			}
@@ -60,12 +64,8 @@ file system, if not told otherwise. The engine's log goes to standard error.`,
 	}
 }
 
-func (p Program) context(c *cli.Context) (*stage.Context, error) {
+func (p Program) context(c *cli.Context, values map[string]string) (*stage.Context, error) {
 	level, err := logLevel(c)
-	if err != nil {
-		return nil, err
-	}
-	values, err := p.engineOptions(c.StringSlice("option"))
 	if err != nil {
 		return nil, err
 	}

@@ -62,7 +62,7 @@ type Limits struct {
 }
 
 // DefaultLimits are what a compiler may take if nobody says it.
-var DefaultLimits = Limits{Time: 2 * time.Minute, Memory: 2 << 30}
+var DefaultLimits = Limits{Time: time.Minute, Memory: 2 << 30}
 
 const (
 	maxProcesses = 128

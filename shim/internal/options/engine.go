@@ -176,6 +176,38 @@ func KeyList(values map[string]string, engine []Declaration) []string {
 	return list
 }
 
+// CompilerList is what of the values a compiler is shown, as "key=value" in the
+// order of the declarations: nothing that KeyList does not tell apart, so that
+// two containers with one key cannot have different artifacts. Of an option of
+// which only its presence is in the key, it sees one and the same value.
+func CompilerList(values map[string]string, engine []Declaration) []string {
+	var list []string
+	for _, d := range engine {
+		value, ok := values[d.Key]
+		switch {
+		case !ok:
+		case d.AffectsCompilation:
+			list = append(list, d.Key+"="+value)
+		case d.PresenceAffectsCompilation:
+			list = append(list, d.Key+"="+d.anyValue())
+		}
+	}
+	return list
+}
+
+// anyValue is a value of the option's type.
+func (d Declaration) anyValue() string {
+	switch d.Type {
+	case Boolean:
+		return "true"
+	case Integer, Size, Duration:
+		return "0"
+	case Choice:
+		return d.Choices[0]
+	}
+	return ""
+}
+
 // List is the values of engine options as "key=value", in the keys' order,
 // without the core's own.
 func List(values map[string]string) []string {

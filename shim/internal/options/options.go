@@ -36,6 +36,11 @@ type Options struct {
 	// may take; 0 is that nobody said it.
 	CompileTimeout *time.Duration
 	CompileMemory  int64
+	// Compilers is how many compilers may run at once on this node; 0 is that
+	// nobody said it. CompileCgroup is the cgroup that they are in, an absolute
+	// path or the name of a systemd slice; empty is that nobody said it.
+	Compilers     int
+	CompileCgroup string
 
 	LogLevel  string // one of LogLevels; empty means the default
 	GuestProc string // one of GuestProcs; empty means the first

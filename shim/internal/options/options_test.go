@@ -3,8 +3,10 @@
 package options
 
 import (
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -58,6 +60,7 @@ func TestParse(t *testing.T) {
 			pack(t, &options.Options{SystemdCgroup: true, NoPivotRoot: true, NoNewKeyring: true, ShimCgroup: "/s", IoUid: 1, IoGid: 2}),
 			Options{SystemdCgroup: true, NoPivotRoot: true, NoNewKeyring: true, ShimCgroup: "/s", IoUID: 1, IoGID: 2},
 		},
+		"slice":              {body(t, "compile_cgroup = 'kube-compilers.slice'"), Options{CompileCgroup: "kube-compilers.slice"}},
 		"empty body":         {body(t, ""), Options{}},
 		"URL with a host":    {long, Options{NoNewKeyring: true}},
 		"path":               {pack(t, &runtimeoptions.Options{ConfigPath: file}), Options{NoPivotRoot: true}},
@@ -75,6 +78,8 @@ func TestParse(t *testing.T) {
 				IoGid = 4294967295
 				log_level = "debug"
 				guest_proc = "hidden"
+				compilers = 3
+				compile_cgroup = "/compilers"
 				allow_annotations = ["fuel", "preopens"]
 				[engine]
 				text = "a=b"
@@ -87,7 +92,7 @@ func TestParse(t *testing.T) {
 			`),
 			Options{
 				SystemdCgroup: true, NoPivotRoot: true, NoNewKeyring: true, ShimCgroup: "/s", IoUID: 1, IoGID: 4294967295,
-				LogLevel: "debug", GuestProc: "hidden", AllowAnnotations: []string{"fuel", "preopens"},
+				LogLevel: "debug", GuestProc: "hidden", Compilers: 3, CompileCgroup: "/compilers", AllowAnnotations: []string{"fuel", "preopens"},
 				Engine: map[string]string{
 					"text": "a=b", "flag": "true", "fuel": "18446744", "memory": "67108864", "timeout": "90000", "level": "speed", "preopens": "/data,/in:/out",
 				},
@@ -107,7 +112,7 @@ func TestParseErrors(t *testing.T) {
 	require.NoError(t, syscall.Mkfifo(filepath.Join(dir, "fifo"), 0o600))
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "large"), make([]byte, maxConfig+1), 0o600))
 	at := func(name string) *anypb.Any { return pack(t, &runtimeoptions.Options{ConfigPath: name}) }
-	const keys = "accepted: IoGid, IoUid, NoNewKeyring, NoPivotRoot, ShimCgroup, SystemdCgroup, allow_annotations, compile_memory, compile_timeout, engine, guest_proc, log_level"
+	const keys = "accepted: IoGid, IoUid, NoNewKeyring, NoPivotRoot, ShimCgroup, SystemdCgroup, allow_annotations, compile_cgroup, compile_memory, compile_timeout, compilers, engine, guest_proc, log_level"
 	const known = "the engine knows: flag, fuel, level, memory, preopens, text, timeout"
 	for _, tc := range []struct {
 		any  *anypb.Any
@@ -167,6 +172,14 @@ func TestParseErrors(t *testing.T) {
 		{body(t, "IoGid = 4294967296"), errdefs.IsInvalidArgument, `runtime options: IoGid: found 4294967296, accepted: a number from 0 to 4294967295: invalid argument`},
 		{body(t, "log_level = 'loud'"), errdefs.IsInvalidArgument, `runtime options: log_level: found "loud", accepted: error, warn, info, debug, trace: invalid argument`},
 		{body(t, "guest_proc = true"), errdefs.IsInvalidArgument, `runtime options: guest_proc: found true, accepted: auto, hidden, readonly, full: invalid argument`},
+		{body(t, "compile_timeout = 5"), errdefs.IsInvalidArgument, `runtime options: compile_timeout: found 5, accepted: a duration like "60s", or "0s" to compile nothing ahead: invalid argument`},
+		{body(t, "compilers = 0"), errdefs.IsInvalidArgument, `runtime options: compilers: found 0, accepted: a whole number from 1 to 2147483647: invalid argument`},
+		{body(t, "compilers = '2'"), errdefs.IsInvalidArgument, `runtime options: compilers: found "2", accepted: `},
+		{body(t, "compile_cgroup = 'a/b'"), errdefs.IsInvalidArgument, `runtime options: compile_cgroup: found "a/b", accepted: a cgroup's absolute path like "/compilers", or a systemd slice like "compilers.slice": invalid argument`},
+		{body(t, "compile_cgroup = '/'"), errdefs.IsInvalidArgument, `runtime options: compile_cgroup: found "/", accepted: `},
+		{body(t, "compile_cgroup = '/a/../b'"), errdefs.IsInvalidArgument, `runtime options: compile_cgroup: found "/a/../b", accepted: `},
+		{body(t, "compile_cgroup = '.slice'"), errdefs.IsInvalidArgument, `runtime options: compile_cgroup: found ".slice", accepted: `},
+		{body(t, "compile_cgroup = 'a-.slice'"), errdefs.IsInvalidArgument, `runtime options: compile_cgroup: found "a-.slice", accepted: `},
 		{body(t, "allow_annotations = 'fuel'"), errdefs.IsInvalidArgument, `runtime options: allow_annotations: found "fuel", accepted: a list of engine options' keys: invalid argument`},
 		{body(t, "allow_annotations = [1]"), errdefs.IsInvalidArgument, `runtime options: allow_annotations: found 1 in the list, accepted: engine options' keys: invalid argument`},
 		{body(t, "allow_annotations = ['fule']"), errdefs.IsInvalidArgument, `runtime options: allow_annotations: unknown engine option "fule"; ` + known + `: invalid argument`},
@@ -218,6 +231,42 @@ func TestForContainer(t *testing.T) {
 	require.EqualError(t, err, "annotation engine.libwasmshim.io/level is not allowed here; the runtime's option allow_annotations allows: none: permission denied")
 	_, err = o.ForContainer(map[string]string{AnnotationPrefix + "fuel": "much"}, declared)
 	require.EqualError(t, err, `annotation engine.libwasmshim.io/fuel: engine option fuel: found "much", accepted: a whole number from 0 to 18446744073709551615: invalid argument`)
+}
+
+// What a compiler is shown differs only where the key does.
+func TestCompilerList(t *testing.T) {
+	var all []Declaration
+	for _, d := range declared {
+		value, presence := d, d
+		value.Key, value.AffectsCompilation = "v-"+d.Key, true
+		presence.Key, presence.PresenceAffectsCompilation = "p-"+d.Key, true
+		all = append(all, d, value, presence)
+	}
+	values := func(text, flag, number, level string) map[string]string {
+		m := map[string]string{Preopens.Key: text}
+		for _, before := range []string{"", "v-", "p-"} {
+			m[before+"text"], m[before+"flag"], m[before+"level"] = text, flag, level
+			m[before+"fuel"], m[before+"memory"], m[before+"timeout"] = number, number, number
+		}
+		return m
+	}
+	require.Equal(t, []string{
+		"v-text=x", "p-text=", "v-flag=false", "p-flag=true", "v-fuel=7", "p-fuel=0",
+		"v-memory=7", "p-memory=0", "v-timeout=7", "p-timeout=0", "v-level=speed", "p-level=none",
+	}, CompilerList(values("x", "false", "7", "speed"), all))
+	require.Empty(t, CompilerList(nil, all))
+	one, other := values("x", "false", "7", "speed"), values("y", "true", "8", "none")
+	for key := range one {
+		changed := maps.Clone(one)
+		check := func() {
+			same := slices.Equal(KeyList(one, all), KeyList(changed, all))
+			require.Equal(t, same, slices.Equal(CompilerList(one, all), CompilerList(changed, all)), key)
+		}
+		changed[key] = other[key]
+		check()
+		delete(changed, key)
+		check()
+	}
 }
 
 func TestValue(t *testing.T) {

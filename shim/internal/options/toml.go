@@ -9,6 +9,7 @@ import (
 	"maps"
 	"math"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -37,11 +38,11 @@ func fromGeneric(g *runtimeoptions.Options, engine []Declaration) (Options, erro
 
 // readConfig reads a regular file; a FIFO or a directory in its place must not
 // make a create wait.
-func readConfig(path string) ([]byte, error) {
-	if !filepath.IsAbs(path) {
-		return nil, invalid("%q is not an absolute path", path)
+func readConfig(name string) ([]byte, error) {
+	if !filepath.IsAbs(name) {
+		return nil, invalid("%q is not an absolute path", name)
 	}
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("%w: %w", err, errdefs.ErrNotFound)
 	}
@@ -54,14 +55,14 @@ func readConfig(path string) ([]byte, error) {
 		return nil, err
 	}
 	if !info.Mode().IsRegular() {
-		return nil, invalid("%s is not a regular file", path)
+		return nil, invalid("%s is not a regular file", name)
 	}
 	text, err := io.ReadAll(io.LimitReader(f, maxConfig+1))
 	if err != nil {
 		return nil, err
 	}
 	if len(text) > maxConfig {
-		return nil, invalid("%s has more than %d bytes", path, maxConfig)
+		return nil, invalid("%s has more than %d bytes", name, maxConfig)
 	}
 	return text, nil
 }
@@ -81,7 +82,7 @@ var setters = map[string]func(o *Options, v any, engine []Declaration) error{
 		s, _ := v.(string)
 		t, err := time.ParseDuration(s)
 		if err != nil || t < 0 {
-			return invalid("found %s, accepted: a duration like \"120s\", or \"0s\" to compile nothing ahead", show(v))
+			return invalid("found %s, accepted: a duration like \"60s\", or \"0s\" to compile nothing ahead", show(v))
 		}
 		o.CompileTimeout = &t
 		return nil
@@ -95,10 +96,36 @@ var setters = map[string]func(o *Options, v any, engine []Declaration) error{
 		o.CompileMemory = n
 		return nil
 	},
+	"compilers": func(o *Options, v any, _ []Declaration) error {
+		n, ok := v.(int64)
+		if !ok || n < 1 || n > math.MaxInt32 {
+			return invalid("found %s, accepted: a whole number from 1 to %d", show(v), math.MaxInt32)
+		}
+		o.Compilers = int(n)
+		return nil
+	},
+	"compile_cgroup": func(o *Options, v any, _ []Declaration) error {
+		s, ok := v.(string)
+		if !ok || !validCgroup(s) {
+			return invalid("found %s, accepted: a cgroup's absolute path like \"/compilers\", or a systemd slice like \"compilers.slice\"", show(v))
+		}
+		o.CompileCgroup = s
+		return nil
+	},
 	"allow_annotations": func(o *Options, v any, engine []Declaration) error {
 		return o.setAllowed(v, engine)
 	},
 	"engine": func(o *Options, v any, engine []Declaration) error { return o.setEngine(v, engine) },
+}
+
+// validCgroup says whether a text is the absolute path of a cgroup, not the root
+// of all, or the name of a systemd slice.
+func validCgroup(s string) bool {
+	if name, ok := strings.CutSuffix(s, ".slice"); ok && !strings.Contains(s, "/") {
+		// A dash leads from a slice to one in it: a-b.slice is in a.slice.
+		return name != "" && !slices.Contains(strings.Split(name, "-"), "")
+	}
+	return path.IsAbs(s) && path.Clean(s) == s && s != "/"
 }
 
 // ignored are keys of the generic options themselves: containerd hands on the
