@@ -53,7 +53,7 @@ func parseRequest(input []byte, e Engine, c call) request {
 		r.debug = r.debug || p.LogLevel <= bootapi.LogLevel_LOG_LEVEL_DEBUG
 		for _, x := range p.Extensions {
 			if options.Are(x.Value) {
-				r.options, _ = options.Parse(x.Value, e.Options)
+				r.options, _ = options.Parse(x.Value, e.Options, e.Binary())
 			}
 		}
 		return r
@@ -63,7 +63,7 @@ func parseRequest(input []byte, e Engine, c call) request {
 	}
 	var a anypb.Any
 	if err := proto.Unmarshal(input, &a); err == nil {
-		r.options, _ = options.Parse(&a, e.Options)
+		r.options, _ = options.Parse(&a, e.Options, e.Binary())
 	}
 	return r
 }

@@ -34,6 +34,11 @@ func (e Engine) Runtime() string {
 	return "io.containerd." + e.ShimName + ".v1"
 }
 
+// Binary is the name of this shim's file, as containerd looks for it.
+func (e Engine) Binary() string {
+	return "containerd-shim-" + e.ShimName + "-v1"
+}
+
 // call is one invocation by containerd.
 type call struct {
 	namespace string

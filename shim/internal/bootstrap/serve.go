@@ -61,7 +61,7 @@ func serve(e Engine, c call, req request, l *net.UnixListener, config []byte, to
 	trim := newTrimmer()
 	publisher := task.NewPublisher(req.ttrpc, c.namespace)
 	service := task.New(ctx, task.Config{
-		Engine: e.Code, Options: e.Options, Address: cmp.Or(c.address, os.Getenv("GRPC_ADDRESS")), Namespace: c.namespace,
+		Engine: e.Code, Options: e.Options, Binary: e.Binary(), Address: cmp.Or(c.address, os.Getenv("GRPC_ADDRESS")), Namespace: c.namespace,
 		Publish: publisher.Publish, Busy: trim.busy, Shutdown: func() { close(stop) },
 	})
 	service.Prepare(c.id, c.bundle, config)

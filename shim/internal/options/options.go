@@ -7,6 +7,9 @@ package options
 import (
 	"fmt"
 	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -60,10 +63,10 @@ var GuestProcs = []string{"auto", "hidden", "readonly", "full"}
 
 // Parse reads the runtime options that containerd hands to a shim: runc's own,
 // or the generic ones, which hold TOML or the path of a file with TOML. engine
-// lists the options that the engine has declared. What would change how a
-// container runs and is not supported is refused, never ignored. Errors carry
-// errdefs codes.
-func Parse(a *anypb.Any, engine []Declaration) (Options, error) {
+// lists the options that the engine has declared; binary is the name of this
+// shim's file. What would change how a container runs and is not supported is
+// refused, never ignored. Errors carry errdefs codes.
+func Parse(a *anypb.Any, engine []Declaration, binary string) (Options, error) {
 	if a == nil || a.TypeUrl == "" {
 		return Options{}, nil
 	}
@@ -76,12 +79,12 @@ func Parse(a *anypb.Any, engine []Declaration) (Options, error) {
 		if err := proto.Unmarshal(a.Value, &runc); err != nil {
 			return Options{}, invalid("parse runtime options of type %s: %v", a.TypeUrl, err)
 		}
-		return fromRunc(&runc)
+		return fromRunc(&runc, binary)
 	case a.MessageIs(&generic):
 		if err := proto.Unmarshal(a.Value, &generic); err != nil {
 			return Options{}, invalid("parse runtime options of type %s: %v", a.TypeUrl, err)
 		}
-		return fromGeneric(&generic, engine)
+		return fromGeneric(&generic, engine, binary)
 	case len(a.Value) == 0:
 		return Options{}, nil
 	}
@@ -94,12 +97,14 @@ func Are(a *anypb.Any) bool {
 	return a.MessageIs(&options.Options{}) || a.MessageIs(&runtimeoptions.Options{})
 }
 
-func fromRunc(r *options.Options) (Options, error) {
+func fromRunc(r *options.Options, binary string) (Options, error) {
+	if err := checkBinaryName(r.BinaryName, binary); err != nil {
+		return Options{}, err
+	}
 	for _, o := range []struct {
 		name string
 		set  bool
 	}{
-		{"BinaryName", r.BinaryName != ""},
 		{"Root", r.Root != ""},
 		{"CriuImagePath", r.CriuImagePath != ""},
 		{"CriuWorkPath", r.CriuWorkPath != ""},
@@ -118,7 +123,6 @@ func fromRunc(r *options.Options) (Options, error) {
 
 // whyRefused says of those of runc's options that have no meaning here why.
 var whyRefused = map[string]string{
-	"BinaryName":     "this shim runs containers itself, without runc's binary",
 	"Root":           "this shim keeps a container's state in its bundle",
 	"CriuPath":       "checkpoints are not supported",
 	"CriuImagePath":  "checkpoints are not supported",
@@ -129,6 +133,37 @@ var whyRefused = map[string]string{
 
 func refused(name string) error {
 	return fmt.Errorf("runtime option %s is not supported: %s; remove it from the runtime's options: %w", name, whyRefused[name], errdefs.ErrNotImplemented)
+}
+
+// checkBinaryName takes no other program than this shim: k3s and others that write
+// containerd's configuration set BinaryName to a shim's own path.
+func checkBinaryName(name, binary string) error {
+	if name == "" || isSelf(name, binary) {
+		return nil
+	}
+	return fmt.Errorf("runtime option BinaryName is not supported: found %q, accepted: this shim's own file, %s: it runs containers itself, without another program; remove the option: %w",
+		name, binary, errdefs.ErrNotImplemented)
+}
+
+// isSelf says whether a path or the name of a file in PATH is this shim's. After
+// an upgrade, and where the daemon runs from a sealed copy, only the name says it.
+func isSelf(name, binary string) bool {
+	if !filepath.IsAbs(name) && strings.Contains(name, "/") {
+		return false // relative to nothing that an operator can know
+	}
+	if filepath.Base(name) == binary {
+		return true
+	}
+	found, err := exec.LookPath(name)
+	if err != nil {
+		return false
+	}
+	theirs, err := os.Stat(found)
+	if err != nil {
+		return false
+	}
+	own, err := os.Stat("/proc/self/exe")
+	return err == nil && os.SameFile(theirs, own)
 }
 
 // ForContainer returns the engine options of one container: the runtime's, and

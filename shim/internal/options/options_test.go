@@ -22,6 +22,8 @@ import (
 	"github.com/libwasmshim/libwasmshim/shim/internal/stage"
 )
 
+const binary = "containerd-shim-probe-v1"
+
 // declared has one option of each type.
 var declared = []Declaration{
 	{Key: "text", Type: String},
@@ -100,7 +102,7 @@ func TestParse(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got, err := Parse(tc.any, declared)
+			got, err := Parse(tc.any, declared, binary)
 			require.NoError(t, err)
 			require.Equal(t, tc.want, got)
 		})
@@ -127,7 +129,7 @@ func TestParseErrors(t *testing.T) {
 		{&anypb.Any{TypeUrl: "runtimeoptions.v1.Options", Value: []byte{0xff}}, errdefs.IsInvalidArgument, "parse runtime options of type runtimeoptions.v1.Options: "},
 		{
 			pack(t, &options.Options{BinaryName: "crun"}), errdefs.IsNotImplemented,
-			"runtime option BinaryName is not supported: this shim runs containers itself, without runc's binary; remove it from the runtime's options: not implemented",
+			`runtime option BinaryName is not supported: found "crun", accepted: this shim's own file, containerd-shim-probe-v1: it runs containers itself, without another program; remove the option: not implemented`,
 		},
 		{
 			pack(t, &options.Options{Root: "/r"}), errdefs.IsNotImplemented,
@@ -160,8 +162,9 @@ func TestParseErrors(t *testing.T) {
 		{body(t, "fuel = 1"), errdefs.IsInvalidArgument, `runtime options: unknown key "fuel"; ` + keys + `: invalid argument`},
 		{
 			body(t, "BinaryName = 'crun'"), errdefs.IsNotImplemented,
-			"runtime options: runtime option BinaryName is not supported: this shim runs containers itself, without runc's binary; remove it from the runtime's options: not implemented",
+			`runtime options: runtime option BinaryName is not supported: found "crun", accepted: this shim's own file, containerd-shim-probe-v1: it runs`,
 		},
+		{body(t, "BinaryName = 1"), errdefs.IsInvalidArgument, `runtime options: BinaryName: found 1, accepted: a string: invalid argument`},
 		{
 			body(t, "CriuPath = 'criu'"), errdefs.IsNotImplemented,
 			"runtime options: runtime option CriuPath is not supported: checkpoints are not supported; remove it from the runtime's options: not implemented",
@@ -205,7 +208,7 @@ func TestParseErrors(t *testing.T) {
 		{body(t, "[engine]\npreopens = ['/a:']"), errdefs.IsInvalidArgument, `engine option preopens: found "/a:", accepted: `},
 		{body(t, "[engine]\npreopens = ['/a:/x', '/b:/x']"), errdefs.IsInvalidArgument, `engine option preopens: "/x" is given twice: invalid argument`},
 	} {
-		_, err := Parse(tc.any, declared)
+		_, err := Parse(tc.any, declared, binary)
 		require.ErrorContains(t, err, tc.want)
 		require.True(t, tc.is(err), "%v", err)
 	}
@@ -231,6 +234,42 @@ func TestForContainer(t *testing.T) {
 	require.EqualError(t, err, "annotation engine.libwasmshim.io/level is not allowed here; the runtime's option allow_annotations allows: none: permission denied")
 	_, err = o.ForContainer(map[string]string{AnnotationPrefix + "fuel": "much"}, declared)
 	require.EqualError(t, err, `annotation engine.libwasmshim.io/fuel: engine option fuel: found "much", accepted: a whole number from 0 to 18446744073709551615: invalid argument`)
+}
+
+// k3s and others name the shim itself.
+func TestBinaryName(t *testing.T) {
+	exe, err := os.Executable()
+	require.NoError(t, err)
+	dir := t.TempDir()
+	link := filepath.Join(dir, "my-wasm")
+	require.NoError(t, os.Symlink(exe, link))
+	other := filepath.Join(dir, "runc")
+	require.NoError(t, os.WriteFile(other, nil, 0o755))
+	t.Setenv("PATH", dir)
+	for name, accepted := range map[string]bool{
+		"":                                  true,
+		exe:                                 true,
+		link:                                true,
+		"my-wasm":                           true,
+		"containerd-shim-probe-v1":          true,
+		"/no/such/containerd-shim-probe-v1": true, // after an upgrade by another path
+		"bin/containerd-shim-probe-v1":      false,
+		"containerd-shim-wasm3-v1":          false,
+		"runc":                              false,
+		other:                               false,
+		"/no/such/runc":                     false,
+		dir:                                 false,
+	} {
+		for _, a := range []*anypb.Any{pack(t, &options.Options{BinaryName: name, SystemdCgroup: true}), body(t, "BinaryName = '"+name+"'\nSystemdCgroup = true")} {
+			o, err := Parse(a, declared, binary)
+			if accepted {
+				require.NoError(t, err, name)
+				require.Equal(t, Options{SystemdCgroup: true}, o)
+				continue
+			}
+			require.True(t, errdefs.IsNotImplemented(err), "%s: %v", name, err)
+		}
+	}
 }
 
 // What a compiler is shown differs only where the key does.
@@ -308,7 +347,7 @@ func FuzzParse(f *testing.F) {
 			if proto.Unmarshal(b, &g) == nil && g.ConfigPath != "" {
 				return // reading any file of this machine is not what is tested
 			}
-			o, err := Parse(&anypb.Any{TypeUrl: name, Value: b}, declared)
+			o, err := Parse(&anypb.Any{TypeUrl: name, Value: b}, declared, binary)
 			if err != nil {
 				require.NotContains(t, strings.TrimSpace(err.Error()), "\n")
 				continue

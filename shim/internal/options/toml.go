@@ -25,15 +25,15 @@ import (
 // maxConfig bounds the size of a configuration file, in bytes.
 const maxConfig = 1 << 20
 
-func fromGeneric(g *runtimeoptions.Options, engine []Declaration) (Options, error) {
+func fromGeneric(g *runtimeoptions.Options, engine []Declaration, binary string) (Options, error) {
 	if g.ConfigPath == "" {
-		return parseTOML("runtime options", g.ConfigBody, engine)
+		return parseTOML("runtime options", g.ConfigBody, engine, binary)
 	}
 	text, err := readConfig(g.ConfigPath)
 	if err != nil {
 		return Options{}, fmt.Errorf("runtime option ConfigPath: %w", err)
 	}
-	return parseTOML(g.ConfigPath, text, engine)
+	return parseTOML(g.ConfigPath, text, engine, binary)
 }
 
 // readConfig reads a regular file; a FIFO or a directory in its place must not
@@ -133,7 +133,7 @@ func validCgroup(s string) bool {
 var ignored = []string{"TypeUrl", "ConfigPath", "ConfigBody"}
 
 // parseTOML reads options from TOML; what names the text in errors.
-func parseTOML(what string, text []byte, engine []Declaration) (Options, error) {
+func parseTOML(what string, text []byte, engine []Declaration, binary string) (Options, error) {
 	var table map[string]any
 	if err := toml.Unmarshal(text, &table); err != nil {
 		var at *toml.DecodeError
@@ -147,6 +147,16 @@ func parseTOML(what string, text []byte, engine []Declaration) (Options, error) 
 	// In order, so that of two errors always the same one is told.
 	for _, key := range slices.Sorted(maps.Keys(table)) {
 		if slices.Contains(ignored, key) {
+			continue
+		}
+		if key == "BinaryName" {
+			name, ok := table[key].(string)
+			if !ok {
+				return Options{}, invalid("%s: BinaryName: found %s, accepted: a string", what, show(table[key]))
+			}
+			if err := checkBinaryName(name, binary); err != nil {
+				return Options{}, fmt.Errorf("%s: %w", what, err)
+			}
 			continue
 		}
 		take, ok := setters[key]

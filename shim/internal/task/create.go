@@ -79,7 +79,7 @@ func (s *Service) build(ctx context.Context, t *task, r *api.CreateTaskRequest) 
 		return fmt.Errorf("restore from checkpoint %s is not supported: %w", r.Checkpoint, errdefs.ErrNotImplemented)
 	}
 	took := steps.New()
-	opts, err := options.Parse(r.Options, s.Options)
+	opts, err := options.Parse(r.Options, s.Options, s.Binary)
 	if err != nil {
 		return err
 	}

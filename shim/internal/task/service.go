@@ -33,6 +33,7 @@ var serviceNames = []string{"containerd.task.v2.Task", "containerd.task.v3.Task"
 type Config struct {
 	Engine    image.Engine
 	Options   []options.Declaration                   // the engine's
+	Binary    string                                  // the name of this shim's file
 	Address   string                                  // of containerd
 	Namespace string                                  // containerd's
 	Publish   func(topic string, event proto.Message) // must not block
