@@ -22,6 +22,10 @@ func compiler(e Engine) int {
 	if err := hideAll(); err != nil {
 		return g.fail(StageCompile, exitError, err)
 	}
+	// Nobody but root looks into this process, or opens what it has open.
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return g.fail(StageCompile, exitError, err)
+	}
 	go endWithDaemon()
 	c, err := readStage()
 	if err != nil {

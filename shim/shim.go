@@ -87,7 +87,7 @@ func Init() {
 func Main(d Descriptor, c Config, resultFD int) int {
 	args := os.Args[1:]
 	if hasRole(image.WorkerEnv) {
-		return image.Work()
+		return image.RunWorker()
 	}
 	code := image.Engine{
 		Name: d.Name, Kinds: entrypoint.Kind(d.Kinds), LayerTypes: d.LayerTypes, CacheKey: d.CacheKey, Compiles: d.Compiles,

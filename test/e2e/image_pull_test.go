@@ -296,8 +296,8 @@ func TestImage1PullIndex(t *testing.T) {
 		_, err := pull()(tt, s, "")
 		require.NoError(t, err)
 		_, err = tt.ctrRun(s.ref, wasmPlatform)
-		require.ErrorContains(t, err, fmt.Sprintf(`entrypoint "/app.wasm": /app.wasm does not exist in the container: not found (blob %s is not in containerd's content store`,
-			digest.FromBytes(s.module)))
+		require.ErrorContains(t, err, fmt.Sprintf(`entrypoint "/app.wasm": /app.wasm does not exist in the container: not found (image %s: blob %s is not in containerd's content store`,
+			s.ref, digest.FromBytes(s.module)))
 	})
 }
 

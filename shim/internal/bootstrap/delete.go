@@ -33,7 +33,7 @@ func remove(c call, out io.Writer) error {
 		spec = nil
 	}
 	image.Sweep(c.address, c.namespace)
-	response, err := task.Cleanup(c.namespace, c.id, c.bundle, spec)
+	response, err := task.Cleanup(c.id, c.bundle, spec)
 	removeStale(c.bundle)
 	if err != nil {
 		return err

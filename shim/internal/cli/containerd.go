@@ -122,15 +122,10 @@ func (s *session) image(ctx context.Context, name string) (image.Image, error) {
 // fullName completes an image's name as containerd's clients do; empty if it is
 // none.
 func fullName(name string) string {
-	name, digest, hasDigest := strings.Cut(name, "@")
-	full, err := imagefile.ParseTag(name)
-	if err != nil {
+	if _, err := imagefile.ParseTag(strings.SplitN(name, "@", 2)[0]); err != nil {
 		return ""
 	}
-	if hasDigest { // a digest says more than a tag
-		return full[:strings.LastIndexByte(full, ':')] + "@" + digest
-	}
-	return full
+	return image.FullName(name)
 }
 
 // oneImage is the argument of a command that takes one image.

@@ -8,24 +8,19 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/containerd/containerd/v2/pkg/progress"
 	"github.com/containerd/errdefs"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"github.com/opencontainers/runtime-spec/specs-go"
-	"github.com/urfave/cli/v2"
-	"golang.org/x/sys/unix"
-
 	"github.com/libwasmshim/libwasmshim/shim/internal/compiler"
 	"github.com/libwasmshim/libwasmshim/shim/internal/container"
 	"github.com/libwasmshim/libwasmshim/shim/internal/entrypoint"
 	"github.com/libwasmshim/libwasmshim/shim/internal/image"
 	"github.com/libwasmshim/libwasmshim/shim/internal/options"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/urfave/cli/v2"
 )
 
 const (
@@ -91,7 +86,8 @@ is unpacked.`,
 				return err
 			}
 			return withContainerd(c, func(ctx context.Context, s *session) (retErr error) {
-				dir, remove, err := s.workDir()
+				image.Sweep(s.address, s.namespace)
+				dir, remove, err := image.WorkDir(s.address, s.namespace)
 				if err != nil {
 					return err
 				}
@@ -102,13 +98,13 @@ is unpacked.`,
 				}
 				defer exe.Close()
 				w := &precompiler{
-					session: s, snapshotter: cmp.Or(c.String("snapshotter"), defaultSnapshotter), status: newStatusLine(c.App.ErrWriter),
-					job: image.Job{
-						Address: s.address, Namespace: s.namespace, Engine: p.Engine, Key: key, Options: options.List(values), LogLevel: level,
-						Limits: limits, ID: precompileID(os.Getpid()), Dir: dir, Retry: true, Exe: exe,
+					session: s, snapshotter: cmp.Or(c.String("snapshotter"), defaultSnapshotter), status: newStatusLine(c.App.ErrWriter), dir: dir,
+					work: image.Work{
+						Address: s.address, Namespace: s.namespace, Engine: p.Engine, Key: key, Options: options.CompilerList(values, p.Options), LogLevel: level,
+						Limits: limits, Retry: true, Exe: exe,
 					},
 				}
-				if w.job.Log, err = newLogger(w.status, level); err != nil {
+				if w.work.Log, err = newLogger(w.status, level); err != nil {
 					return err
 				}
 				return w.all(ctx, c)
@@ -132,32 +128,6 @@ func (p Program) engineOptions(texts []string) (map[string]string, error) {
 		values[key] = value
 	}
 	return values, nil
-}
-
-// precompileID names this process's compilers and directory.
-func precompileID(pid int) string { return fmt.Sprint("precompile-", pid) }
-
-// workDir makes a directory for the compiler and for mounts, which is removed only
-// if it is empty, and clears away what killed processes have left.
-func (s *session) workDir() (dir string, remove func() error, _ error) {
-	base := image.Dir(s.address, s.namespace)
-	left, err := filepath.Glob(filepath.Join(base, "precompile-*"))
-	if err != nil {
-		return "", nil, err
-	}
-	for _, dir := range left {
-		id := filepath.Base(dir)
-		pid, err := strconv.Atoi(strings.TrimPrefix(id, "precompile-"))
-		if err != nil || !errors.Is(unix.Kill(pid, 0), unix.ESRCH) {
-			continue
-		}
-		_ = os.Remove(filepath.Join(dir, "rootfs"))
-		if err := errors.Join(compiler.Cleanup(compiler.Name(s.namespace, id), dir), os.Remove(dir)); err != nil {
-			return "", nil, fmt.Errorf("clear away what process %d has left: %w", pid, err)
-		}
-	}
-	dir = filepath.Join(base, precompileID(os.Getpid()))
-	return dir, func() error { return os.Remove(dir) }, os.MkdirAll(dir, 0o700)
 }
 
 // What became of an image.
@@ -195,7 +165,8 @@ func (o outcome) String() string {
 type precompiler struct {
 	*session
 	snapshotter string
-	job         image.Job // what all have in common
+	dir         string     // an existing directory, for views
+	work        image.Work // what all have in common
 	status      *statusLine
 }
 
@@ -232,74 +203,86 @@ func (w *precompiler) all(ctx context.Context, c *cli.Context) error {
 	return nil
 }
 
-func (w *precompiler) one(ctx context.Context, name string) (o outcome, retErr error) {
+// one compiles what containers of an image can run: of an index, that may be
+// several entries.
+func (w *precompiler) one(ctx context.Context, name string) (o outcome, _ error) {
 	o = outcome{Image: name}
 	i, err := w.image(ctx, name)
 	if err != nil {
 		return o, err
 	}
 	o.Image = i.Name
-	if !w.job.Engine.Compiles {
-		return o.nothing(w.job.Engine.Name + " does not compile ahead"), nil
+	if !w.work.Engine.Compiles {
+		return o.nothing(w.work.Engine.Name + " does not compile ahead"), nil
 	}
-	manifest, config, err := w.Choose(ctx, &i, w.job.Engine.Types())
+	entries, err := w.Entries(ctx, i, w.work.Engine.Types())
+	if err == nil {
+		entries, err = image.Runnable(i.Name, entries)
+	}
 	if err != nil {
 		return o, err
 	}
-	job := w.job
-	job.Image = &i
 	compiled := false
-	job.Progress = func(what string, size int64) {
+	progress := func(what string, size int64) {
 		compiled = compiled || what == "compile"
 		w.status.set(i.Name, what, size)
 	}
-	layered := len(manifest.LayersOf(w.job.Engine.Types())) > 0
-	if len(config.RootFS.DiffIDs) > 0 {
-		entry, err := w.entry(ctx, &job, config)
-		defer func() { retErr = errors.Join(retErr, entry.close()) }()
-		switch {
-		case (errdefs.IsNotFound(err) || errdefs.IsInvalidArgument(err)) && layered:
-			// As at a container's start.
-		case err != nil:
-			return o, err
-		case entry.Kind == entrypoint.Native:
-			return o.nothing(fmt.Sprintf("the entrypoint %s is a native program", plain(entry.Path))), nil
-		case entry.Kind == entrypoint.Other:
-			return o.nothing(fmt.Sprintf("only %s knows what %s is", w.job.Engine.Name, plain(entry.Path))), nil
-		}
-	} else if !layered {
-		return o, fmt.Errorf("image %s has neither a root file system nor layers that %s takes: %s", plain(i.Name), w.job.Engine.Name, strings.Join(w.job.Engine.Types(), ", "))
-	}
 	begun := time.Now()
-	g, err := image.Precompile(ctx, &job)
-	if err != nil {
-		return o, err
-	}
-	defer g.Close()
-	o.Seconds = time.Since(begun).Seconds()
-	if g.NotCompiled != nil {
-		return o, g.NotCompiled
-	}
-	for _, l := range g.Layers {
-		if l.Artifact == nil {
-			continue
-		}
-		info, err := l.Artifact.Stat()
+	for _, e := range entries {
+		result, why, err := w.entry(ctx, i, e, progress)
 		if err != nil {
 			return o, err
 		}
-		o.Artifacts++
-		o.Size += info.Size()
+		if why != "" {
+			o = o.nothing(why)
+		}
+		n, size, err := result.Artifacts()
+		if err != nil {
+			return o, err
+		}
+		o.Artifacts += n
+		o.Size += size
 	}
+	o.Seconds = time.Since(begun).Seconds()
 	switch {
+	case o.Artifacts == 0 && o.Why == "":
+		return o.nothing(w.work.Engine.Name + " leaves this code as it is"), nil
 	case o.Artifacts == 0:
-		return o.nothing(w.job.Engine.Name + " leaves this code as it is"), nil
 	case compiled:
-		o.Outcome = outcomeCompiled
+		o.Outcome, o.Why = outcomeCompiled, ""
 	default:
-		o.Outcome = outcomePresent
+		o.Outcome, o.Why = outcomePresent, ""
 	}
 	return o, nil
+}
+
+// entry compiles one entry of an image: the file that its entrypoint names, or its
+// layers. why says that there is nothing to compile.
+func (w *precompiler) entry(ctx context.Context, i image.Image, e image.Entry, progress func(string, int64)) (_ image.Result, why string, retErr error) {
+	work := w.work
+	work.Image, work.Progress = i.Name, progress
+	if e.Chain != "" {
+		file, err := w.file(ctx, e)
+		defer func() { retErr = errors.Join(retErr, file.close()) }()
+		switch {
+		case (errdefs.IsNotFound(err) || errdefs.IsInvalidArgument(err)) && len(e.Layers) > 0:
+			// As at a container's start.
+		case err != nil:
+			return image.Result{}, "", err
+		case file.Kind == entrypoint.Native:
+			return image.Result{}, fmt.Sprintf("the entrypoint %s is a native program", plain(file.Path)), nil
+		case file.Kind == entrypoint.Other:
+			return image.Result{}, fmt.Sprintf("only %s knows what %s is", work.Engine.Name, plain(file.Path)), nil
+		default:
+			result, err := w.PrecompileFile(ctx, &work, i, file.File, file.Kind)
+			return result, "", err
+		}
+	}
+	if len(e.Layers) == 0 {
+		return image.Result{}, "", fmt.Errorf("image %s has neither a root file system nor layers that %s takes: %s", plain(i.Name), work.Engine.Name, strings.Join(work.Engine.Types(), ", "))
+	}
+	result, err := w.PrecompileLayers(ctx, &work, e)
+	return result, "", err
 }
 
 func (o outcome) nothing(why string) outcome {
@@ -323,34 +306,31 @@ func (e *imageEntry) close() error {
 	return e.view.Close()
 }
 
-// entry finds what the image's containers start, if they are not told otherwise,
-// and makes it the job's. The caller closes it, with an error also.
-func (w *precompiler) entry(ctx context.Context, job *image.Job, config ocispec.Image) (*imageEntry, error) {
-	args := append(slices.Clone(config.Config.Entrypoint), config.Config.Cmd...)
+// file finds what an entry's containers start, if they are not told otherwise. The
+// caller closes it, with an error also.
+func (w *precompiler) file(ctx context.Context, e image.Entry) (*imageEntry, error) {
+	args := append(slices.Clone(e.Entrypoint), e.Cmd...)
 	if len(args) == 0 {
 		return nil, errors.New("the image does not say what its containers run, it has neither entrypoint nor arguments")
 	}
 	spec := &specs.Spec{Process: &specs.Process{
-		Args: args, Env: config.Config.Env, Cwd: cmp.Or(config.Config.WorkingDir, "/"),
+		Args: args, Env: e.Env, Cwd: cmp.Or(e.WorkingDir, "/"),
 		// Whether the container's user may read the file is found out when one starts.
 		Capabilities: &specs.LinuxCapabilities{Permitted: []string{"CAP_DAC_OVERRIDE"}},
 	}}
 	if !slices.ContainsFunc(spec.Process.Env, func(kv string) bool { return strings.HasPrefix(kv, "PATH=") }) {
 		spec.Process.Env = append(slices.Clone(spec.Process.Env), defaultPath)
 	}
-	view, err := w.View(ctx, w.snapshotter, config.RootFS.DiffIDs, viewTime+job.Limits.Time, job.Dir)
+	view, err := w.View(ctx, w.snapshotter, e.Chain, viewTime+w.work.Limits.Time, w.dir)
 	if errdefs.IsNotFound(err) {
 		return nil, fmt.Errorf("the image is not unpacked in snapshotter %s: pull it again, or have ctr images mount unpack it; another snapshotter is chosen with --snapshotter", w.snapshotter)
 	}
 	if err != nil {
 		return nil, err
 	}
-	e := &imageEntry{view: view}
-	e.Entry, err = entrypoint.Resolve(spec, "", view.Path(), w.job.Engine.Name, w.job.Engine.Kinds)
-	if err != nil || e.File == nil {
-		return e, err
-	}
-	return e, job.SetFile(e.File, e.InRoot, e.Kind, view.Mounts)
+	f := &imageEntry{view: view}
+	f.Entry, err = entrypoint.Resolve(spec, "", view.Path(), w.work.Engine.Name, w.work.Engine.Kinds)
+	return f, err
 }
 
 // viewTime is how long containerd keeps a view whose process was killed, beside

@@ -7,11 +7,15 @@ package compiler
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/crc32"
 	"os"
+	"path"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -32,11 +36,14 @@ var ErrUnsupported = errors.New("the engine compiles nothing ahead of this")
 // guest.
 var ErrKilled = errors.New("the compiler was killed")
 
+// ErrTooLarge says that compiling took more memory than it may.
+var ErrTooLarge = errors.New("compile_memory is too small for this code")
+
 // Job is what is to be compiled.
 type Job struct {
 	// ID names the compiler's cgroup; see Name.
 	ID string
-	// Dir is an existing directory of the container's own.
+	// Dir is an existing directory of the compiler's own.
 	Dir string
 	// Exe is the sealed binary.
 	Exe    *os.File
@@ -46,6 +53,7 @@ type Job struct {
 	Options  []string
 	LogLevel string
 	Limits   Limits
+	Place    Place
 	Log      *log.Entry
 }
 
@@ -61,13 +69,16 @@ type Limits struct {
 	Memory int64         // bytes, artifacts included
 }
 
+// Place is what the compilers of a machine have together.
+type Place struct {
+	Cgroup    string // the parent of their cgroups, a path or a slice of systemd's; empty is the root
+	Compilers int    // how many may run at once; 0 is half the processors
+}
+
 // DefaultLimits are what a compiler may take if nobody says it.
 var DefaultLimits = Limits{Time: time.Minute, Memory: 2 << 30}
 
-const (
-	maxProcesses = 128
-	nobody       = 65534
-)
+const maxProcesses = 128
 
 // Run compiles. The artifacts are sealed memory files, one for each layer, nil
 // where the engine made none; the caller closes them. The error is
@@ -105,7 +116,7 @@ func Run(ctx context.Context, job Job) (_ []*os.File, retErr error) {
 	case late:
 		return nil, fmt.Errorf("the compiler took longer than %s", job.Limits.Time)
 	case oom:
-		return nil, fmt.Errorf("the compiler took more than %d MiB of memory", job.Limits.Memory>>20)
+		return nil, fmt.Errorf("the compiler took more than %d MiB of memory: %w", job.Limits.Memory>>20, ErrTooLarge)
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
 	case exit == stage.ExitUnsupported:
@@ -122,16 +133,22 @@ func Run(ctx context.Context, job Job) (_ []*os.File, retErr error) {
 	return seal(artifacts)
 }
 
-// Name is the ID for the compiler of a container.
-func Name(namespace, id string) string { return namespace + "-" + id }
+// Name is a Job's ID: it is unique where name is in a namespace.
+func Name(namespace, name string) string { return namespace + "-" + name }
 
 // Cleanup removes what a process that was killed while it ran Run has left of a
 // compiler. It may be called at any time after that process's end.
-func Cleanup(id, dir string) error {
-	if _, err := os.Stat(workDir(dir)); errors.Is(err, os.ErrNotExist) {
-		return nil
+func Cleanup(dir string) error {
+	text, err := os.ReadFile(cgroupFile(dir))
+	if errors.Is(err, os.ErrNotExist) {
+		return removeRoot(dir)
 	}
-	err := container.Cleanup(containerID, stateDir(dir), newSpec(id, dir, DefaultLimits), false)
+	if err != nil {
+		return err
+	}
+	path := string(text)
+	spec := &specs.Spec{Linux: &specs.Linux{CgroupsPath: path}}
+	err = container.Cleanup(containerID, stateDir(dir), spec, isSystemd(path))
 	return errors.Join(err, removeRoot(dir))
 }
 
@@ -158,9 +175,18 @@ func start(job Job, artifacts []*os.File, said *status.Status) (_ *container.Con
 			retErr = errors.Join(retErr, removeRoot(job.Dir))
 		}
 	}()
-	spec := newSpec(job.ID, job.Dir, job.Limits)
+	user, err := newUser()
+	if err != nil {
+		return nil, err
+	}
+	path := cgroupPath(job)
+	// Whoever cleans up does not know where compilers are to be.
+	if err := os.WriteFile(cgroupFile(job.Dir), []byte(path), 0o600); err != nil {
+		return nil, err
+	}
+	spec := newSpec(job, path, user)
 	c, err := container.Create(container.Config{
-		ID: containerID, Root: stateDir(job.Dir), Bundle: job.Dir, Spec: spec, NoNewKeyring: true,
+		ID: containerID, Root: stateDir(job.Dir), Bundle: job.Dir, Spec: spec, NoNewKeyring: true, SystemdCgroup: isSystemd(path),
 	}, container.Process{
 		Args: []string{stage.Exe, "compiler"}, Env: []string{stage.CompilerEnv}, Spec: spec.Process,
 		ExtraFiles: append([]*os.File{job.Exe, f, said.Peer}, files...),
@@ -202,10 +228,13 @@ func workDir(dir string) string  { return filepath.Join(dir, "compiler") }
 func rootDir(dir string) string  { return filepath.Join(workDir(dir), "root") }
 func stateDir(dir string) string { return filepath.Join(workDir(dir), "state") }
 
+// cgroupFile is a file with the path of the compiler's cgroup.
+func cgroupFile(dir string) string { return filepath.Join(workDir(dir), "cgroup") }
+
 // removeRoot removes the directories: by name, because the root may be a mount
 // point for a process that is not quite gone, and must then be left.
 func removeRoot(dir string) error {
-	for _, name := range []string{"root/proc", "root/dev", "root", "state", ""} {
+	for _, name := range []string{"root/proc", "root/dev", "root", "state", "cgroup", ""} {
 		if err := os.Remove(filepath.Join(workDir(dir), name)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("remove the compiler's directory: %w", err)
 		}
@@ -215,20 +244,51 @@ func removeRoot(dir string) error {
 
 // cgroupPath is where a compiler's cgroup is. There may be several containerds,
 // each with a container of one name.
-func cgroupPath(id, dir string) string {
-	return fmt.Sprintf("/libwasmshim-compiler-%s-%08x", id, crc32.ChecksumIEEE([]byte(dir)))
+func cgroupPath(job Job) string {
+	name := fmt.Sprintf("libwasmshim-compiler-%s-%08x", job.ID, crc32.ChecksumIEEE([]byte(job.Dir)))
+	if isSlice(job.Place.Cgroup) {
+		return job.Place.Cgroup + ":libwasmshim:" + strings.TrimPrefix(name, "libwasmshim-")
+	}
+	return path.Join("/", job.Place.Cgroup, name)
 }
 
-func newSpec(id, dir string, limits Limits) *specs.Spec {
+// isSlice says whether a place is a slice of systemd's.
+func isSlice(cgroup string) bool {
+	return strings.HasSuffix(cgroup, ".slice") && !strings.Contains(cgroup, "/")
+}
+
+// isSystemd says whether a path has the form that systemd's cgroup driver takes.
+func isSystemd(path string) bool { return !strings.HasPrefix(path, "/") }
+
+// newUser chooses a user that nobody else is: another process of a compiler's user
+// could open what it has open, and write to its memory.
+func newUser() (uint32, error) {
+	var random [4]byte
+	if _, err := rand.Read(random[:]); err != nil {
+		return 0, err
+	}
+	// Above all that is given to people, services, and user namespaces.
+	const first, count = 0x70000000, 0x0fffffff
+	return first + binary.NativeEndian.Uint32(random[:])%count, nil
+}
+
+// cpuShares is a compiler's weight, where a container that asks for nothing has
+// 1024: whoever runs already goes first.
+const cpuShares = 102
+
+func newSpec(job Job, cgroup string, user uint32) *specs.Spec {
+	limits := job.Limits
 	seconds := uint64(limits.Time/time.Second+1) * maxThreads
 	pids := int64(maxProcesses)
 	noSwap := limits.Memory
+	shares := uint64(cpuShares)
+	killFirst := 1000
 	return &specs.Spec{
 		Version: specs.Version,
-		Root:    &specs.Root{Path: rootDir(dir), Readonly: true},
+		Root:    &specs.Root{Path: rootDir(job.Dir), Readonly: true},
 		Process: &specs.Process{
-			User: specs.User{UID: nobody, GID: nobody}, Cwd: "/", NoNewPrivileges: true,
-			Capabilities: &specs.LinuxCapabilities{},
+			User: specs.User{UID: user, GID: user}, Cwd: "/", NoNewPrivileges: true,
+			Capabilities: &specs.LinuxCapabilities{}, OOMScoreAdj: &killFirst,
 			Rlimits: []specs.POSIXRlimit{
 				{Type: "RLIMIT_CORE"},
 				{Type: "RLIMIT_CPU", Soft: seconds, Hard: seconds},
@@ -241,7 +301,7 @@ func newSpec(id, dir string, limits Limits) *specs.Spec {
 			{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "noexec", "mode=755", "size=64k", "ro"}},
 		},
 		Linux: &specs.Linux{
-			CgroupsPath: cgroupPath(id, dir),
+			CgroupsPath: cgroup,
 			Namespaces: []specs.LinuxNamespace{
 				{Type: specs.MountNamespace},
 				{Type: specs.PIDNamespace},
@@ -251,6 +311,7 @@ func newSpec(id, dir string, limits Limits) *specs.Spec {
 			},
 			Resources: &specs.LinuxResources{
 				Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}},
+				CPU:     &specs.LinuxCPU{Shares: &shares},
 				Memory:  &specs.LinuxMemory{Limit: &limits.Memory, Swap: &noSwap},
 				Pids:    &specs.LinuxPids{Limit: &pids},
 			},

@@ -13,6 +13,7 @@ import (
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
@@ -117,6 +118,68 @@ func cloneReadOnly(dir int, path, name string) (int, error) {
 		return -1, &os.PathError{Op: "mount_setattr", Path: name, Err: err}
 	}
 	return fd, nil
+}
+
+// stamp tells a blob's file from every other of the content store, whose directory
+// is containerd's alone, and from itself after any change: the kernel sets Changed,
+// nobody can.
+type stamp struct {
+	Device, Inode           uint64
+	Size, Modified, Changed int64
+}
+
+func stampOf(f *os.File) (stamp, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return stamp{}, &os.PathError{Op: "fstat", Path: f.Name(), Err: err}
+	}
+	return stamp{st.Dev, st.Ino, st.Size, st.Mtim.Nano(), st.Ctim.Nano()}, nil
+}
+
+// openSame opens a blob if it is the file that it was.
+func (b *blobs) openSame(d digest.Digest, want stamp) (*os.File, error) {
+	f, err := b.open(d)
+	if err != nil {
+		return nil, err
+	}
+	now, err := stampOf(f)
+	if err == nil && now != want {
+		err = fmt.Errorf("blob %s has changed", d)
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// openStore opens the content store where it is a directory of this machine, and
+// returns its path; else neither.
+func (c *Client) openStore(ctx context.Context, logger *log.Entry) (b *blobs, root string, _ error) {
+	root, err := c.root(ctx)
+	if err != nil {
+		return nil, "", err
+	}
+	if root != "" {
+		b, err = openBlobs(root)
+	}
+	if b == nil {
+		logger.WithError(err).Info("containerd's content store is not used in place; code is copied into memory")
+		return nil, "", nil
+	}
+	return b, root, nil
+}
+
+// verify reads a blob and compares.
+func verify(f *os.File, d digest.Digest, what string) error {
+	found, err := digestOf(f, d.Algorithm())
+	if err != nil {
+		return err
+	}
+	if found != d {
+		return mismatch(what, d, found)
+	}
+	return nil
 }
 
 // buffers are what blobs go through: a daemon never holds more of one.

@@ -18,6 +18,7 @@ import (
 	imagesapi "github.com/containerd/containerd/api/services/images/v1"
 	introspectionapi "github.com/containerd/containerd/api/services/introspection/v1"
 	leasesapi "github.com/containerd/containerd/api/services/leases/v1"
+	snapshotsapi "github.com/containerd/containerd/api/services/snapshots/v1"
 	"github.com/containerd/containerd/v2/core/content"
 	contentproxy "github.com/containerd/containerd/v2/core/content/proxy"
 	"github.com/containerd/containerd/v2/core/leases"
@@ -29,6 +30,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/protobuf/types/known/fieldmaskpb"
 )
 
 // maxMessage is what containerd's own clients take, in bytes.
@@ -83,19 +85,45 @@ type Image struct {
 // for an engine, and was not meant to have one.
 var ErrOrdinary = fmt.Errorf("no image with layers of WebAssembly: %w", errdefs.ErrNotFound)
 
-// OfContainer returns the image that a container was made of. ErrNotFound says
-// that there is none, or that it is not there any more.
-func (c *Client) OfContainer(ctx context.Context, id string) (Image, error) {
+// Container is what containerd knows of a container, as far as it says what its
+// code is.
+type Container struct {
+	Image                 string // its name; empty if it was made without
+	Labels                map[string]string
+	Snapshotter, Snapshot string
+}
+
+// container returns a container. ErrOrdinary says that there is none.
+func (c *Client) container(ctx context.Context, id string) (Container, error) {
 	resp, err := containersapi.NewContainersClient(c.conn).Get(c.in(ctx), &containersapi.GetContainerRequest{ID: id})
 	if err := errgrpc.ToNative(err); errdefs.IsNotFound(err) {
-		return Image{}, fmt.Errorf("containerd has no container %s: %w", id, ErrOrdinary)
+		return Container{}, fmt.Errorf("containerd has no container %s: %w", id, ErrOrdinary)
 	} else if err != nil {
-		return Image{}, fmt.Errorf("ask containerd for container %s: %w", id, err)
+		return Container{}, fmt.Errorf("ask containerd for container %s: %w", id, err)
 	}
-	if resp.Container.Image == "" {
-		return Image{}, fmt.Errorf("container %s was made without an image: %w", id, ErrOrdinary)
+	r := resp.Container
+	return Container{Image: r.Image, Labels: r.Labels, Snapshotter: r.Snapshotter, Snapshot: r.SnapshotKey}, nil
+}
+
+// labelContainer adds a label to a container.
+func (c *Client) labelContainer(ctx context.Context, id, key, value string) error {
+	_, err := containersapi.NewContainersClient(c.conn).Update(c.in(ctx), &containersapi.UpdateContainerRequest{
+		Container:  &containersapi.Container{ID: id, Labels: map[string]string{key: value}},
+		UpdateMask: &fieldmaskpb.FieldMask{Paths: []string{"labels." + key}},
+	})
+	if err != nil {
+		return fmt.Errorf("label container %s: %w", id, errgrpc.ToNative(err))
 	}
-	return c.Get(ctx, resp.Container.Image)
+	return nil
+}
+
+// parent is the committed snapshot that a container's is made of.
+func (c *Client) parent(ctx context.Context, snapshotter, key string) (string, error) {
+	resp, err := snapshotsapi.NewSnapshotsClient(c.conn).Stat(c.in(ctx), &snapshotsapi.StatSnapshotRequest{Snapshotter: snapshotter, Key: key})
+	if err != nil {
+		return "", fmt.Errorf("ask snapshotter %s for snapshot %s: %w", snapshotter, key, errgrpc.ToNative(err))
+	}
+	return resp.Info.GetParent(), nil
 }
 
 // Get returns an image by its name.
@@ -191,7 +219,8 @@ func (c *Client) manifests(ctx context.Context, d ocispec.Descriptor, depth int,
 	}
 	var all []Manifest
 	for _, child := range both.Manifests {
-		if seen[child.Digest] {
+		// Attestations are about the others, and nothing that runs.
+		if seen[child.Digest] || child.Annotations["vnd.docker.reference.type"] != "" {
 			continue
 		}
 		seen[child.Digest] = true
@@ -237,52 +266,3 @@ var Platform = ocispec.Platform{OS: "wasi", Architecture: wasm}
 
 // wasm is the architecture of images for WebAssembly.
 const wasm = "wasm"
-
-// choose returns the manifest of an image that has layers of some types: of more
-// than one, the first for the architecture wasm, or else the first. ErrNotFound
-// says that there is none.
-func (c *Client) choose(ctx context.Context, image *Image, types []string) (Manifest, error) {
-	all, err := c.manifestsOf(ctx, image)
-	if err != nil {
-		return Manifest{}, err
-	}
-	return image.choose(all, types)
-}
-
-// manifestsOf is Manifests, with errors that name the image.
-func (c *Client) manifestsOf(ctx context.Context, image *Image) ([]Manifest, error) {
-	all, err := c.Manifests(ctx, image.Target)
-	if err != nil {
-		return nil, fmt.Errorf("image %s: %w", image.Name, err)
-	}
-	return all, nil
-}
-
-// choose is Client.choose of manifests that were read before.
-func (i *Image) choose(all []Manifest, types []string) (Manifest, error) {
-	var found []string
-	var first *Manifest
-	for n, m := range all {
-		if len(m.LayersOf(types)) > 0 {
-			if m.Descriptor.Platform != nil && m.Descriptor.Platform.Architecture == wasm {
-				return m, nil
-			}
-			if first == nil {
-				first = &all[n]
-			}
-		}
-		for _, l := range m.Layers {
-			if !slices.Contains(found, l.MediaType) {
-				found = append(found, l.MediaType)
-			}
-		}
-	}
-	if first == nil && !slices.ContainsFunc(found, func(t string) bool { return !IsRootFS(t) }) {
-		return Manifest{}, fmt.Errorf("image %s: %w", i.Name, ErrOrdinary)
-	}
-	if first == nil {
-		return Manifest{}, fmt.Errorf("image %s has no layer of a type that the engine takes; found: %s; accepted: %s: %w",
-			i.Name, list(found), list(types), errdefs.ErrNotFound)
-	}
-	return *first, nil
-}

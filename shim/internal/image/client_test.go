@@ -223,7 +223,7 @@ func TestManifestsNot(t *testing.T) {
 			require.Empty(t, list)
 			require.True(t, test.is(err), "%v", err)
 			require.ErrorContains(t, err, test.text)
-			_, err = s.choose(t.Context(), &Image{"docker.io/x:latest", image}, LayerTypes)
+			_, err = s.Entries(t.Context(), Image{"docker.io/x:latest", image}, LayerTypes)
 			require.True(t, test.is(err), "%v", err)
 			require.ErrorContains(t, err, "image docker.io/x:latest: ")
 			require.NotErrorIs(t, err, ErrOrdinary)
@@ -270,80 +270,6 @@ func TestLayersOf(t *testing.T) {
 	require.Empty(t, m.LayersOf([]string{"application/vnd"}), "the whole type counts")
 }
 
-// Of several, the one for WebAssembly is meant; an image that has none may have
-// been meant as something else.
-func TestChoose(t *testing.T) {
-	core, core2 := LayerTypes[0], LayerTypes[1]
-	types := Engine{LayerTypes: []string{own}}.Types()
-	const ordinary = "no image with layers of WebAssembly"
-	for name, test := range map[string]struct {
-		image func(s *store) ocispec.Descriptor
-		want  []string // types of the chosen one's layers
-		err   string
-	}{
-		"manifest":         {func(s *store) ocispec.Descriptor { return s.manifest(core) }, []string{core}, ""},
-		"component":        {func(s *store) ocispec.Descriptor { return s.manifest(core2) }, []string{core2}, ""},
-		"engine's type":    {func(s *store) ocispec.Descriptor { return s.manifest(own) }, []string{own}, ""},
-		"with others":      {func(s *store) ocispec.Descriptor { return s.manifest(tarLayer, unknown, core) }, []string{tarLayer, unknown, core}, ""},
-		"of two the first": {func(s *store) ocispec.Descriptor { return s.index(s.manifest(core), s.manifest(core2)) }, []string{core}, ""},
-		"of two the one for wasm": {func(s *store) ocispec.Descriptor {
-			return s.index(forPlatform(s.manifest(core), "linux/amd64"), forPlatform(s.manifest(core2), "wasi/wasm"))
-		}, []string{core2}, ""},
-		"of two for wasm the first": {func(s *store) ocispec.Descriptor {
-			return s.index(s.manifest(own), forPlatform(s.manifest(core), "wasip1/wasm"), forPlatform(s.manifest(core2), "wasi/wasm"))
-		}, []string{core}, ""},
-		"the one with layers": {func(s *store) ocispec.Descriptor {
-			return s.index(forPlatform(s.manifest(tarLayer), "linux/amd64"), forPlatform(s.manifest(unknown), "wasi/wasm"), forPlatform(s.manifest(core), "linux/arm64"))
-		}, []string{core}, ""},
-		"the one that is there": {func(s *store) ocispec.Descriptor {
-			return s.index(forPlatform(missing("x"), "wasi/wasm"), forPlatform(s.manifest(core), "linux/amd64"))
-		}, []string{core}, ""},
-		"nested": {func(s *store) ocispec.Descriptor {
-			return s.index(forPlatform(s.manifest(core), "linux/amd64"), forPlatform(s.index(s.manifest(core2)), "wasi/wasm"))
-		}, []string{core2}, ""},
-
-		"ordinary": {func(s *store) ocispec.Descriptor { return s.manifest(tarLayer, tarLayer) }, nil, ordinary},
-		"ordinary for two": {func(s *store) ocispec.Descriptor {
-			return s.index(s.manifest(tarLayer), s.manifest(ocispec.MediaTypeImageLayer))
-		}, nil, ordinary},
-		"docker's": {func(s *store) ocispec.Descriptor {
-			return s.manifest("application/vnd.docker.image.rootfs.diff.tar.gzip")
-		}, nil, ordinary},
-		"no layers":          {func(s *store) ocispec.Descriptor { return s.manifest() }, nil, ordinary},
-		"ordinary, for wasm": {func(s *store) ocispec.Descriptor { return s.index(forPlatform(s.manifest(tarLayer), "wasi/wasm")) }, nil, ordinary},
-		"unknown":            {func(s *store) ocispec.Descriptor { return s.manifest(unknown) }, nil, "found: " + unknown + "; accepted: "},
-		"unknown, each once": {func(s *store) ocispec.Descriptor {
-			return s.index(s.manifest(tarLayer, unknown, unknown), s.manifest(unknown, "other"))
-		}, nil, "found: " + tarLayer + ", " + unknown + ", other; accepted: "},
-		"unknown beside one":  {func(s *store) ocispec.Descriptor { return s.index(s.manifest(tarLayer), s.manifest(unknown)) }, nil, "found: " + tarLayer + ", " + unknown + "; accepted: "},
-		"like an engine's":    {func(s *store) ocispec.Descriptor { return s.manifest(own + "+gzip") }, nil, "found: " + own + "+gzip; accepted: "},
-		"parameters are more": {func(s *store) ocispec.Descriptor { return s.manifest(core + "; charset=x") }, nil, "found: " + core + "; charset=x; accepted: "},
-	} {
-		t.Run(name, func(t *testing.T) {
-			s := newStore(t)
-			image := &Image{"docker.io/x:latest", test.image(s)}
-			m, err := s.choose(t.Context(), image, types)
-			if test.err == "" {
-				require.NoError(t, err)
-				var got []string
-				for _, l := range m.Layers {
-					got = append(got, l.MediaType)
-				}
-				require.Equal(t, test.want, got)
-				return
-			}
-			require.True(t, errdefs.IsNotFound(err), "%v", err)
-			if test.err == ordinary {
-				require.ErrorIs(t, err, ErrOrdinary)
-				require.EqualError(t, err, "image docker.io/x:latest: no image with layers of WebAssembly: not found")
-				return
-			}
-			require.NotErrorIs(t, err, ErrOrdinary)
-			require.EqualError(t, err, "image docker.io/x:latest has no layer of a type that the engine takes; "+test.err+strings.Join(types, ", ")+": not found")
-		})
-	}
-}
-
 func TestDial(t *testing.T) {
 	for _, address := range []string{"", "c.sock", "unix:///c.sock", "./c.sock"} {
 		_, err := Dial(address, "test")
@@ -356,7 +282,7 @@ func TestDial(t *testing.T) {
 	_, err = c.Get(t.Context(), "x")
 	require.True(t, errdefs.IsUnavailable(err), "%v", err)
 	require.ErrorContains(t, err, "ask containerd for image x")
-	_, err = c.OfContainer(t.Context(), "c1")
+	_, err = c.container(t.Context(), "c1")
 	require.True(t, errdefs.IsUnavailable(err), "%v", err)
 	require.ErrorContains(t, err, "ask containerd for container c1")
 	require.NotErrorIs(t, err, ErrOrdinary)

@@ -45,7 +45,7 @@ type Conversion struct {
 // made is false if exactly this image was there. ErrAlreadyExists says that the
 // name is another image's. After an error nothing of it is left.
 func (c *Client) Convert(ctx context.Context, source Image, v Conversion) (_ Image, made bool, retErr error) {
-	from, err := c.choose(ctx, &source, v.Types)
+	from, err := c.convertible(ctx, source, v.Types)
 	if err != nil {
 		return Image{}, false, err
 	}
@@ -91,6 +91,30 @@ func (c *Client) Convert(ctx context.Context, source Image, v Conversion) (_ Ima
 	return Image{Name: v.Name, Target: manifestBlob}, made, err
 }
 
+// convertible is the manifest of an image that has layers of WebAssembly.
+func (c *Client) convertible(ctx context.Context, source Image, types []string) (Manifest, error) {
+	entries, err := c.Entries(ctx, source, types)
+	if err != nil {
+		return Manifest{}, err
+	}
+	found, err := Runnable(source.Name, entries)
+	if err != nil || len(found[0].Layers) == 0 {
+		return Manifest{}, errors.Join(err, noLayers(source, entries, types))
+	}
+	if len(found) > 1 {
+		return Manifest{}, fmt.Errorf("image %s has several entries for WebAssembly: %s; name one, as %s@%s: %w", source.Name, manifestNames(found), source.Name, found[0].Manifest, errdefs.ErrInvalidArgument)
+	}
+	manifests, err := c.Manifests(ctx, source.Target)
+	if err != nil {
+		return Manifest{}, err
+	}
+	at := slices.IndexFunc(manifests, func(m Manifest) bool { return m.Descriptor.Digest == found[0].Manifest })
+	if at < 0 {
+		return Manifest{}, fmt.Errorf("image %s was changed meanwhile: %w", source.Name, errdefs.ErrUnavailable)
+	}
+	return manifests[at], nil
+}
+
 func describe(mediaType string, text []byte) ocispec.Descriptor {
 	return ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(text), Size: int64(len(text))}
 }
@@ -98,7 +122,7 @@ func describe(mediaType string, text []byte) ocispec.Descriptor {
 // config is the new image's configuration.
 func (v Conversion) config(from Manifest, config ocispec.Image) ocispec.Image {
 	module := from.LayersOf(v.Types)[0]
-	if from.Config.MediaType == ArtifactConfig {
+	if from.Config.MediaType != ocispec.MediaTypeImageConfig && from.Config.MediaType != DockerConfig {
 		// What else such a configuration has is about the module.
 		config = ocispec.Image{Created: config.Created, Author: config.Author}
 	}
@@ -119,6 +143,7 @@ func (v Conversion) config(from Manifest, config ocispec.Image) ocispec.Image {
 		config.Config.Cmd = v.Cmd
 	}
 	config.Config.Env = environment(config.Config.Env, v.Env)
+	Identify(&config, from.Layers)
 	return config
 }
 

@@ -31,13 +31,14 @@ func TestEnvironment(t *testing.T) {
 func TestConversionConfig(t *testing.T) {
 	made := time.Unix(1, 0).UTC()
 	from := Manifest{Manifest: ocispec.Manifest{Config: ocispec.Descriptor{MediaType: ArtifactConfig}, Layers: []ocispec.Descriptor{
-		{MediaType: "text/plain", Annotations: map[string]string{ocispec.AnnotationTitle: "readme"}},
-		{MediaType: "application/wasm", Annotations: map[string]string{ocispec.AnnotationTitle: "hello.wasm"}},
+		{MediaType: "text/plain", Digest: "sha256:0", Annotations: map[string]string{ocispec.AnnotationTitle: "readme"}},
+		{MediaType: "application/wasm", Digest: "sha256:1", Annotations: map[string]string{ocispec.AnnotationTitle: "hello.wasm"}},
 	}}}
 	artifact := ocispec.Image{Created: &made, Platform: ocispec.Platform{OS: "wasip2", Architecture: "wasm"}}
 	text, err := json.Marshal(Conversion{Types: LayerTypes, Env: []string{"A=1"}}.config(from, artifact))
 	require.NoError(t, err)
-	require.JSONEq(t, `{"created":"1970-01-01T00:00:01Z","architecture":"wasm","os":"wasi","config":{"Env":["A=1"],"Entrypoint":["/hello.wasm"]},"rootfs":{"type":"layers","diff_ids":[]}}`, string(text))
+	require.JSONEq(t, `{"created":"1970-01-01T00:00:01Z","architecture":"wasm","os":"wasi","config":{"Env":["A=1"],"Entrypoint":["/hello.wasm"],"Labels":{"libwasmshim.io/layers":"`+layersLabel(from.Layers)+`"}},"rootfs":{"type":"layers","diff_ids":[]},"history":[
+		{"created":"1970-01-01T00:00:01Z","created_by":"layer text/plain sha256:0","empty_layer":true},{"created":"1970-01-01T00:00:01Z","created_by":"layer application/wasm sha256:1","empty_layer":true}]}`, string(text))
 
 	from.Config.MediaType = ocispec.MediaTypeImageConfig
 	image := ocispec.Image{
@@ -45,6 +46,8 @@ func TestConversionConfig(t *testing.T) {
 		RootFS: ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{"sha256:1"}},
 	}
 	found := Conversion{Types: LayerTypes}.config(from, image)
+	require.Equal(t, layersLabel(from.Layers), found.Config.Labels[LabelLayers])
+	found.Config.Labels = nil
 	require.Equal(t, image.Config, found.Config)
 	require.Equal(t, image.RootFS, found.RootFS)
 	require.Equal(t, ocispec.Platform{OS: "wasi", Architecture: "wasm"}, found.Platform)

@@ -6,367 +6,404 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/opencontainers/go-digest"
-	"golang.org/x/sys/unix"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/libwasmshim/libwasmshim/shim/internal/compiler"
 	"github.com/libwasmshim/libwasmshim/shim/internal/entrypoint"
+	"github.com/libwasmshim/libwasmshim/shim/internal/stage"
 )
 
+// labelManifest is a label of a container: the digest of the manifest that it was
+// started from first. The name of its image may become another one's.
+const labelManifest = "libwasmshim.io/manifest"
+
 // Finder finds the code of a daemon's guests. What is known from an earlier start
-// costs some system calls; anything else is the work of another process, which
-// ends: a daemon lives long and is to stay small.
+// costs some system calls; compiling is the work of another process, which ends: a
+// daemon lives long and is to stay small.
 type Finder struct {
 	Address, Namespace string // of containerd
 	Engine             Engine
 	Exe                func(tmpDir string) (*os.File, error) // the sealed binary
 
-	expected expected
+	expected struct {
+		sync.Mutex
+		id     string             // guarded by Mutex; of the container
+		answer chan answerOrError // guarded by Mutex; to be taken once
+	}
 }
 
-// expected is an image that was asked for before anybody needed it, to be taken
-// once.
-type expected struct {
-	mu     sync.Mutex
-	id     string        // guarded by mu; of the container
-	answer chan imageErr // guarded by mu
+// answer is what containerd says of a container.
+type answer struct {
+	Container
+	image  Image
+	parent string // the snapshot that the container's own was made of
 }
 
-type imageErr struct {
-	image Image
-	err   error
+type answerOrError struct {
+	answer
+	err error
 }
 
-// Expect asks which image a container was made of, if containers with its
-// arguments were run from layers before: asking takes some milliseconds, in which
-// the daemon would only wait for containerd.
-func (f *Finder) Expect(ctx context.Context, id string, args []string) {
-	if recordsOf(f.Address, f.Namespace).get(layeredHint(args)) == nil {
+// Expect asks containerd about a container before anybody needs it, if such answers
+// were needed lately: asking takes some milliseconds, in which the daemon would only
+// wait for its first call.
+func (f *Finder) Expect(ctx context.Context, id string) {
+	if !f.memory().asksAhead() {
 		return
 	}
-	f.expected.mu.Lock()
-	defer f.expected.mu.Unlock()
-	answer := make(chan imageErr, 1)
-	f.expected.id, f.expected.answer = id, answer
+	f.expected.Lock()
+	defer f.expected.Unlock()
+	expected := make(chan answerOrError, 1)
+	f.expected.id, f.expected.answer = id, expected
 	go func() {
-		image, err := f.ask(ctx, id)
-		answer <- imageErr{image, err}
+		a, err := f.ask(ctx, id)
+		expected <- answerOrError{a, err}
 	}()
 }
 
-// layeredHint is the name of a record that says that containers with some
-// arguments were run from layers. It decides nothing.
-func layeredHint(args []string) string { return sum(append([]string{"layers"}, args...)...) }
+func (f *Finder) memory() memory { return memoryOf(f.Address, f.Namespace) }
+
+// about is what containerd says of a container. It is asked at every start that
+// needs it, because the answer may change.
+func (f *Finder) about(ctx context.Context, id string) (answer, error) {
+	f.memory().asked()
+	f.expected.Lock()
+	expected := f.expected.answer
+	mine := expected != nil && f.expected.id == id
+	if mine {
+		f.expected.answer = nil
+	}
+	f.expected.Unlock()
+	if !mine {
+		return f.ask(ctx, id)
+	}
+	select {
+	case a := <-expected:
+		return a.answer, a.err
+	case <-ctx.Done():
+		return answer{}, ctx.Err()
+	}
+}
+
+func (f *Finder) ask(ctx context.Context, id string) (a answer, retErr error) {
+	c, err := Dial(f.Address, f.Namespace)
+	if err != nil {
+		return a, err
+	}
+	defer func() { retErr = errors.Join(retErr, c.Close()) }()
+	if a.Container, err = c.container(ctx, id); err != nil {
+		return a, err
+	}
+	if a.Image == "" {
+		return a, fmt.Errorf("container %s was made without an image: %w", id, ErrOrdinary)
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() (err error) {
+		a.image, err = c.Get(ctx, a.Image)
+		return err
+	})
+	if a.Snapshot != "" {
+		group.Go(func() (err error) {
+			a.parent, err = c.parent(ctx, a.Snapshotter, a.Snapshot)
+			if errdefs.IsNotFound(err) { // its root file system is of another snapshotter's, or of the client's own
+				err = nil
+			}
+			return err
+		})
+	}
+	return a, group.Wait()
+}
 
 // Request is one container's.
 type Request struct {
 	ID, Bundle string
-	Args       []string // the guest's
-	// Options are all of the engine's, KeyOptions what of them affects compilation.
+	Args, Env  []string // of its process
+	ImageName  string   // as the user of CRI wrote it; empty elsewhere
+	// Options are those of the engine's that a compiler is shown, KeyOptions what of
+	// them is in the cache's key.
 	Options, KeyOptions []string
 	LogLevel            string // of the engine's lines
 	Limits              compiler.Limits
+	Place               compiler.Place
 	Log                 *log.Entry
 }
 
 // Layers returns the guest that a container's image has as layers. ErrNotFound
 // says that it has none that the engine takes, or that there is no image.
-func (f *Finder) Layers(ctx context.Context, r Request) (*Guest, error) {
-	j := f.job(r)
-	image, err := f.image(ctx, r.ID)
+func (f *Finder) Layers(ctx context.Context, r Request) (_ *Guest, retErr error) {
+	about, err := f.about(ctx, r.ID)
 	if err != nil {
 		return nil, err
 	}
-	j.Image = &image
-	g, err := f.find(ctx, j)
-	if known, hint := j.records(), layeredHint(r.Args); err == nil && known.get(hint) == nil {
-		if err := known.put(hint, record{}); err != nil {
-			r.Log.WithError(err).Debug("cannot remember that these are layers")
-		}
-	}
-	return g, err
-}
-
-// image is the image that a container was made of. This one question is asked at
-// every start, because the answer may change.
-func (f *Finder) image(ctx context.Context, id string) (Image, error) {
-	f.expected.mu.Lock()
-	answer := f.expected.answer
-	mine := answer != nil && f.expected.id == id
-	if mine {
-		f.expected.answer = nil
-	}
-	f.expected.mu.Unlock()
-	if !mine {
-		return f.ask(ctx, id)
-	}
-	select {
-	case a := <-answer:
-		return a.image, a.err
-	case <-ctx.Done():
-		return Image{}, ctx.Err()
-	}
-}
-
-func (f *Finder) ask(ctx context.Context, id string) (_ Image, retErr error) {
 	c, err := Dial(f.Address, f.Namespace)
 	if err != nil {
-		return Image{}, err
+		return nil, err
 	}
 	defer func() { retErr = errors.Join(retErr, c.Close()) }()
-	return c.OfContainer(ctx, id)
-}
-
-// File returns the guest that is a file of the container's root file system, with
-// its artifact; nil if there is none. path is free of symbolic links. What keeps
-// it from being compiled is logged. The file stays the caller's.
-func (f *Finder) File(ctx context.Context, r Request, file *os.File, path string, kind entrypoint.Kind, rootfs []mount.Mount) *Guest {
-	j := f.job(r)
-	if !j.compiles() {
-		return nil
-	}
-	g, err := f.file(ctx, j, file, path, kind, rootfs)
+	entry, err := f.entryOf(ctx, c, about, r)
 	if err != nil {
-		r.Log.WithError(err).Warn("the guest's original is run, without an artifact")
-		return nil
+		return nil, err
 	}
-	if g.Layers[0].Artifact == nil {
+	if about.Labels[labelManifest] == "" {
+		go f.noteManifest(r, entry.Manifest)
+	}
+	image := about.image.Name
+	if n := len(entry.Layers); n > stage.MaxLayers {
+		return nil, fmt.Errorf("image %s has more than %d layers, %d: %w", image, stage.MaxLayers, n, errdefs.ErrInvalidArgument)
+	}
+	g := &Guest{}
+	holders := make([]digest.Digest, len(entry.Layers))
+	for i, l := range entry.Layers {
+		g.Layers = append(g.Layers, Layer{MediaType: l.MediaType, Digest: l.Digest})
+		holders[i] = l.Digest
+	}
+	w := f.work(r, g, holders)
+	w.Image = image
+	if err := w.openLayers(ctx, c, g, entry.Layers); err != nil {
 		g.Close()
-		return nil
+		return nil, fmt.Errorf("image %s: %w", image, err)
 	}
-	return g
+	return f.withArtifacts(ctx, r, w, g)
 }
 
-func (f *Finder) file(ctx context.Context, j *Job, file *os.File, path string, kind entrypoint.Kind, rootfs []mount.Mount) (*Guest, error) {
-	// Not the container's own mount: whoever has a file of it open, if only to end
-	// soon, keeps it from being unmounted.
-	own, err := readOnly(file)
+// noteManifest writes down, in the background, what a container was made of.
+func (f *Finder) noteManifest(r Request, manifest digest.Digest) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	c, err := Dial(f.Address, f.Namespace)
+	if err == nil {
+		err = errors.Join(c.labelContainer(ctx, r.ID, labelManifest, string(manifest)), c.Close())
+	}
+	if err != nil && !errdefs.IsNotFound(err) {
+		r.Log.WithError(err).Warn("cannot note which manifest the container was made of; if its image's name becomes another one's, that one is run")
+	}
+}
+
+// entryOf is the entry of its image that a container was made of.
+func (f *Finder) entryOf(ctx context.Context, c *Client, about answer, r Request) (Entry, error) {
+	origin := Origin{ID: r.ID, Args: r.Args, Env: r.Env, Labels: about.Labels}
+	entries, err := f.entries(ctx, c, about.image)
 	if err != nil {
-		return nil, err
+		return Entry{}, err
 	}
-	defer own.Close()
-	if err := j.SetFile(own, path, kind, rootfs); err != nil {
-		return nil, err
+	entry, err := origin.choose(about.image, entries, f.Engine.Types())
+	if err != nil || r.ImageName == "" || entry.Labels[LabelLayers] != "" {
+		return entry, err
 	}
-	return f.find(ctx, j)
-}
-
-// job is the work that a request makes. Without a key nothing can be kept, and so
-// nothing is compiled.
-func (f *Finder) job(r Request) *Job {
-	key, err := f.Engine.Key(r.KeyOptions)
-	if err != nil {
-		if f.Engine.Compiles && r.Limits.Time > 0 {
-			r.Log.WithError(err).Warn("nothing is compiled ahead")
-		}
-		r.Limits.Time = 0
-	}
-	return &Job{
-		Address: f.Address, Namespace: f.Namespace, Engine: f.Engine, Key: key,
-		Options: r.Options, LogLevel: r.LogLevel, Limits: r.Limits, ID: r.ID, Dir: r.Bundle, Log: r.Log,
-	}
-}
-
-// find looks at what is known, and has it found out otherwise. Of many daemons
-// that need the same at once, one does the work.
-func (f *Finder) find(ctx context.Context, j *Job) (g *Guest, _ error) {
-	defer func() {
-		if g != nil {
-			g.record = j.record()
-		}
-	}()
-	if g = j.remembered(j.records().get(j.record())); g != nil {
-		return g, nil
-	}
-	return j.once(ctx, func(l *lock) (_ *Guest, err error) {
-		if j.Exe, err = f.Exe(j.Dir); err != nil {
-			return nil, err
-		}
-		return f.work(ctx, j, l)
-	})
-}
-
-// once has a guest found out, with a lock held, unless whoever held it before has
-// done so.
-func (j *Job) once(ctx context.Context, find func(l *lock) (*Guest, error)) (*Guest, error) {
-	known := j.records()
-	l, err := acquire(ctx, known.dir, j.record())
-	if err != nil {
-		return nil, fmt.Errorf("wait for who looks for the same code: %w", err)
-	}
-	defer l.release()
-	if g := j.remembered(known.get(j.record())); g != nil {
-		return g, nil
-	}
-	return find(l)
-}
-
-// remembered opens a guest as a record has it; nil if anything of it has changed,
-// or if it is to be tried again.
-func (j *Job) remembered(r *record) (_ *Guest) {
-	if r == nil || len(r.Refused) > 0 || r.NotCompiled != nil && (j.Retry || !r.NotCompiled.holds(j.Limits)) {
-		return nil
-	}
-	g := &Guest{Kind: r.Kind}
-	if j.File != nil {
-		own, err := readOnly(j.File)
+	// CRI names images by their configuration's digest, which images that were made
+	// elsewhere may have in common. The user's own name for it tells them apart.
+	other, err := c.Get(ctx, FullName(r.ImageName))
+	switch {
+	case err == nil && other.Target.Digest == about.image.Target.Digest:
+		return entry, nil
+	case err == nil:
+		entries, err := f.entries(ctx, c, other)
 		if err != nil {
-			return nil
+			return Entry{}, err
 		}
-		g.Layers = []Layer{{File: own}}
+		if named, err := origin.choose(other, entries, f.Engine.Types()); err == nil && named.Config == entry.Config {
+			return named, nil
+		}
+	case !errdefs.IsNotFound(err):
+		return Entry{}, err
 	}
-	if r.NotCompiled != nil {
-		j.Log.Debugf("the guest's original is run, as before: %s", r.NotCompiled.Cause)
-	}
-	if err := j.openRemembered(r, g); err != nil {
-		j.Log.WithError(err).Debug("what is remembered of the guest's code is out of date")
-		g.Close()
-		return nil
-	}
-	return g
+	return entry, f.requireUnique(ctx, c, about.image, entry, r.ImageName)
 }
 
-func (j *Job) openRemembered(r *record, g *Guest) error {
-	if r.Root == "" {
-		if j.File == nil {
-			return errors.New("the content store is not a directory here")
-		}
-		return nil
-	}
-	blobs, err := openBlobs(r.Root)
+// requireUnique fails if there is another image with an entry's configuration, and
+// other layers.
+func (f *Finder) requireUnique(ctx context.Context, c *Client, image Image, entry Entry, name string) error {
+	images, err := c.Images(ctx)
 	if err != nil {
 		return err
 	}
-	defer blobs.close()
-	if len(r.Layers) == 0 || j.File != nil && len(r.Layers) != 1 {
-		return fmt.Errorf("it has %d layers", len(r.Layers))
-	}
-	for i, known := range r.Layers {
-		if j.File == nil {
-			f, err := blobs.openSame(known.Digest, known.Blob)
-			if err != nil {
-				return err
-			}
-			g.Layers = append(g.Layers, Layer{MediaType: known.MediaType, File: f})
-		}
-		l := &g.Layers[i]
-		l.Digest = known.Digest
-		if known.Artifact == "" {
+	for _, other := range images {
+		if other.Target.Digest == image.Target.Digest {
 			continue
 		}
-		if l.Artifact, err = blobs.openSame(known.Artifact, known.Compiled); err != nil {
+		entries, err := f.entries(ctx, c, other)
+		if errdefs.IsNotFound(err) || errdefs.IsInvalidArgument(err) {
+			continue // its content was not pulled, or it is no image
+		}
+		if err != nil {
 			return err
 		}
-	}
-	return nil
-}
-
-// Refuse is told that the engine could not load an artifact: the next start looks
-// for another one.
-func (f *Finder) Refuse(r Request, g *Guest, index int) {
-	if index >= len(g.Layers) || g.record == "" {
-		return
-	}
-	known := recordsOf(f.Address, f.Namespace)
-	now := known.get(g.record)
-	if now == nil || index >= len(now.Layers) {
-		return
-	}
-	switch d := now.Layers[index].Artifact; {
-	case d == "" || slices.Contains(now.Refused, d):
-		return
-	case now.Remade:
-		// Another one would be the same.
-		known.remove(g.record)
-		now.NotCompiled = later(errors.New("the engine does not load what it has compiled"), failedFor, r.Limits)
-		now.Layers[index].Artifact, now.Layers[index].Compiled = "", stamp{}
-	default:
-		now.Refused = append(now.Refused, d)
-	}
-	if err := known.put(g.record, *now); err != nil {
-		r.Log.WithError(err).Warn("cannot remember that the engine refused an artifact")
-	}
-}
-
-// openSame opens a blob if it is the file that it was.
-func (b *blobs) openSame(d digest.Digest, want stamp) (*os.File, error) {
-	f, err := b.open(d)
-	if err != nil {
-		return nil, err
-	}
-	now, err := stampOf(f)
-	if err == nil && now != want {
-		err = fmt.Errorf("blob %s has changed", d)
-	}
-	if err != nil {
-		f.Close()
-		return nil, err
-	}
-	return f, nil
-}
-
-// stampBelow is the stamp of a container's file: where an overlay file system has
-// it from a layer of an image, that of the file there, which stays the same for
-// all containers of the image. Without that, a file is known again in its own
-// container only.
-func stampBelow(f *os.File, path string, rootfs []mount.Mount) (stamp, error) {
-	own, err := stampOf(f)
-	if err != nil {
-		return stamp{}, err
-	}
-	for _, dir := range lowerDirs(rootfs) {
-		below, err := statBelow(dir, strings.TrimPrefix(path, "/"))
-		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
-			continue
-		}
-		if err == nil && below.like(own) {
-			return below, nil
-		}
-		break
-	}
-	return own, nil
-}
-
-func statBelow(dir, path string) (stamp, error) {
-	root, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return stamp{}, err
-	}
-	defer unix.Close(root)
-	fd, err := unix.Openat2(root, path, &unix.OpenHow{
-		Flags: unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS,
-	})
-	if err != nil {
-		return stamp{}, err
-	}
-	defer unix.Close(fd)
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return stamp{}, err
-	}
-	return stampFrom(&st), nil
-}
-
-// lowerDirs are the read-only directories of an overlay mount, the uppermost
-// first.
-func lowerDirs(rootfs []mount.Mount) []string {
-	for _, m := range rootfs {
-		if m.Type != "overlay" {
-			continue
-		}
-		for _, o := range m.Options {
-			if dirs, ok := strings.CutPrefix(o, "lowerdir="); ok {
-				return filepath.SplitList(dirs)
+		for _, e := range entries {
+			if e.Config == entry.Config && !slices.EqualFunc(e.Layers, entry.Layers, sameLayer) {
+				return fmt.Errorf("images %s and %s have the same configuration, %s, and different code; CRI takes them for one, and %q does not say which is meant: name the image by its tag or its manifest's digest, or make it anew with \"image build\", whose configurations differ: %w",
+					image.Name, other.Name, entry.Config, name, errdefs.ErrFailedPrecondition)
 			}
 		}
 	}
 	return nil
+}
+
+// entries are those of an image, from memory where that has them.
+func (f *Finder) entries(ctx context.Context, c *Client, image Image) (entries []Entry, _ error) {
+	types := f.Engine.Types()
+	name := sum(append([]string{"entries", string(image.Target.Digest)}, types...)...)
+	if f.memory().recall(name, &entries) {
+		return entries, nil
+	}
+	entries, err := c.Entries(ctx, image, types)
+	if err == nil {
+		f.remember(name, entries)
+	}
+	return entries, err
+}
+
+// remember writes a record. That there is none costs time at a later start.
+func (f *Finder) remember(name string, v any) {
+	if err := f.memory().remember(name, v); err != nil {
+		log.L.WithError(err).Debug("cannot write down what was found out; the next start finds it out again")
+	}
+}
+
+// How large a file may be whose digest is found out at every start, in bytes:
+// small files are read in less time than containerd takes to answer, and to read a
+// larger one, whose identity nobody vouches for, is still much less than to
+// compile it.
+const (
+	maxSmall = 256 << 10
+	maxRead  = 32 << 20
+)
+
+// File returns the guest that is a file of the container's root file system. path
+// is free of symbolic links; rootfs is what was mounted. The file stays the
+// caller's. What keeps the guest from having an artifact is logged.
+func (f *Finder) File(ctx context.Context, r Request, file *os.File, path string, kind entrypoint.Kind, rootfs []mount.Mount) (_ *Guest, retErr error) {
+	g := &Guest{Kind: kind, Layers: make([]Layer, 1)}
+	defer func() {
+		if retErr != nil {
+			g.Close()
+		}
+	}()
+	var about answer
+	err := f.identify(ctx, r, &g.Layers[0], &about, file, path, rootfs)
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	if err != nil {
+		r.Log.WithError(err).Warn("the guest's file is read when it starts, and has no artifact")
+		g.Layers[0].Digest = ""
+	}
+	if g.Layers[0].Digest == "" {
+		return g, nil
+	}
+	w := f.work(r, g, nil)
+	if !w.compiles() {
+		return g, nil
+	}
+	if w.recall(g) {
+		return g, nil
+	}
+	if about.image.Name == "" {
+		if about, err = f.about(ctx, r.ID); err != nil {
+			if !errdefs.IsNotFound(err) {
+				r.Log.WithError(err).Warn("the guest's original is run, without an artifact")
+			}
+			return g, ctx.Err() // there is nothing that an artifact could belong to
+		}
+	}
+	w.Layers[0].Holder = about.image.Target.Digest
+	w.Image = about.image.Name
+	if g.Layers[0].File == nil {
+		own, err := readOnly(file)
+		if err != nil {
+			return nil, err
+		}
+		defer own.Close()
+		w.files, w.Copy = []*os.File{own}, true
+	}
+	return f.withArtifacts(ctx, r, w, g)
+}
+
+// identify finds out what a file is, and opens it where it does not change: without
+// a digest it is a file whose identity is not known.
+func (f *Finder) identify(ctx context.Context, r Request, l *Layer, about *answer, file *os.File, path string, rootfs []mount.Mount) error {
+	info, err := file.Stat()
+	if err != nil {
+		return err
+	}
+	if info.Size() <= maxSmall {
+		l.File, l.Digest, err = sealedCopy("guest", io.NewSectionReader(file, 0, info.Size()))
+		return err
+	}
+	if !unchanged(rootfs, path) {
+		if info.Size() <= maxRead && f.Engine.Compiles && r.Limits.Time > 0 {
+			l.Digest, err = digestOf(file, digest.Canonical)
+		}
+		return err
+	}
+	// Not the container's own mount: whoever has a file of it open, if only to end
+	// soon, keeps it from being unmounted.
+	if l.File, err = readOnly(file); err != nil || !f.Engine.Compiles || r.Limits.Time == 0 {
+		return err
+	}
+	*about, err = f.about(ctx, r.ID)
+	if errdefs.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	name := sum("file", string(about.image.Target.Digest), about.Snapshotter, about.parent, path)
+	if f.memory().recall(name, &l.Digest) {
+		return nil
+	}
+	known := f.isRootOf(ctx, *about)
+	if !known && info.Size() > maxRead {
+		return nil
+	}
+	if l.Digest, err = digestOf(l.File, digest.Canonical); err == nil && known {
+		f.remember(name, l.Digest)
+	}
+	return err
+}
+
+// isRootOf says whether a container's root file system is that of its image, as it
+// is now.
+func (f *Finder) isRootOf(ctx context.Context, about answer) bool {
+	c, err := Dial(f.Address, f.Namespace)
+	if err != nil {
+		return false
+	}
+	defer c.Close()
+	entries, err := f.entries(ctx, c, about.image)
+	return err == nil && about.parent != "" && slices.ContainsFunc(entries, func(e Entry) bool { return e.Chain == about.parent })
+}
+
+// FullName completes an image's name as containerd's clients do: "app" is
+// "docker.io/library/app:latest". With a digest, the tag does not count.
+func FullName(name string) string {
+	name, digest, hasDigest := strings.Cut(name, "@")
+	host, rest, found := strings.Cut(name, "/")
+	if !found || host != "localhost" && !strings.ContainsAny(host, ".:") && strings.ToLower(host) == host {
+		host, rest = "docker.io", name
+	}
+	if host == "index.docker.io" {
+		host = "docker.io"
+	}
+	if host == "docker.io" && !strings.Contains(rest, "/") {
+		rest = "library/" + rest
+	}
+	base, tag, hasTag := strings.Cut(rest, ":")
+	switch {
+	case hasDigest:
+		return host + "/" + base + "@" + digest
+	case !hasTag:
+		tag = "latest"
+	}
+	return host + "/" + base + ":" + tag
 }

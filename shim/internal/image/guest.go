@@ -36,19 +36,21 @@ func (e Engine) Types() []string { return append(slices.Clone(LayerTypes), e.Lay
 type Guest struct {
 	Kind   entrypoint.Kind
 	Layers []Layer
-	// NotCompiled is why Prepare has found no artifacts, or has not kept them; nil
-	// where all is in order.
-	NotCompiled error
 
-	record string // the name under which it is remembered; empty if it is not
+	code string // the name under which its artifacts are remembered; empty if there are to be none
 }
 
 // Layer is one of a guest's layers, or its file.
 type Layer struct {
-	MediaType string // empty for a file
-	Digest    digest.Digest
-	File      *os.File // open for reading alone, and not to be opened otherwise by who inherits it
-	Artifact  *os.File // the same; nil if there is none
+	MediaType string        // empty for a file
+	Digest    digest.Digest // empty where it is not known
+	// File is open for reading alone, does not change, and is not to be opened
+	// otherwise by who inherits it. It is nil for a file that may change: the
+	// runner reads it by its path.
+	File     *os.File
+	Artifact *os.File // the same; nil if there is none
+
+	stamp stamp // of a blob, as it was when its digest was verified
 }
 
 // Close closes all files.

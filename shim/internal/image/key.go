@@ -30,7 +30,7 @@ func (e Engine) Key(options []string) (string, error) {
 
 // artifactID names what is compiled of one of a guest's layers: an engine may
 // look at all of them.
-func artifactID(key string, layers []Layer, index int) string {
+func artifactID(key string, layers []WorkLayer, index int) string {
 	parts := []string{key, strconv.Itoa(index)}
 	for _, l := range layers {
 		parts = append(parts, l.MediaType, string(l.Digest))

@@ -74,9 +74,9 @@ func TestKey(t *testing.T) {
 // The artifact of a layer belongs to all layers of the guest, in their order and
 // with their types: an engine sees them all.
 func TestArtifactID(t *testing.T) {
-	layers := func(of ...string) (list []Layer) {
+	layers := func(of ...string) (list []WorkLayer) {
 		for _, l := range of {
-			list = append(list, Layer{Digest: digest.FromString(l)})
+			list = append(list, WorkLayer{Digest: digest.FromString(l)})
 		}
 		return list
 	}
@@ -98,7 +98,7 @@ func TestArtifactID(t *testing.T) {
 		ids[id] = what
 	}
 	with := layers("a", "b")
-	with[0].File, with[1].Artifact = os.Stdin, os.Stdout
+	with[0].Holder, with[1].Blob = "sha256:0", stamp{Size: 1}
 	require.Equal(t, artifactID("key", layers("a", "b"), 0), artifactID("key", with, 0))
 }
 

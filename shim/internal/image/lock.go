@@ -5,8 +5,12 @@ package image
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
+	"strconv"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -40,22 +44,6 @@ func acquire(ctx context.Context, dir, name string) (*lock, error) {
 		}
 		if same {
 			return &lock{f}, nil
-		}
-		f.Close()
-	}
-}
-
-// Sweep removes the locks that killed processes have left. Nobody holds these, and
-// they are in nobody's way.
-func Sweep(address, namespace string) {
-	names, _ := filepath.Glob(filepath.Join(Dir(address, namespace), "*"+lockSuffix))
-	for _, name := range names {
-		f, err := os.OpenFile(name, os.O_RDWR, 0)
-		if err != nil {
-			continue
-		}
-		if setLock(f, unix.F_OFD_SETLK) == nil {
-			removeHeld(f)
 		}
 		f.Close()
 	}
@@ -129,8 +117,69 @@ func inPlace(f *os.File) (bool, error) {
 	return os.SameFile(mine, there), nil
 }
 
-// release lets go.
+// release lets go. Of no lock it does nothing.
 func (l *lock) release() {
-	_ = os.Remove(l.f.Name())
+	if l == nil {
+		return
+	}
+	removeHeld(l.f)
 	l.f.Close()
+}
+
+// leave leaves the lock to a process that has inherited it, whose it is to remove
+// its file.
+func (l *lock) leave() {
+	if l != nil {
+		l.f.Close()
+	}
+}
+
+func (l *lock) file() *os.File {
+	if l == nil {
+		return nil
+	}
+	return l.f
+}
+
+// slotsDir has a file for each compiler that may run at once on this machine, for
+// whatever containerd.
+const slotsDir = "compilers"
+
+// slotPatience is how long a compilation waits for its turn: a start is not held up
+// for ever by what others have to compile.
+const slotPatience = 15 * time.Second
+
+var errBusy = errors.New("no compiler is free")
+
+// compilerSlot waits until fewer than n compilers run on this machine, and takes
+// one's place. 0 is half the processors.
+func compilerSlot(ctx context.Context, n int) (release func(), _ error) {
+	if n == 0 {
+		n = max(1, runtime.NumCPU()/2)
+	}
+	dir := filepath.Join(runtimeDir, slotsDir)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	for deadline := time.Now().Add(slotPatience); ; {
+		for i := range n {
+			f, err := os.OpenFile(filepath.Join(dir, strconv.Itoa(i)), os.O_RDWR|os.O_CREATE, 0o600)
+			if err != nil {
+				return nil, err
+			}
+			if setLock(f, unix.F_OFD_SETLK) == nil {
+				return func() { f.Close() }, nil
+			}
+			f.Close()
+		}
+		if time.Now().After(deadline) {
+			return nil, fmt.Errorf("%w: as many as may run at once (%d) have been busy for %s", errBusy, n, slotPatience)
+		}
+		// No call waits for the first of several locks.
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
 }

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -73,33 +72,6 @@ func (c *Client) Config(ctx context.Context, m Manifest) (ocispec.Image, error) 
 		return config, nil
 	}
 	return config, c.readJSON(ctx, m.Config, &config)
-}
-
-// Choose returns the manifest of an image that a container of it gets on this
-// machine: one with layers of some types, as the daemon chooses it, or else one
-// for WebAssembly or for this machine. ErrNotFound says that there is none.
-func (c *Client) Choose(ctx context.Context, image *Image, types []string) (Manifest, ocispec.Image, error) {
-	all, err := c.manifestsOf(ctx, image)
-	if err != nil {
-		return Manifest{}, ocispec.Image{}, err
-	}
-	if m, err := image.choose(all, types); err == nil {
-		config, err := c.Config(ctx, m)
-		return m, config, err
-	}
-	var found []string
-	for _, m := range all {
-		config, err := c.Config(ctx, m)
-		if err != nil && !errdefs.IsNotFound(err) { // its content was not pulled
-			return Manifest{}, ocispec.Image{}, fmt.Errorf("image %s: %w", image.Name, err)
-		}
-		p := m.Platform(config)
-		if err == nil && (p.Architecture == wasm || p.OS == "linux" && p.Architecture == runtime.GOARCH) {
-			return m, config, nil
-		}
-		found = append(found, p.OS+"/"+p.Architecture)
-	}
-	return Manifest{}, ocispec.Image{}, fmt.Errorf("image %s is for %s, accepted: wasi/wasm, linux/%s: %w", image.Name, list(found), runtime.GOARCH, errdefs.ErrNotFound)
 }
 
 // Platform is what a manifest is for, as the index says or else its

@@ -14,29 +14,29 @@ import (
 	"strings"
 	"time"
 
+	namespacesapi "github.com/containerd/containerd/api/services/namespaces/v1"
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// The labels. A blob that code belongs to names the artifacts that were made of
-// it, an artifact names the code; of different code the same may come out.
-// References keep containerd's garbage collector from an artifact as long as a
-// blob that names it is there.
+// The labels. A blob that code belongs to refers to the artifacts that were made of
+// it: as long as it is there, containerd's garbage collector keeps them. An artifact
+// names its code; of different code the same may come out.
 const (
-	labelCompiled  = "libwasmshim.io/precompiled/"              // + engine + "/" + id: an artifact's digest, or nothing
-	labelReference = "containerd.io/gc.ref.content.libwasmshim" // + "-" + engine + "-" + id: the artifact's digest
-	labelArtifact  = "libwasmshim.io/artifact/"                 // + engine + "/" + id: the code's digest
+	labelReference = "containerd.io/gc.ref.content.libwasmshim-" // + engine + "-" + id: the artifact's digest, or nothing
+	labelArtifact  = "libwasmshim.io/artifact/"                  // + engine + "/" + id: the code's digest
 
-	// nothing is the value of labelCompiled where the engine leaves it at the
+	// nothing is the value of labelReference where the engine leaves it at the
 	// original.
 	nothing = "nothing"
 )
 
-func compiledLabel(engine, id string) string  { return labelCompiled + engine + "/" + id }
-func referenceLabel(engine, id string) string { return labelReference + "-" + engine + "-" + id }
+func referenceLabel(engine, id string) string { return labelReference + engine + "-" + id }
 func artifactLabel(engine, id string) string  { return labelArtifact + engine + "/" + id }
 
 // How many artifacts of one engine are kept: of one layer or module, and on one
@@ -59,60 +59,48 @@ type artifact struct {
 	holder digest.Digest // the blob in containerd's content store that it belongs to
 }
 
-// find returns the digest of an artifact: empty if the engine makes none of this
-// code, ErrNotFound if it was not asked yet.
-func (c *Client) find(ctx context.Context, a artifact) (digest.Digest, error) {
-	info, err := c.content.Info(c.in(ctx), a.holder)
+// stored returns the digest of an artifact, or nothing if the engine makes none of
+// this code. ErrNotFound says that it was not asked yet, or that what it made is not
+// there any more.
+func (c *Client) stored(ctx context.Context, a artifact) (digest.Digest, error) {
+	holder, err := c.content.Info(c.in(ctx), a.holder)
 	if err != nil {
 		return "", fmt.Errorf("ask containerd for blob %s: %w", a.holder, err)
 	}
-	switch value := info.Labels[compiledLabel(a.engine, a.id)]; value {
-	case "":
-		return c.findElsewhere(ctx, a)
-	case nothing:
-		return "", nil
-	default:
-		return digest.Digest(value), nil
+	label := referenceLabel(a.engine, a.id)
+	d := digest.Digest(holder.Labels[label])
+	if d != "" && d != nothing {
+		_, err = c.content.Info(c.in(ctx), d)
 	}
-}
-
-// findElsewhere finds the artifact of the same code in another image, and makes
-// it this one's as well.
-func (c *Client) findElsewhere(ctx context.Context, a artifact) (digest.Digest, error) {
-	var found digest.Digest
-	err := c.content.Walk(c.in(ctx), func(info content.Info) error {
-		found = info.Digest
+	if d != "" && !errdefs.IsNotFound(err) {
+		return d, err
+	}
+	// The same code in another image.
+	err = c.content.Walk(c.in(ctx), func(other content.Info) error {
+		d = other.Digest
 		return nil
 	}, fmt.Sprintf("labels.%q==%q", artifactLabel(a.engine, a.id), a.source))
 	if err != nil {
 		return "", fmt.Errorf("look for an artifact of %s: %w", a.source, err)
 	}
-	if found == "" {
+	if d == "" || d == digest.Digest(holder.Labels[label]) {
 		return "", errdefs.ErrNotFound
 	}
-	return found, c.attach(ctx, a, found)
+	return d, c.attach(ctx, a, d)
 }
 
-// attach makes an artifact that of its blob, and drops older ones. An empty
-// digest says that there is none.
+// attach makes an artifact that of its blob, or says that there is none, and drops
+// older ones.
 func (c *Client) attach(ctx context.Context, a artifact, d digest.Digest) error {
 	info, err := c.content.Info(c.in(ctx), a.holder)
 	if err != nil {
 		return fmt.Errorf("ask containerd for blob %s: %w", a.holder, err)
 	}
-	change := map[string]string{compiledLabel(a.engine, a.id): cmp.Or(string(d), nothing)}
-	if d != "" {
-		change[referenceLabel(a.engine, a.id)] = string(d)
-	}
+	change := map[string]string{referenceLabel(a.engine, a.id): string(d)}
 	for _, id := range c.surplus(ctx, info, a) {
-		maps.Copy(change, detached(a.engine, id))
+		change[referenceLabel(a.engine, id)] = ""
 	}
 	return c.label(ctx, a.holder, change)
-}
-
-// detached is the change of a blob's labels by which an artifact is no longer its.
-func detached(engine, id string) map[string]string {
-	return map[string]string{compiledLabel(engine, id): "", referenceLabel(engine, id): ""}
 }
 
 // label changes some labels of a blob and leaves all others alone; an empty value
@@ -137,7 +125,7 @@ func (c *Client) surplus(ctx context.Context, blob content.Info, next artifact) 
 	}
 	var all []kept
 	for key, value := range blob.Labels {
-		id, ok := strings.CutPrefix(key, compiledLabel(next.engine, ""))
+		id, ok := strings.CutPrefix(key, referenceLabel(next.engine, ""))
 		if !ok || id == next.id {
 			continue
 		}
@@ -162,9 +150,9 @@ func (c *Client) surplus(ctx context.Context, blob content.Info, next artifact) 
 	return drop
 }
 
-// keep stores an artifact, for this image and as long as it is there, and returns
+// store stores an artifact, for this image and as long as it is there, and returns
 // its digest. f is a sealed file.
-func (c *Client) keep(ctx context.Context, a artifact, f *os.File) (_ digest.Digest, retErr error) {
+func (c *Client) store(ctx context.Context, a artifact, f *os.File) (_ digest.Digest, retErr error) {
 	d, err := digestOf(f, digest.Canonical)
 	if err != nil {
 		return "", err
@@ -227,17 +215,20 @@ func ignoreNotFound(err error) error {
 	return err
 }
 
-// discard removes an artifact that cannot be used, so that another one can be
-// stored: also from the disk, because containerd takes a file that is there for
-// the right one.
-func (c *Client) discard(ctx context.Context, a artifact, d digest.Digest) error {
-	if err := c.label(ctx, a.holder, detached(a.engine, a.id)); err != nil {
-		return err
+// discard removes an artifact that cannot be used: in every namespace, because they
+// share the file, and containerd takes one that is there for the right one. The file
+// goes with containerd's next garbage collection.
+func (c *Client) discard(ctx context.Context, d digest.Digest) error {
+	resp, err := namespacesapi.NewNamespacesClient(c.conn).List(ctx, &namespacesapi.ListNamespacesRequest{})
+	if err != nil {
+		return fmt.Errorf("ask containerd for its namespaces: %w", errgrpc.ToNative(err))
 	}
-	if err := ignoreNotFound(c.content.Delete(c.in(ctx), d)); err != nil {
-		return fmt.Errorf("remove artifact %s: %w", d, err)
+	for _, n := range resp.Namespaces {
+		if err := ignoreNotFound(c.content.Delete(namespaces.WithNamespace(ctx, n.Name), d)); err != nil {
+			return fmt.Errorf("remove artifact %s from namespace %s: %w", d, n.Name, err)
+		}
 	}
-	return c.collect(ctx)
+	return nil
 }
 
 // collect has containerd collect garbage, and waits for it: the end of a lease
@@ -278,7 +269,9 @@ func (c *Client) Artifacts(ctx context.Context) ([]Kept, error) {
 					Digest: info.Digest, Engine: engine, ID: id, Source: digest.Digest(value), Size: info.Size, Created: info.CreatedAt,
 				})
 			}
-			if name, ok := strings.CutPrefix(key, labelCompiled); ok {
+			if name, ok := strings.CutPrefix(key, labelReference); ok {
+				at := strings.LastIndexByte(name, '-') // an engine's name may have one
+				name = name[:max(at, 0)] + "/" + name[at+1:]
 				holders[name] = append(holders[name], info.Digest)
 			}
 		}
@@ -301,7 +294,7 @@ func (c *Client) Artifacts(ctx context.Context) ([]Kept, error) {
 func (c *Client) RemoveArtifacts(ctx context.Context, list []Kept) error {
 	for _, k := range list {
 		for _, blob := range k.Blobs {
-			if err := ignoreNotFound(c.label(ctx, blob, detached(k.Engine, k.ID))); err != nil {
+			if err := ignoreNotFound(c.label(ctx, blob, map[string]string{referenceLabel(k.Engine, k.ID): ""})); err != nil {
 				return err
 			}
 		}
@@ -313,7 +306,7 @@ func (c *Client) RemoveArtifacts(ctx context.Context, list []Kept) error {
 	if len(list) == 0 {
 		return nil
 	}
-	if err := recordsOf(c.address, c.namespace).clear(); err != nil {
+	if err := memoryOf(c.address, c.namespace).clear(); err != nil {
 		return err
 	}
 	return c.collect(ctx)

@@ -232,6 +232,7 @@ func (i Image) config(module *os.File, layers []ocispec.Descriptor) (string, any
 	if len(i.Entrypoint) == 0 {
 		c.Config.Entrypoint = []string{"/" + filepath.Base(i.Layers[0].Path)}
 	}
+	image.Identify(&c, layers)
 	return ocispec.MediaTypeImageConfig, c
 }
 

@@ -8,6 +8,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -21,6 +22,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/stretchr/testify/require"
+
+	"github.com/libwasmshim/libwasmshim/shim/internal/image"
 	"golang.org/x/sys/unix"
 )
 
@@ -119,8 +122,16 @@ func TestImage(t *testing.T) {
 	require.Equal(t, u.manifest.Layers, w.Layers)
 	require.Equal(t, i.Annotations, u.manifest.Annotations)
 	require.Equal(t, ocispec.MediaTypeImageConfig, u.manifest.Config.MediaType)
+	var config ocispec.Image
+	require.NoError(t, json.Unmarshal(u.config, &config))
+	layers := digest.FromString(fmt.Sprintf("%s %s\n%s %s", ModuleType, w.Layers[0].Digest, "application/x-lib", w.Layers[1].Digest))
+	require.Equal(t, layers.String(), config.Config.Labels[image.LabelLayers], "another image's differs")
+	require.Len(t, config.History, 2)
+	config.Config.Labels, config.History = map[string]string{"l": config.Config.Labels["l"]}, nil
+	text, err := json.Marshal(config)
+	require.NoError(t, err)
 	require.JSONEq(t, `{"created": "1970-01-01T00:00:00Z", "architecture": "wasm", "os": "wasi", "rootfs": {"type": "layers", "diff_ids": []},
-		"config": {"Entrypoint": ["/app.wasm"], "Cmd": ["-v", "x,y"], "Env": ["A=1"], "Labels": {"l": "1"}}}`, string(u.config))
+		"config": {"Entrypoint": ["/app.wasm"], "Cmd": ["-v", "x,y"], "Env": ["A=1"], "Labels": {"l": "1"}}}`, string(text))
 	require.Len(t, u.manifest.Layers, 2)
 	require.Equal(t, ModuleType, u.manifest.Layers[0].MediaType)
 	require.Equal(t, map[string]string{"org.opencontainers.image.title": "app.wasm"}, u.manifest.Layers[0].Annotations)
@@ -133,9 +144,9 @@ func TestImage(t *testing.T) {
 
 	i.Created, i.Entrypoint = time.Unix(1e9, 0), []string{"app"}
 	data, _ = write(t, i)
-	config := string(unpack(t, data, i.Created).config)
-	require.Contains(t, config, `"created":"2001-09-09T01:46:40Z"`)
-	require.Contains(t, config, `"Entrypoint":["app"]`)
+	changed := string(unpack(t, data, i.Created).config)
+	require.Contains(t, changed, `"created":"2001-09-09T01:46:40Z"`)
+	require.Contains(t, changed, `"Entrypoint":["app"]`)
 }
 
 func TestArtifact(t *testing.T) {

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+
+	"github.com/libwasmshim/libwasmshim/shim/internal/image"
 )
 
 // ParseTag completes an image's name as containerd's clients do: "app" becomes
@@ -14,24 +16,13 @@ import (
 // The rules are those of github.com/distribution/reference, which would cost
 // every shim half a megabyte and a millisecond when it starts.
 func ParseTag(tag string) (string, error) {
-	host, rest, found := strings.Cut(tag, "/")
-	if !found || host != "localhost" && !strings.ContainsAny(host, ".:") && strings.ToLower(host) == host {
-		host, rest = "docker.io", tag
-	}
-	if host == "index.docker.io" {
-		host = "docker.io"
-	}
-	if host == "docker.io" && !strings.Contains(rest, "/") {
-		rest = "library/" + rest
-	}
-	name := host + "/" + rest
-
+	name := image.FullName(tag)
 	const (
 		label = `(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])`
 		hosts = `(?:` + label + `(?:\.` + label + `)*|\[[a-fA-F0-9:]+\])(?::[0-9]+)?`
 		part  = `[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*`
 	)
-	m := regexp.MustCompile(`^(?:` + hosts + `/)?(` + part + `(?:/` + part + `)*)(:\w[\w.-]{0,127})?$`).FindStringSubmatch(name)
+	m := regexp.MustCompile(`^(?:` + hosts + `/)?(` + part + `(?:/` + part + `)*)(?::\w[\w.-]{0,127})$`).FindStringSubmatch(name)
 	switch {
 	case m == nil:
 		return "", fmt.Errorf("found %q, accepted: [HOST[:PORT]/]NAME[:TAG] with NAME in lower case and no digest, like registry.example.com/team/app:1.0", tag)
@@ -39,8 +30,6 @@ func ParseTag(tag string) (string, error) {
 		return "", fmt.Errorf("found %q, accepted: a name that cannot be taken for a digest", tag)
 	case len(m[1]) > 255:
 		return "", fmt.Errorf("found a name of %d characters, accepted: at most 255", len(m[1]))
-	case m[2] == "":
-		name += ":latest"
 	}
 	return name, nil
 }

@@ -10,14 +10,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// New returns an empty file, for writing; the name is for /proc. The caller
-// closes it.
+// New returns an empty file, for writing; the name is for /proc. Until it is sealed,
+// only root can open it by its name there. The caller closes it.
 func New(name string) (*os.File, error) {
 	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 	if err != nil {
 		return nil, os.NewSyscallError("memfd_create", err)
 	}
-	return os.NewFile(uintptr(fd), name), nil
+	f := os.NewFile(uintptr(fd), name)
+	if err := f.Chmod(0o600); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
 }
 
 // Seal makes a file unchangeable, for whoever has it and for good.
@@ -26,5 +31,5 @@ func Seal(f *os.File) error {
 	if _, err := unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, seals); err != nil {
 		return os.NewSyscallError("seal memory file "+f.Name(), err)
 	}
-	return nil
+	return f.Chmod(0o444)
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/containerd/log"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/libwasmshim/libwasmshim/shim/internal/compiler"
 	"github.com/libwasmshim/libwasmshim/shim/internal/container"
 	"github.com/libwasmshim/libwasmshim/shim/internal/entrypoint"
 	"github.com/libwasmshim/libwasmshim/shim/internal/image"
@@ -36,6 +37,9 @@ const rootDir = "shim"
 
 // podAnnotation is where CRI names a container's pod.
 const podAnnotation = "io.kubernetes.cri.sandbox-id"
+
+// imageAnnotation is where CRI says what the user called a container's image.
+const imageAnnotation = "io.kubernetes.cri.image-name"
 
 // initPidFile is where tools look for a container's pid.
 const initPidFile = "init.pid"
@@ -119,8 +123,9 @@ func (s *Service) build(ctx context.Context, t *task, r *api.CreateTaskRequest) 
 	}
 	took.Done("streams")
 	want := image.Request{
-		ID: r.ID, Bundle: r.Bundle, Args: spec.Process.Args, Options: options.List(engineOptions), KeyOptions: options.KeyList(engineOptions, s.Options),
-		LogLevel: status.Level(t.log, opts.LogLevel), Limits: compileLimits(opts), Log: t.log,
+		ID: r.ID, Bundle: r.Bundle, Args: spec.Process.Args, Env: spec.Process.Env, ImageName: spec.Annotations[imageAnnotation],
+		Options: options.CompilerList(engineOptions, s.Options), KeyOptions: options.KeyList(engineOptions, s.Options),
+		LogLevel: status.Level(t.log, opts.LogLevel), Limits: compileLimits(opts), Place: compiler.Place{Cgroup: opts.CompileCgroup, Compilers: opts.Compilers}, Log: t.log,
 	}
 	entry, guest, err := s.findGuest(ctx, want, spec, r, rootfs.path)
 	if err != nil {
@@ -254,9 +259,7 @@ func (s *Service) Prepare(id, bundle string, config []byte) {
 		if json.Unmarshal(config, spec) == nil {
 			s.prepared.text, s.prepared.spec = config, spec
 		}
-		if spec.Process != nil {
-			s.code.Expect(s.ctx, id, spec.Process.Args)
-		}
+		s.code.Expect(s.ctx, id)
 		_, _ = s.exe.get(bundle) // create meets the error again, and reports it
 	}()
 }

@@ -36,22 +36,14 @@ func (s *Service) findGuest(ctx context.Context, want image.Request, spec *specs
 	if entry.InRoot == "" || entry.Kind == entrypoint.Other {
 		return entry, nil, nil
 	}
-	guest := s.code.File(ctx, want, entry.File, entry.InRoot, entry.Kind, mount.FromProto(r.Rootfs))
-	if ctx.Err() != nil {
-		guest.Close()
-		return entrypoint.Entry{}, nil, ctx.Err()
-	}
-	return entry, guest, nil
+	guest, err := s.code.File(ctx, want, entry.File, entry.InRoot, entry.Kind, mount.FromProto(r.Rootfs))
+	return entry, guest, err
 }
 
 // findLayers finds the layers of an image whose root file system does not have
 // the entrypoint, as noFile says.
 func (s *Service) findLayers(ctx context.Context, want image.Request, arg string, noFile error) (entrypoint.Entry, *image.Guest, error) {
 	guest, err := s.code.Layers(ctx, want)
-	if ctx.Err() != nil {
-		guest.Close()
-		return entrypoint.Entry{}, nil, ctx.Err()
-	}
 	if errors.Is(err, image.ErrOrdinary) {
 		return entrypoint.Entry{}, nil, noFile
 	}

@@ -17,7 +17,6 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
-	"github.com/libwasmshim/libwasmshim/shim/internal/compiler"
 	"github.com/libwasmshim/libwasmshim/shim/internal/container"
 	"github.com/libwasmshim/libwasmshim/shim/internal/options"
 )
@@ -65,10 +64,9 @@ func readRecord(bundle string) (*api.DeleteResponse, error) {
 // the encoded DeleteResponse: the recorded exit status, or 137 if the container
 // was alive until now. spec may be nil if the bundle has none. It may be called
 // again.
-func Cleanup(namespace, id, bundle string, spec *specs.Spec) ([]byte, error) {
+func Cleanup(id, bundle string, spec *specs.Spec) ([]byte, error) {
 	systemd := options.SystemdPath(spec)
 	err := container.Cleanup(id, filepath.Join(bundle, rootDir), spec, systemd)
-	err = errors.Join(err, compiler.Cleanup(compiler.Name(namespace, id), bundle))
 	if uerr := mount.UnmountRecursive(filepath.Join(bundle, "rootfs"), 0); uerr != nil {
 		err = errors.Join(err, fmt.Errorf("unmount root file system: %w", uerr))
 	}

@@ -16,28 +16,8 @@ import (
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
-	"github.com/opencontainers/go-digest"
-	"github.com/opencontainers/image-spec/identity"
 	"golang.org/x/sys/unix"
-
-	"github.com/libwasmshim/libwasmshim/shim/internal/entrypoint"
 )
-
-// Precompile does in this process what the first start of a container does, and
-// as that does it: a pod that starts at the same time waits. The caller closes
-// the guest.
-func Precompile(ctx context.Context, j *Job) (*Guest, error) {
-	j.progress("wait", 0)
-	return j.once(ctx, func(*lock) (*Guest, error) { return Prepare(ctx, j) })
-}
-
-// SetFile makes the job one for a file of an image's root file system, which is
-// mounted by rootfs; see Finder.File. The file stays the caller's.
-func (j *Job) SetFile(file *os.File, path string, kind entrypoint.Kind, rootfs []mount.Mount) (err error) {
-	j.File, j.Kind = file, kind
-	j.Stamp, err = stampBelow(file, path, rootfs)
-	return err
-}
 
 // View is the root file system of an image, for reading. It has no place in the
 // file system: should this process be killed, nothing stays mounted.
@@ -51,13 +31,12 @@ type View struct {
 	root        *os.File // nil if nothing is mounted
 }
 
-// View mounts the root file system of an image that is unpacked in a snapshotter.
-// dir is an existing directory, in which nothing is left. containerd keeps what
+// View mounts the root file system of an image that is unpacked in a snapshotter, as
+// the snapshot parent. dir is an existing directory, in which nothing is left. containerd keeps what
 // belongs to the view for a time at most. ErrNotFound says that the image is not
 // unpacked. The caller closes the view.
-func (c *Client) View(ctx context.Context, snapshotter string, diffIDs []digest.Digest, within time.Duration, dir string) (_ *View, retErr error) {
+func (c *Client) View(ctx context.Context, snapshotter string, parent string, within time.Duration, dir string) (_ *View, retErr error) {
 	api := snapshotsapi.NewSnapshotsClient(c.conn)
-	parent := string(identity.ChainID(diffIDs))
 	_, err := api.Stat(c.in(ctx), &snapshotsapi.StatSnapshotRequest{Snapshotter: snapshotter, Key: parent})
 	if err != nil {
 		return nil, fmt.Errorf("ask snapshotter %s for the root file system: %w", snapshotter, errgrpc.ToNative(err))
