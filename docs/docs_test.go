@@ -36,9 +36,10 @@ func source(t *testing.T) string {
 	return b.String()
 }
 
-// fromOthers are texts of wasmtime's and containerd's own, which are no source
-// here; tests of images meet the latter.
+// fromOthers are texts of wasmtime's, libcontainer's and containerd's own, which
+// are no source here; tests of images meet the last ones.
 var fromOthers = []string{
+	"exec: …: no such file or directory",
 	"wasm trap: …",
 	"image might be filtered out",
 	"mismatched image rootfs and manifest layers",

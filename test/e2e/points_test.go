@@ -448,11 +448,10 @@ func TestPoint6Environment(t *testing.T) {
 	seen, env, _ := strings.Cut(result.Stdout, "for root\n")
 	require.Equal(t, `["/go.wasm" "args" "echo=" "echo=ö" "cwd" "read=/etc/data" "write=/tmp/x" "read=/tmp/x" "read=/etc/secret" "env"]`+
 		"\n\nö\n/work\njust text\nwritten\n", seen)
-	for _, kv := range []string{"A=b c\n", "EMPTY=\n", "PATH=/bin\n"} {
+	for _, kv := range []string{"A=b c\n", "EMPTY=\n", "PATH=/bin\n", "HOME=/\n"} {
 		require.Contains(t, env, kv)
 	}
 	require.NotContains(t, env, "WASMSHIM")
-	require.NotContains(t, env, "HOME=")
 
 	// "/" is there with all rights; the kernel draws the limits.
 	result = tt.Once(harness.Config{
@@ -468,7 +467,7 @@ func TestPoint6Environment(t *testing.T) {
 	t.Run("component", func(t *testing.T) {
 		result := tt.Once(harness.Config{Image: image, Args: []string{"/component-cat.wasm", "x y"}, Env: []string{"A=b c"}})
 		require.Zero(t, result.Code, "%+v", result)
-		require.Equal(t, "arg /component-cat.wasm\narg x y\nenv PATH=/bin\nenv A=b c\nend\n", result.Stdout)
+		require.Equal(t, "arg /component-cat.wasm\narg x y\nenv PATH=/bin\nenv A=b c\nenv HOME=/\nend\n", result.Stdout)
 	})
 	t.Run("entry function", func(t *testing.T) {
 		result := tt.Once(harness.Config{Image: image, Args: []string{"/hello.wasm#other"}})

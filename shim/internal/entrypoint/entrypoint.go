@@ -12,6 +12,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -44,6 +45,9 @@ type Entry struct {
 
 	// File is a guest's file, open for reading alone; the caller closes it.
 	File *os.File
+	// Unsure says that the user may be forbidden to read a guest's file: mode bits
+	// alone do not tell. Then it is the runner that has to open Path, as that user.
+	Unsure bool
 	// InRoot is the file's path in the root file system, free of symbolic links;
 	// empty where it lies in a mount.
 	InRoot string
@@ -54,7 +58,8 @@ var ErrDirectory = fmt.Errorf("%w", errdefs.ErrInvalidArgument)
 
 // Resolve finds the entrypoint of spec in the container whose root file system
 // is at rootfs. engine and kinds name the engine and what it runs. Errors
-// carry errdefs codes.
+// carry errdefs codes; ErrUnknown means that the file may be there in the
+// container and is not seen from here.
 func Resolve(spec *specs.Spec, bundle, rootfs, engine string, kinds Kind) (Entry, error) {
 	arg := spec.Process.Args[0]
 	v, err := newView(spec, bundle, rootfs)
@@ -70,6 +75,9 @@ func Resolve(spec *specs.Spec, bundle, rootfs, engine string, kinds Kind) (Entry
 		if e, err = find(v, spec.Process, arg[:at]); err == nil {
 			e.Func = arg[at+1:]
 		}
+	}
+	if errdefs.IsNotFound(err) && makesFiles(spec.Hooks) {
+		err = fmt.Errorf("%w, and a hook may put it there: %w", err, ErrUnknown)
 	}
 	if err != nil {
 		return Entry{}, fmt.Errorf("entrypoint %q: %w", arg, err)
@@ -94,6 +102,12 @@ func Resolve(spec *specs.Spec, bundle, rootfs, engine string, kinds Kind) (Entry
 	return e, nil
 }
 
+// makesFiles says whether there are hooks that run before the program is looked
+// up in the container.
+func makesFiles(h *specs.Hooks) bool {
+	return h != nil && len(h.Prestart)+len(h.CreateRuntime)+len(h.CreateContainer) > 0 //nolint:staticcheck // Prestart is deprecated, and run
+}
+
 // find looks a name up. Without a slash it is looked for in PATH, as execvp
 // does; a guest, which no shell would start by its bare name, is also found in
 // the working directory.
@@ -104,7 +118,7 @@ func find(v *view, p *specs.Process, name string) (Entry, error) {
 	if strings.Contains(name, "/") {
 		return inspect(v, abs(name, p.Cwd))
 	}
-	var denied error
+	var denied, unknown error
 	search := searchPath(p.Env)
 	for _, dir := range filepath.SplitList(search) {
 		e, err := inspect(v, path.Join(abs(dir, p.Cwd), name))
@@ -114,6 +128,9 @@ func find(v *view, p *specs.Process, name string) (Entry, error) {
 		if errdefs.IsPermissionDenied(err) && denied == nil {
 			denied = err
 		}
+		if errors.Is(err, ErrUnknown) {
+			unknown = err
+		}
 	}
 	if e, err := inspect(v, abs(name, p.Cwd)); err == nil {
 		if e.Kind&(Module|Component|Text) != 0 {
@@ -121,14 +138,18 @@ func find(v *view, p *specs.Process, name string) (Entry, error) {
 		}
 		e.close()
 	}
+	if unknown != nil {
+		return Entry{}, unknown
+	}
 	if denied != nil {
 		return Entry{}, denied
 	}
 	return Entry{}, fmt.Errorf("no such file in PATH (%s): %w", search, errdefs.ErrNotFound)
 }
 
+// searchPath is the PATH of an environment, of which the last one counts.
 func searchPath(env []string) string {
-	for _, kv := range env {
+	for _, kv := range slices.Backward(env) {
 		if v, ok := strings.CutPrefix(kv, "PATH="); ok {
 			return v
 		}
@@ -171,11 +192,15 @@ func inspect(v *view, name string) (e Entry, retErr error) {
 	if e.Kind == Native && compiledElsewhere(head) {
 		return Entry{}, fmt.Errorf("%s is code that wasmtime has compiled ahead; such code is machine code that nobody vouches for and is not run: use the original .wasm, which this shim compiles and keeps: %w", name, errdefs.ErrInvalidArgument)
 	}
-	if e.Kind == Native && !f.allowed(1) {
-		return Entry{}, fmt.Errorf("%s: the container's user may not execute it (mode %04o, user %d): %w", name, f.stat.Mode&0o7777, v.uid, errdefs.ErrPermissionDenied)
+	// Of a native program the kernel decides where this is not certain; a guest's
+	// file is opened by the user.
+	allowed := f.way.native.and(f, name, "may not execute it", toExecute, v.access.native)
+	if e.Kind != Native {
+		allowed = f.way.guest.and(f, name, "may not read it", toRead, v.access.guest)
+		e.Unsure = allowed.allowed == perhaps
 	}
-	if e.Kind != Native && !f.allowed(4) {
-		return Entry{}, fmt.Errorf("%s: the container's user may not read it (mode %04o, user %d): %w", name, f.stat.Mode&0o7777, v.uid, errdefs.ErrPermissionDenied)
+	if allowed.allowed == no {
+		return Entry{}, allowed.why
 	}
 	e.Name = Stem(name)
 	return e, nil

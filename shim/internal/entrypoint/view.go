@@ -26,38 +26,48 @@ const maxLinks = 40
 type view struct {
 	root   int // O_PATH descriptor of the root file system
 	mounts []mountPoint
-	uid    uint32
-	gids   []uint32
-	// override is set where the container's user passes every permission
-	// check, or where what it may is not ours to compute (user namespaces).
-	override bool
+	access access
 }
 
 type mountPoint struct {
-	dest   string // resolved path in the container
-	source int    // O_PATH descriptor; -1 if nothing of it exists yet
+	dest    string // resolved path in the container
+	source  int    // O_PATH descriptor; -1 if nothing of it exists yet
+	content content
+	mapped  bool // its owners are not those that it has here
 }
+
+// content says where what is in a mount can be seen.
+type content int
+
+const (
+	inSource content = iota
+	below            // what the mount point has before is copied into it
+	empty            // nothing in it is ever a program or a file of the image's
+	unknown
+)
+
+// ErrUnknown is the ErrNotFound of a path that may yet come to be: below a mount
+// whose content does not exist before the container, or where a hook may put it.
+var ErrUnknown = fmt.Errorf("%w", errdefs.ErrNotFound)
 
 func newView(spec *specs.Spec, bundle, rootfs string) (_ *view, retErr error) {
 	root, err := unix.Open(rootfs, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open root file system %s: %w", rootfs, err)
 	}
-	u := spec.Process.User
-	v := &view{root: root, uid: u.UID, gids: append([]uint32{u.GID}, u.AdditionalGids...)}
+	v := &view{root: root, access: newAccess(spec)}
 	defer func() {
 		if retErr != nil {
 			v.close()
 		}
 	}()
-	v.override = bypasses(spec)
 	for _, m := range spec.Mounts {
 		dest, err := v.resolveDest(m.Destination)
 		if err != nil {
 			return nil, err
 		}
-		mp := mountPoint{dest: dest, source: -1}
-		if isBind(m) {
+		mp := mountPoint{dest: dest, source: -1, content: contentOf(m), mapped: isMapped(m)}
+		if mp.content == inSource {
 			src := m.Source
 			if !filepath.IsAbs(src) {
 				src = filepath.Join(bundle, src)
@@ -82,31 +92,31 @@ func (v *view) close() {
 	}
 }
 
-func isBind(m specs.Mount) bool {
-	return m.Type == "bind" || slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind")
+func contentOf(m specs.Mount) content {
+	switch {
+	case m.Type == "bind" || slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind"):
+		return inSource
+	case slices.Contains([]string{"proc", "sysfs", "devpts", "mqueue", "cgroup", "cgroup2"}, m.Type):
+		return empty
+	case m.Type == "tmpfs" && slices.Contains(m.Options, "tmpcopyup"):
+		return below
+	}
+	return unknown
 }
 
-func bypasses(spec *specs.Spec) bool {
-	if spec.Linux != nil {
-		for _, n := range spec.Linux.Namespaces {
-			if n.Type == specs.UserNamespace {
-				return true
-			}
-		}
-	}
-	// Another user's capabilities are gone after exec.
-	c := spec.Process.Capabilities
-	return spec.Process.User.UID == 0 && c != nil &&
-		(slices.Contains(c.Permitted, "CAP_DAC_OVERRIDE") || slices.Contains(c.Permitted, "CAP_DAC_READ_SEARCH"))
+func isMapped(m specs.Mount) bool {
+	return len(m.UIDMappings) > 0 || len(m.GIDMappings) > 0 || slices.Contains(m.Options, "idmap") || slices.Contains(m.Options, "ridmap")
 }
 
 // file is an open node of the container's file system.
 type file struct {
-	v     *view
-	fd    int // O_PATH
-	stat  unix.Stat_t
-	bound bool   // it lies in a mount, not in the root file system
-	real  string // its path in the container, free of symbolic links; of what open returns
+	v      *view
+	fd     int // O_PATH
+	stat   unix.Stat_t
+	bound  bool   // it lies in a mount, not in the root file system
+	stands bool   // it stands for a node that does not exist yet, or whose owner is not known
+	real   string // its path in the container, free of symbolic links; of what open returns
+	way    way    // of what open returns
 }
 
 func (f *file) close() {
@@ -148,6 +158,7 @@ func (v *view) walk(name string, must bool) (*file, string, error) {
 	todo := strings.Split(name, "/")
 	cur, links := "/", 0
 	var node *file
+	passed := freeWay
 	missing := false
 	for {
 		if node != nil {
@@ -160,12 +171,12 @@ func (v *view) walk(name string, must bool) (*file, string, error) {
 			switch {
 			case err == nil:
 				node = n
-			case errors.Is(err, unix.ENOENT) && !must:
+			case !must && (errors.Is(err, unix.ENOENT) || errors.Is(err, ErrUnknown)):
 				missing = true
 			case errors.Is(err, unix.ENOENT):
 				return nil, "", fmt.Errorf("%s does not exist in the container: %w", cur, errdefs.ErrNotFound)
 			default:
-				return nil, "", fmt.Errorf("%s: %w", cur, err)
+				return nil, "", fmt.Errorf("%s: %w", cur, notForRoot(err))
 			}
 		}
 		if node != nil && node.stat.Mode&unix.S_IFMT == unix.S_IFLNK {
@@ -190,6 +201,7 @@ func (v *view) walk(name string, must bool) (*file, string, error) {
 		}
 		if len(todo) == 0 {
 			if must {
+				node.way = passed
 				return node, cur, nil
 			}
 			if node != nil {
@@ -203,11 +215,7 @@ func (v *view) walk(name string, must bool) (*file, string, error) {
 				node.close()
 				return nil, "", fmt.Errorf("%s is a %s, not a directory: %w", cur, fileType(node.stat.Mode), errdefs.ErrInvalidArgument)
 			}
-			if !node.allowed(1) {
-				node.close()
-				return nil, "", fmt.Errorf("%s: the container's user may not search it (mode %04o, user %d): %w",
-					cur, node.stat.Mode&0o7777, v.uid, errdefs.ErrPermissionDenied)
-			}
+			passed = passed.through(node, cur)
 		}
 		if next == ".." {
 			cur = path.Dir(cur)
@@ -220,22 +228,31 @@ func (v *view) walk(name string, must bool) (*file, string, error) {
 // node opens a path that holds no symbolic link before its last component.
 func (v *view) node(p string) (*file, error) {
 	base, rest := v.root, strings.TrimPrefix(p, "/")
+	bound, stands, above := false, false, 0
 	// The last mount on a path hides what was mounted there before.
 	for i := len(v.mounts) - 1; i >= 0; i-- {
 		m := v.mounts[i]
 		if p != m.dest && !strings.HasPrefix(p, strings.TrimSuffix(m.dest, "/")+"/") {
 			continue
 		}
-		if m.source < 0 {
-			if p != m.dest {
-				return nil, unix.ENOENT // what a fresh mount holds is not known here
-			}
+		bound, stands, above = true, stands || m.mapped || m.content != inSource, max(above, i+1)
+		if m.content == below {
+			continue
+		}
+		if m.content == inSource {
+			base, rest = m.source, strings.TrimPrefix(strings.TrimPrefix(p, m.dest), "/")
 			break
 		}
-		base, rest = m.source, strings.TrimPrefix(strings.TrimPrefix(p, m.dest), "/")
-		break
+		rest = "" // a directory, whatever it will have
+		if p == m.dest || v.implied(p, above) {
+			break
+		}
+		if m.content == empty {
+			return nil, unix.ENOENT
+		}
+		return nil, fmt.Errorf("not seen before the mount at %s is made: %w", m.dest, ErrUnknown)
 	}
-	f := &file{v: v, bound: base != v.root}
+	f := &file{v: v, bound: bound, stands: stands}
 	var err error
 	if rest == "" {
 		f.fd, err = unix.FcntlInt(uintptr(base), unix.F_DUPFD_CLOEXEC, 0)
@@ -245,7 +262,8 @@ func (v *view) node(p string) (*file, error) {
 			Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
 		})
 	}
-	if errors.Is(err, unix.ENOENT) && v.implied(p) {
+	if errors.Is(err, unix.ENOENT) && v.implied(p, above) {
+		f.stands = true
 		f.fd, err = unix.FcntlInt(uintptr(v.root), unix.F_DUPFD_CLOEXEC, 0)
 	}
 	if err != nil {
@@ -259,9 +277,9 @@ func (v *view) node(p string) (*file, error) {
 }
 
 // implied says whether a path will be made as a mount point or on the way to
-// one.
-func (v *view) implied(p string) bool {
-	return slices.ContainsFunc(v.mounts, func(m mountPoint) bool {
+// one, for a mount with that index or a later one.
+func (v *view) implied(p string, from int) bool {
+	return slices.ContainsFunc(v.mounts[from:], func(m mountPoint) bool {
 		return m.dest == p || strings.HasPrefix(m.dest, p+"/")
 	})
 }
@@ -276,25 +294,18 @@ func (f *file) readlink() (string, error) {
 func (f *file) read() (*os.File, error) {
 	fd, err := unix.Open("/proc/self/fd/"+strconv.Itoa(f.fd), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: f.real, Err: err}
+		return nil, fmt.Errorf("open %s: %w", f.real, notForRoot(err))
 	}
 	return os.NewFile(uintptr(fd), f.real), nil
 }
 
-// allowed says whether the mode bits give the container's user a permission:
-// 4 to read, 1 to execute or search.
-func (f *file) allowed(bit uint32) bool {
-	mode := f.stat.Mode
-	if f.v.override {
-		return bit != 1 || mode&unix.S_IFMT == unix.S_IFDIR || mode&0o111 != 0
+// notForRoot makes ErrUnknown of what is forbidden even to root, by a server on
+// the network for one: the container's user may be allowed.
+func notForRoot(err error) error {
+	if errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) {
+		return fmt.Errorf("not seen by root: %w: %w", err, ErrUnknown)
 	}
-	switch {
-	case f.stat.Uid == f.v.uid:
-		mode >>= 6
-	case slices.Contains(f.v.gids, f.stat.Gid):
-		mode >>= 3
-	}
-	return mode&bit != 0
+	return err
 }
 
 func fileType(mode uint32) string {

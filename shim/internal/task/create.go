@@ -133,6 +133,7 @@ func (s *Service) build(ctx context.Context, t *task, r *api.CreateTaskRequest) 
 	}
 	defer guest.Close()
 	took.Done("guest")
+	spec.Process.Env = entrypoint.Environment(spec, r.Bundle, rootfs.path, entry.Kind)
 	p := container.Process{
 		Args: spec.Process.Args, Env: spec.Process.Env, Spec: spec.Process,
 		Stdin: io.in, Stdout: io.out, Stderr: io.err,
@@ -205,7 +206,8 @@ func (s *Service) asRunner(p *container.Process, ctx *stage.Context, layers []*o
 		return nil, nil, err
 	}
 	p.Args = append([]string{stage.Exe}, commandLine(p.Args)...)
-	p.Env = []string{stage.RoleEnv}
+	// Without a HOME, libcontainer would read the container's /etc/passwd.
+	p.Env = []string{stage.RoleEnv, "HOME=/"}
 	p.ExtraFiles = append([]*os.File{exe, f, said.Peer}, layers...)
 	return func() { f.Close(); said.HandedOver() }, said, nil
 }

@@ -26,14 +26,20 @@ func (s *Service) findGuest(ctx context.Context, want image.Request, spec *specs
 	entry, err := entrypoint.Resolve(spec, r.Bundle, rootfs, s.Engine.Name, s.Engine.Kinds)
 	switch {
 	case errdefs.IsNotFound(err), errors.Is(err, entrypoint.ErrDirectory):
-		return s.findLayers(ctx, want, spec.Process.Args[0], err)
+		entry, guest, err := s.findLayers(ctx, want, spec.Process.Args[0], err)
+		if errors.Is(err, entrypoint.ErrUnknown) {
+			want.Log.WithError(err).Info("the entrypoint is not seen from here: it is executed as a native program")
+			return entrypoint.Entry{Kind: entrypoint.Native}, nil, nil
+		}
+		return entry, guest, err
 	case err != nil, entry.File == nil:
 		return entry, nil, err
 	}
 	defer entry.File.Close()
-	// A file in a mount belongs to no image, and only an engine knows what it
-	// does with a file that the core does not recognise.
-	if entry.InRoot == "" || entry.Kind == entrypoint.Other {
+	// A file in a mount belongs to no image, only an engine knows what it does with
+	// a file that the core does not recognise, and what is compiled of a file is for
+	// those who may read it.
+	if entry.InRoot == "" || entry.Unsure || entry.Kind == entrypoint.Other {
 		return entry, nil, nil
 	}
 	guest, err := s.code.File(ctx, want, entry.File, entry.InRoot, entry.Kind, mount.FromProto(r.Rootfs))
