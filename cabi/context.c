@@ -142,13 +142,14 @@ const char *wasm_shim_option_value(const wasm_shim_context *ctx, const char *key
 static const struct wasmshim_preopen root = {.host = "/", .guest = "/"};
 
 static const struct wasmshim_preopen *preopen(const wasm_shim_context *ctx, size_t i) {
-    if (ctx->stage.preopen_count == 0)
+    if (wasm_shim_preopen_count(ctx) > ctx->stage.preopen_count)
         return i == 0 ? &root : NULL;
     return i < ctx->stage.preopen_count ? &ctx->stage.preopens[i] : NULL;
 }
 
 size_t wasm_shim_preopen_count(const wasm_shim_context *ctx) {
-    return ctx->stage.preopen_count != 0 ? ctx->stage.preopen_count : 1;
+    const struct wasmshim_stage *s = &ctx->stage;
+    return s->preopen_count == 0 && (s->flags & WASMSHIM_FLAG_NO_PREOPENS) == 0 ? 1 : s->preopen_count;
 }
 
 const char *wasm_shim_preopen_host(const wasm_shim_context *ctx, size_t index) {

@@ -95,7 +95,7 @@ static const char *check(const struct record *r) {
     case TAG_KIND:
         return r->len == 4 ? NULL : "kind of the wrong length";
     case TAG_FLAGS:
-        return r->len == 4 && u32(r->value) == WASMSHIM_FLAG_MUST_HIDE ? NULL : "unknown flags";
+        return r->len == 4 && (u32(r->value) & ~(uint32_t)WASMSHIM_FLAGS) == 0 ? NULL : "unknown flags";
     case TAG_MEMORY:
     case TAG_CPU:
         return r->len == 8 ? NULL : "limit of the wrong length";

@@ -51,7 +51,9 @@ struct wasmshim_layer {
 };
 
 enum {
-    WASMSHIM_FLAG_MUST_HIDE = 1, // rather no guest than one that is not kept from the hidden paths
+    WASMSHIM_FLAG_MUST_HIDE = 1,   // rather no guest than one that is not kept from the hidden paths
+    WASMSHIM_FLAG_NO_PREOPENS = 2, // the guest is given no directory; else none are "/"
+    WASMSHIM_FLAGS = 3,            // all of them
 };
 
 // Strings point into the decoded bytes and are never NULL.

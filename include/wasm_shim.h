@@ -337,7 +337,8 @@ const char *wasm_shim_option_value(const wasm_shim_context *ctx, const char *key
 
 /*
  * Directories that the guest is to be given, with every right: the kernel
- * enforces read-only mounts and users. There is at least one: "/" as "/".
+ * enforces read-only mounts and users. If nobody says it there is one: "/" as
+ * "/". An operator may also give none.
  * index: below wasm_shim_preopen_count(). host: the path in the container.
  * guest: the name that the guest sees. Returns NULL beyond the end. SINCE: 1.0
  */

@@ -112,7 +112,7 @@ type RuntimeContext struct {
 	Layers      []*Layer          // the guest's code; a guest that is a file is one layer
 	Kind        Kind              // one of them: what the guest's first bytes say
 	Options     map[string]string // values of the engine's options, in the form that their type says
-	Preopens    []Preopen         // directories that the guest is to be given; at least one
+	Preopens    []Preopen         // directories that the guest is to be given; an operator may give none
 	MemoryLimit uint64            // of the cgroup, in bytes; 0 for none
 	CPULimit    uint64            // of the cgroup, in thousandths of a CPU; 0 for none
 

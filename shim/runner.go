@@ -123,7 +123,7 @@ func (g *guest) context(c *stage.Context) *RuntimeContext {
 	if len(c.Args) > 0 {
 		rc.Entrypoint.Arg0 = c.Args[0]
 	}
-	if len(rc.Preopens) == 0 {
+	if len(rc.Preopens) == 0 && !c.NoPreopens {
 		rc.Preopens = []Preopen{{Host: "/", Guest: "/"}}
 	}
 	for _, kv := range c.Options {

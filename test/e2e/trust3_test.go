@@ -65,6 +65,9 @@ func TestTrust3EngineOptions(t *testing.T) {
 		{[]string{"/component-hello.wasm"}, `opt-level = "speed-and-size"`, 0, `^$`},
 		{[]string{"/go.wasm", "ls=/"}, `preopens = ["/work"]`, 1, `ls=/: `},
 		{[]string{"/go.wasm", "ls=/w", "read=/e/data"}, `preopens = ["/work:/w", "/etc:/e"]`, 0, `^$`},
+		{[]string{"/go.wasm", "ls=/"}, `preopens = []`, 1, `ls=/: `},
+		{[]string{"/hello.wasm"}, `preopens = []`, 0, `^$`},
+		{[]string{"/component-hello.wasm"}, `preopens = ""`, 0, `^$`},
 		{[]string{"/hello.wasm"}, `preopens = ["/nope"]`, 126, `^wasmtime: cannot open directory /nope for the guest: No such file or directory`},
 		// Native containers have no engine: its options are nothing to them.
 		{[]string{"/bin/true"}, `fuel = 1`, 0, `^$`},

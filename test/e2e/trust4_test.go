@@ -152,6 +152,7 @@ func TestTrust4Run(t *testing.T) {
 		{[]string{"--log-level", "debug", "hello.wasm"}, 0, `^hello\n$`, `^wasmtime: debug: compiled .*/hello.wasm: \d+ bytes`},
 		{[]string{"-e", "A=1", "-e", "FROM_HERE", "-e", "NOT_THERE", "go.wasm", "env"}, 0, `^A=1\nFROM_HERE=yes\nPWD=` + dir + `\n$`, `^$`},
 		{[]string{"-o", "preopens=" + dir + ":/", "go.wasm", "ls=/"}, 0, `hello.wasm`, `^$`},
+		{[]string{"-o", "preopens=", "go.wasm", "ls=/"}, 1, `^$`, `ls=/: `},
 		{[]string{"--cwd", "/", "go.wasm", "args", "--env"}, 1, `^\["go.wasm" "args" "--env"\]\n$`, `--env: unknown`},
 		{[]string{"native"}, 1, `^$`, `native is a native program: run it directly`},
 		{[]string{"nope.wasm"}, 1, `^$`, `no such file or directory`},

@@ -283,7 +283,15 @@ func copies(ctx context.Context, s *suite, dir string, j job) error {
 func files(ctx context.Context, s *suite) error { return copies(ctx, s, "data", job{}) }
 
 func preopens(ctx context.Context, s *suite) error {
-	return copies(ctx, s, "srv/data", job{toml: "[engine]\npreopens = [\"/srv:/\"]\n"})
+	if err := copies(ctx, s, "srv/data", job{toml: "[engine]\npreopens = [\"/srv:/\"]\n"}); err != nil {
+		return err
+	}
+	// Without any directory, its first step fails.
+	r, err := s.do(ctx, "files.wasm", job{toml: "[engine]\npreopens = []\n", files: map[string][]byte{"data/in": []byte("contents")}})
+	if err != nil {
+		return err
+	}
+	return r.expect(1, "")
 }
 
 // grace is what Kubernetes gives a pod, less a lot.

@@ -85,6 +85,7 @@ func (p Program) context(c *cli.Context, values map[string]string) (*stage.Conte
 		if ctx.Preopens, err = options.ParsePreopens(value); err != nil {
 			return nil, err
 		}
+		ctx.NoPreopens = len(ctx.Preopens) == 0
 	}
 	for _, kv := range c.StringSlice("env") {
 		if !strings.Contains(kv, "=") {

@@ -44,7 +44,7 @@ type Declaration struct {
 // the directories to the engine.
 var Preopens = Declaration{
 	Key:  "preopens",
-	Help: `directories that the guest gets, "HOST[:GUEST],...", both in the container; the default is "/"`,
+	Help: `directories that the guest gets, "HOST[:GUEST],...", both in the container; the default is "/", [] is none`,
 }
 
 // find returns the declaration of a key.
@@ -140,9 +140,12 @@ func ParseCompileMemory(s string) (int64, bool) {
 	return int64(n), ok && n >= 1<<20 && n <= math.MaxInt64
 }
 
-// ParsePreopens reads the value of Preopens.
+// ParsePreopens reads the value of Preopens. An empty one is no directory.
 func ParsePreopens(value string) ([]stage.Preopen, error) {
 	var all []stage.Preopen
+	if value == "" {
+		return nil, nil
+	}
 	for entry := range strings.SplitSeq(value, ",") {
 		host, guest, named := strings.Cut(entry, ":")
 		if !named {

@@ -204,7 +204,7 @@ func TestParseErrors(t *testing.T) {
 		{body(t, "[engine]\nlevel = 'fast'"), errdefs.IsInvalidArgument, `engine option level: found "fast", accepted: none, speed: invalid argument`},
 		{body(t, "[engine]\ntext = \"a\\u0000\""), errdefs.IsInvalidArgument, `engine option text: found "a\x00", accepted: text without a NUL byte: invalid argument`},
 		{body(t, "[engine]\npreopens = 'data'"), errdefs.IsInvalidArgument, `engine option preopens: found "data", accepted: an absolute path of the container, or two as in /data:/d: invalid argument`},
-		{body(t, "[engine]\npreopens = ''"), errdefs.IsInvalidArgument, `engine option preopens: found "", accepted: `},
+		{body(t, "[engine]\npreopens = ['', '/a']"), errdefs.IsInvalidArgument, `engine option preopens: found "", accepted: `},
 		{body(t, "[engine]\npreopens = ['/a:']"), errdefs.IsInvalidArgument, `engine option preopens: found "/a:", accepted: `},
 		{body(t, "[engine]\npreopens = ['/a:/x', '/b:/x']"), errdefs.IsInvalidArgument, `engine option preopens: "/x" is given twice: invalid argument`},
 	} {
@@ -328,6 +328,16 @@ func TestParsePreopens(t *testing.T) {
 	got, err := ParsePreopens("/,/data:/d,/x:.")
 	require.NoError(t, err)
 	require.Equal(t, []stage.Preopen{{Host: "/", Guest: "/"}, {Host: "/data", Guest: "/d"}, {Host: "/x", Guest: "."}}, got)
+
+	for _, none := range []string{"preopens = []", "preopens = ''"} {
+		o, err := Parse(body(t, "[engine]\n"+none), declared, binary)
+		require.NoError(t, err)
+		value, set := o.Engine["preopens"]
+		require.True(t, set)
+		got, err = ParsePreopens(value)
+		require.NoError(t, err)
+		require.Empty(t, got)
+	}
 }
 
 func TestSystemd(t *testing.T) {

@@ -49,10 +49,11 @@ func (c *Context) set(tag uint32, v []byte) error {
 		c.Kind = binary.LittleEndian.Uint32(v)
 		return nil
 	case tagFlags:
-		if len(v) != 4 || binary.LittleEndian.Uint32(v) != flagMustHide {
+		if len(v) != 4 || binary.LittleEndian.Uint32(v)&^flags != 0 {
 			return fmt.Errorf("%w: flags %x", errMalformed, v)
 		}
-		c.MustHide = true
+		set := binary.LittleEndian.Uint32(v)
+		c.MustHide, c.NoPreopens = set&flagMustHide != 0, set&flagNoPreopens != 0
 		return nil
 	case tagMemory, tagCPU:
 		if len(v) != 8 {

@@ -49,8 +49,13 @@ const (
 	tagFlags
 )
 
-// flagMustHide is Context.MustHide.
-const flagMustHide = 1
+// The flags.
+const (
+	flagMustHide   = 1 << iota // Context.MustHide
+	flagNoPreopens             // Context.NoPreopens
+
+	flags = flagMustHide | flagNoPreopens
+)
 
 // Descriptors of a runner beside stdio, in the order in which they are
 // inherited.
@@ -97,13 +102,15 @@ type Context struct {
 	Cwd       string
 	Options   []string // "key=value"
 	LogLevel  string
-	Kind      uint32 // one bit of shim.Kind
-	Memory    uint64 // cgroup limit in bytes, 0 for none
-	CPU       uint64 // cgroup limit in thousandths of a CPU, 0 for none
-	Preopens  []Preopen
-	Hidden    []string // absolute paths that the guest must not open; made so by Landlock
-	MustHide  bool     // rather no guest than one that is not kept from the hidden paths
-	Layers    []Layer  // none: the guest is the file at Path
+	Kind      uint32    // one bit of shim.Kind
+	Memory    uint64    // cgroup limit in bytes, 0 for none
+	CPU       uint64    // cgroup limit in thousandths of a CPU, 0 for none
+	Preopens  []Preopen // none: the root directory, unless NoPreopens is set
+	Hidden    []string  // absolute paths that the guest must not open; made so by Landlock
+	MustHide  bool      // rather no guest than one that is not kept from the hidden paths
+	Layers    []Layer   // none: the guest is the file at Path
+
+	NoPreopens bool // the guest is given no directory at all
 }
 
 // MaxLayers is how many layers a guest can have.
@@ -162,8 +169,15 @@ func (c *Context) Encode() ([]byte, error) {
 		b = binary.LittleEndian.AppendUint32(b, l.Artifact)
 		e.record(tagLayer, append(b, l.MediaType+"\x00"+l.Digest...))
 	}
+	var set uint32
 	if c.MustHide {
-		e.record(tagFlags, binary.LittleEndian.AppendUint32(nil, flagMustHide))
+		set |= flagMustHide
+	}
+	if c.NoPreopens {
+		set |= flagNoPreopens
+	}
+	if set != 0 {
+		e.record(tagFlags, binary.LittleEndian.AppendUint32(nil, set))
 	}
 	if e.err != nil {
 		return nil, e.err

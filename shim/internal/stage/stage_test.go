@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -28,7 +29,7 @@ func sample() *Context {
 }
 
 func TestRoundTrip(t *testing.T) {
-	for _, c := range []*Context{{}, sample()} {
+	for _, c := range []*Context{{}, sample(), {NoPreopens: true}, {MustHide: true, NoPreopens: true}} {
 		b, err := c.Encode()
 		require.NoError(t, err)
 		got, err := Decode(b)
@@ -145,8 +146,15 @@ func (c *Context) dump() string {
 		list("preopen", p.Host+":"+p.Guest)
 	}
 	list("hidden", c.Hidden...)
-	if c.MustHide {
-		list("flags", "1")
+	if c.MustHide || c.NoPreopens {
+		set := 0
+		if c.MustHide {
+			set |= flagMustHide
+		}
+		if c.NoPreopens {
+			set |= flagNoPreopens
+		}
+		list("flags", strconv.Itoa(set))
 	}
 	for _, l := range c.Layers {
 		fmt.Fprintf(&b, "layer=%d,%d,%s,%s\n", l.FD, l.Artifact, l.MediaType, l.Digest)

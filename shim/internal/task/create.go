@@ -238,6 +238,7 @@ func (s *Service) context(id string, spec *specs.Spec, e entrypoint.Entry, engin
 	}
 	if value, ok := engine[options.Preopens.Key]; ok {
 		c.Preopens, _ = options.ParsePreopens(value) // checked when it was read
+		c.NoPreopens = len(c.Preopens) == 0
 	}
 	if spec.Linux != nil && spec.Linux.Resources != nil {
 		if m := spec.Linux.Resources.Memory; m != nil && m.Limit != nil && *m.Limit > 0 {
