@@ -36,14 +36,20 @@ func source(t *testing.T) string {
 	return b.String()
 }
 
-// fromOthers are texts of wasmtime's, libcontainer's and containerd's own, which
-// are no source here; tests of images meet the last ones.
+// fromOthers are texts of wasmtime's, libcontainer's, containerd's and others'
+// own, which are no source here; tests of images meet some of containerd's.
 var fromOthers = []string{
 	"exec: …: no such file or directory",
+	`binary not installed "containerd-shim-…-v1"`,
+	"no match for platform in manifest …",
+	"no runtime for … is configured",
+	"RuntimeClass … not found",
+	"text file busy",
 	"wasm trap: …",
 	"image might be filtered out",
 	"mismatched image rootfs and manifest layers",
 	"no unpack platforms defined",
+	"unknown image config media type application/vnd.fermyon.spin.application.v1+config",
 	"unknown image config media type application/vnd.wasm.config.v0+json",
 }
 

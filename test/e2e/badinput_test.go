@@ -101,6 +101,15 @@ func TestBadInputModules(t *testing.T) {
 	}
 }
 
+// What a shell or an init cannot start is said in the log: its own words do not
+// lead on.
+func TestBadInputShell(t *testing.T) {
+	tt := harness.New(t, smoke.Ours)
+	result := tt.Once(harness.Config{Image: smoke.Image(tt), Args: []string{"sh", "-c", "exec /hello.wasm"}})
+	require.NotZero(t, result.Code, "%+v", result)
+	require.Contains(t, tt.LogTail(20), "/bin/sh is a native program with the WebAssembly file /hello.wasm in its arguments")
+}
+
 // badImage holds what no shim can run, beside the guests.
 func badImage(t *harness.T) client.Image {
 	files := smoke.Files(t)

@@ -217,6 +217,18 @@ func TestImage1NoSupportedLayers(t *testing.T) {
 	require.Equal(t, "hello\n", tt.out(harness.Config{Runtime: smoke.Ours, Image: image}))
 }
 
+// A Spin application is no command, though its layers have an ordinary type.
+func TestImage1Spin(t *testing.T) {
+	tt := newImageTest(t)
+	spin := harness.Layered(guest(t, "hello.wasm"))
+	spin.ConfigType = "application/vnd.fermyon.spin.application.v1+config"
+	image := tt.wasm(spin)
+	for _, arg := range []string{"/", "/spin.toml"} { // what Kubernetes' users write
+		_, err := tt.Daemon.Create(tt.Ctx, harness.Config{Runtime: smoke.Ours, Image: image, OwnSpec: []string{arg}})
+		require.ErrorContains(t, err, "image "+image.Name()+" is a Spin application ("+spin.ConfigType+")")
+	}
+}
+
 // containerd's clients refuse a pure artifact; where one brings a spec of its
 // own, it runs.
 func TestImage1Artifact(t *testing.T) {

@@ -48,6 +48,8 @@ type Variant struct {
 	// Artifact makes a CNCF Wasm OCI artifact of it, whose configuration is no
 	// image's.
 	Artifact bool
+	// ConfigType makes an image of it whose configuration is of that type.
+	ConfigType string
 }
 
 // Wasm is a variant with layers of WebAssembly, and no root file system.
@@ -117,6 +119,9 @@ func Archive(name string, variants ...Variant) ([]byte, error) {
 		config := addJSON(ocispec.MediaTypeImageConfig, ocispec.Image{Platform: v.Platform, Config: v.Config, RootFS: rootfs})
 		if v.Artifact {
 			config = addJSON("application/vnd.wasm.config.v0+json", map[string]any{"architecture": "wasm", "os": "wasip1"})
+		}
+		if v.ConfigType != "" {
+			config.MediaType = v.ConfigType
 		}
 		manifest := addJSON(ocispec.MediaTypeImageManifest, ocispec.Manifest{
 			Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, Config: config, Layers: layers,

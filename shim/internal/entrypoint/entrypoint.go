@@ -43,11 +43,16 @@ type Entry struct {
 	Func string // from "path#func"; empty if not given
 	Name string // the file's name without its last extension
 
+	script bool // a native program that begins with #!
+
 	// File is a guest's file, open for reading alone; the caller closes it.
 	File *os.File
 	// Unsure says that the user may be forbidden to read a guest's file: mode bits
 	// alone do not tell. Then it is the runner that has to open Path, as that user.
 	Unsure bool
+	// Starts is a guest that a native program, a shell for one, is to start and
+	// cannot; empty where none is seen.
+	Starts string
 	// InRoot is the file's path in the root file system, free of symbolic links;
 	// empty where it lies in a mount.
 	InRoot string
@@ -86,6 +91,7 @@ func Resolve(spec *specs.Spec, bundle, rootfs, engine string, kinds Kind) (Entry
 		if e.Func != "" {
 			return Entry{}, fmt.Errorf("entrypoint %q: %q is a native program, which has no function to choose: %w", arg, e.Path, errdefs.ErrInvalidArgument)
 		}
+		e.Starts = startsGuest(v, spec.Process, e.Path, e.script)
 		return e, nil
 	}
 	if e.Kind&kinds == 0 {
@@ -189,6 +195,7 @@ func inspect(v *view, name string) (e Entry, retErr error) {
 	if !f.bound {
 		e.InRoot = f.real
 	}
+	e.script = bytes.HasPrefix(head, []byte("#!"))
 	if e.Kind == Native && compiledElsewhere(head) {
 		return Entry{}, fmt.Errorf("%s is code that wasmtime has compiled ahead; such code is machine code that nobody vouches for and is not run: use the original .wasm, which this shim compiles and keeps: %w", name, errdefs.ErrInvalidArgument)
 	}

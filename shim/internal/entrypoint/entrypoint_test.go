@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -99,7 +100,7 @@ func TestResolve(t *testing.T) {
 		require.NoError(t, err, tc.arg)
 		require.Equal(t, tc.want.Kind != Native, got.File != nil, tc.arg)
 		got.close()
-		got.File, got.InRoot = nil, ""
+		got.File, got.InRoot, got.script = nil, "", false
 		require.Equal(t, tc.want, got, tc.arg)
 	}
 }
@@ -365,6 +366,33 @@ func TestEnvironment(t *testing.T) {
 		if len(tc.want) == 0 {
 			require.Equal(t, []string{"HOME=/"}, Environment(s, "/", rootfs, Module), "a guest has one in any case")
 		}
+	}
+}
+
+// A shell or an init cannot start a guest.
+func TestStarts(t *testing.T) {
+	rootfs, host := tree(t)
+	for _, name := range []string{"sh", "tini"} {
+		require.NoError(t, os.WriteFile(filepath.Join(rootfs, "bin", name), []byte("\x7fELF"), 0o755))
+	}
+	for _, tc := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"sh", "-c", "/app.wasm"}, "/app.wasm"},
+		{[]string{"/bin/sh", "-c", "cd / && exec './app.wasm' --flag"}, "/app.wasm"},
+		{[]string{"sh", "-c", "app.wasm"}, "/app.wasm"},
+		{[]string{"tini", "--", "/mnt/bound.wasm"}, "/mnt/bound.wasm"},
+		{[]string{"script", "/app.wasm"}, "/app.wasm"},
+		{[]string{"sh", "-c", "/app.wasm/x; /gone.wasm; /fifo; /loop; ls /"}, ""},
+		{[]string{"sh", "-c", strings.Repeat("x ", maxWords) + "/app.wasm"}, ""},
+		{[]string{"tool", "/app.wasm"}, ""}, // it may be what runs or reads it
+		{[]string{"sh"}, ""},
+	} {
+		e, err := Resolve(spec(host, tc.args...), "/", rootfs, "test", Module)
+		require.NoError(t, err, tc.args)
+		require.Equal(t, Native, e.Kind)
+		require.Equal(t, tc.want, e.Starts, tc.args)
 	}
 }
 

@@ -86,6 +86,9 @@ func (c *Client) Entries(ctx context.Context, image Image, types []string) ([]En
 		if len(config.RootFS.DiffIDs) > 0 {
 			e.Chain = string(identity.ChainID(config.RootFS.DiffIDs))
 		}
+		if t := m.spin(); t != "" {
+			e.Layers, e.Others = nil, []string{t}
+		}
 		for _, l := range m.Layers {
 			if !slices.Contains(types, l.MediaType) && !slices.Contains(e.Others, l.MediaType) {
 				e.Others = append(e.Others, l.MediaType)
@@ -230,6 +233,9 @@ func noLayers(image Image, entries []Entry, types []string) error {
 				others = append(others, t)
 			}
 		}
+	}
+	if at := slices.IndexFunc(others, isSpin); at >= 0 {
+		return errSpin(image.Name, others[at])
 	}
 	if !slices.ContainsFunc(others, func(t string) bool { return !IsRootFS(t) }) {
 		return fmt.Errorf("image %s: %w", image.Name, ErrOrdinary)

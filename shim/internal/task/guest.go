@@ -32,6 +32,9 @@ func (s *Service) findGuest(ctx context.Context, want image.Request, spec *specs
 			return entrypoint.Entry{Kind: entrypoint.Native}, nil, nil
 		}
 		return entry, guest, err
+	case entry.Starts != "":
+		want.Log.Warnf("%s is a native program with the WebAssembly file %s in its arguments: no shell, init or script can start it, only the engine; make %[2]s itself the entrypoint", entry.Path, entry.Starts)
+		return entry, nil, nil
 	case err != nil, entry.File == nil:
 		return entry, nil, err
 	}
