@@ -76,6 +76,36 @@ func TestTroubleshootingQuotes(t *testing.T) {
 	}
 }
 
+// Every test that the threat model names is there.
+func TestThreatModelTests(t *testing.T) {
+	page, err := os.ReadFile("threat-model.md")
+	require.NoError(t, err)
+	var tests strings.Builder
+	for _, dir := range []string{"../shim", "../cabi", "../test"} {
+		require.NoError(t, filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+			if err != nil || !strings.HasSuffix(path, "_test.go") {
+				return err
+			}
+			text, err := os.ReadFile(path)
+			tests.Write(text)
+			return err
+		}))
+	}
+	names := regexp.MustCompile("`(Test[A-Za-z0-9]+)`").FindAllStringSubmatch(string(page), -1)
+	require.Greater(t, len(names), 30)
+	for _, m := range names {
+		require.True(t, strings.Contains(tests.String(), "func "+m[1]+"("), "%s is no test", m[1])
+	}
+	// No edge without one.
+	for _, row := range regexp.MustCompile(`(?m)^\| ([0-9]+) \|.*$`).FindAllString(string(page), -1) {
+		require.Contains(t, row, "`Test")
+	}
+	for n := range 13 {
+		require.Contains(t, string(page), fmt.Sprintf("\n| %d | ", n+1))
+		require.Contains(t, string(page), fmt.Sprintf("(%d)", n+1))
+	}
+}
+
 // Every name of the C column is in the header, every one of the Go column in
 // package shim.
 func TestArchitectureNames(t *testing.T) {

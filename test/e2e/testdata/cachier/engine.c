@@ -4,9 +4,17 @@
 // word before it and the option behind it, its guests print what they were given, and the option
 // "compile" says what goes wrong.
 
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mount.h>
+#include <sys/ptrace.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -15,6 +23,46 @@
 static const char *option(wasm_shim_context *ctx, const char *key) {
     const char *value = wasm_shim_option_value(ctx, key);
     return value != NULL ? value : "";
+}
+
+// A sealed memory file can be opened so, and not be changed.
+static bool changes(const char *name) {
+    int fd = open(name, O_RDWR);
+    return write(fd, "x", 1) >= 0 || ftruncate(fd, 0) == 0;
+}
+
+// Tries what a compiler has no business with, and says what has worked.
+static int32_t reach(wasm_shim_context *ctx) {
+    static char found[512] = "it reaches";
+    char layer[64];
+    snprintf(layer, sizeof(layer), "/proc/self/fd/%d", wasm_shim_layer_fd(ctx, 0));
+    const struct {
+        const char *what;
+        bool worked;
+    } tries[] = {
+        {"network", socket(AF_INET, SOCK_STREAM, 0) >= 0},
+        {"unix sockets", socket(AF_UNIX, SOCK_STREAM, 0) >= 0},
+        {"root", open("/", O_RDONLY) >= 0},
+        {"its memory", open("/proc/self/mem", O_RDWR) >= 0},
+        {"its environment", open("/proc/self/environ", O_RDONLY) >= 0},
+        {"its binary", open("/proc/self/exe", O_RDONLY) >= 0},
+        {"a new file", open("/dev/new", O_RDWR | O_CREAT, 0600) >= 0},
+        {"the layer", write(wasm_shim_layer_fd(ctx, 0), "x", 1) >= 0},
+        {"the layer by its name", changes(layer)},
+        {"others' memory", ptrace(PTRACE_ATTACH, getppid(), NULL, NULL) >= 0},
+        {"other processes", kill(-1, SIGCONT) >= 0},
+        {"mounts", mount("none", "/dev", "tmpfs", 0, NULL) >= 0},
+        {"namespaces", unshare(CLONE_NEWUSER) >= 0},
+        {"a program", execve("/proc/self/exe", (char *const[]){"x", NULL}, NULL) >= 0},
+    };
+    for (size_t i = 0; i < sizeof(tries) / sizeof(tries[0]); i++) {
+        if (tries[i].worked) {
+            strcat(found, ", ");
+            strcat(found, tries[i].what);
+        }
+    }
+    wasm_shim_set_error(ctx, found);
+    return WASM_SHIM_ERROR_COMPILE;
 }
 
 static int32_t compile(wasm_shim_context *ctx, void *user_data) {
@@ -26,6 +74,8 @@ static int32_t compile(wasm_shim_context *ctx, void *user_data) {
         wasm_shim_set_error(ctx, "it does not please me");
         return WASM_SHIM_ERROR_COMPILE;
     }
+    if (strcmp(verb, "reach") == 0)
+        return reach(ctx);
     if (strcmp(verb, "crash") == 0)
         *(volatile int *)1 = 0;
     if (strcmp(verb, "hang") == 0)
