@@ -7,7 +7,7 @@
 #
 #   build   headers and tools to build a shim
 #   daemon  a private containerd 2.x with ctr, runc and runc's shim
-#   test    Debian's containerd 1.6, a static busybox, other compilers, fuzzers
+#   test    Debian's containerd 1.6, a static busybox, other compilers, fuzzers, mkfs.erofs
 #   lint    formatters and linters
 #   matrix  one containerd of every release line between the oldest and the newest
 #
@@ -129,6 +129,7 @@ if wants test; then
     missing clang have clang
     missing libclang-rt-14-dev fuzzer
     missing abigail-tools have abidiff
+    missing erofs-utils have mkfs.erofs
 fi
 if wants lint; then
     missing clang-format have clang-format

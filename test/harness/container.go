@@ -23,12 +23,13 @@ import (
 
 // Config says what container to make.
 type Config struct {
-	ID      string // "" means a fresh one
-	Runtime string
-	Image   client.Image
-	Args    []string // "" means the image's
-	Env     []string
-	Opts    []oci.SpecOpts // applied last
+	ID          string // "" means a fresh one
+	Runtime     string
+	Image       client.Image
+	Snapshotter string   // in which the image is unpacked; "" means Snapshotter
+	Args        []string // "" means the image's
+	Env         []string
+	Opts        []oci.SpecOpts // applied last
 	// OwnSpec are arguments for a spec that does not come from the image, and for a
 	// container without a snapshot of it.
 	OwnSpec []string
@@ -126,13 +127,16 @@ func (d *Daemon) NewContainer(ctx context.Context, c Config) (client.Container, 
 		}
 		opts = append(opts, oci.WithAnnotations(map[string]string{podAnnotation: c.Pod, typeAnnotation: kind}))
 	}
+	if c.Snapshotter == "" {
+		c.Snapshotter = Snapshotter
+	}
 	snapshot := client.WithNewSnapshot(c.ID, c.Image)
 	if len(c.OwnSpec) > 0 {
 		opts = []oci.SpecOpts{oci.WithProcessArgs(c.OwnSpec...)}
 		snapshot = emptySnapshot(c.ID)
 	}
 	container, err := d.Client.NewContainer(ctx, c.ID,
-		client.WithSnapshotter(Snapshotter),
+		client.WithSnapshotter(c.Snapshotter),
 		snapshot,
 		client.WithImage(c.Image),
 		client.WithRuntime(c.Runtime, c.RuntimeOptions),
@@ -150,6 +154,15 @@ func emptySnapshot(id string) client.NewContainerOpts {
 		_, err := c.SnapshotService(Snapshotter).Prepare(ctx, id, "")
 		return err
 	}
+}
+
+// RunTask starts a task of a container that is there.
+func (d *Daemon) RunTask(ctx context.Context, container client.Container, c Config) (*Container, error) {
+	created := &Container{Container: container}
+	if err := d.createTask(ctx, created, c); err != nil {
+		return nil, err
+	}
+	return created, created.Task.Start(d.In(ctx))
 }
 
 // Create makes a container and creates its task. The container is removed

@@ -64,6 +64,13 @@ func (v Version) HasUnpackConfig() bool {
 	return !v.Is1() && !strings.HasPrefix(string(v), "2.0.")
 }
 
+// HasErofs says whether images can be unpacked in the erofs snapshotter, of which
+// containerds before 2.4 have less, and which needs Debian's erofs-utils.
+func (v Version) HasErofs() bool {
+	_, err := exec.LookPath("mkfs.erofs")
+	return v == Containerd24 && err == nil
+}
+
 // Arch is this machine's architecture, for the configuration.
 func (d *Daemon) Arch() string { return runtime.GOARCH }
 
@@ -140,8 +147,10 @@ disabled_plugins = [
   "io.containerd.cri.v1.images",
   "io.containerd.cri.v1.runtime",
   "io.containerd.nri.v1.nri",
-  "io.containerd.snapshotter.v1.erofs",
+{{- end}}
   "io.containerd.differ.v1.erofs",
+{{- if not .Version.HasErofs}}
+  "io.containerd.snapshotter.v1.erofs",
 {{- end}}
 ]
 

@@ -68,6 +68,10 @@ static int32_t reach(wasm_shim_context *ctx) {
 static int32_t compile(wasm_shim_context *ctx, void *user_data) {
     (void)user_data;
     const char *verb = option(ctx, "compile");
+    if (wasm_shim_option_value(ctx, "other") != NULL) {
+        wasm_shim_set_error(ctx, "what is not in the key is shown");
+        return WASM_SHIM_ERROR;
+    }
     if (strcmp(verb, "none") == 0)
         return WASM_SHIM_UNSUPPORTED;
     if (strcmp(verb, "fail") == 0) {
