@@ -7,6 +7,7 @@
 #define WASMSHIM_CABI_H
 
 #include <signal.h>
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "wasm_shim.h"
@@ -46,6 +47,10 @@ void wasmshim_catch_signals(void (*handler)(int));
 // Starts the Go runtime; only then may a Go export be called. argv must be the
 // process's own: Go finds environment and auxiliary vector behind it.
 void wasmshim_start_go(int argc, char **argv);
+
+// Says whether the bundle's address is that of a socket that nobody serves: then
+// there is something to clean up after all, in Go, which decides.
+bool wasmshim_socket_is_left(const char *bundle);
 
 // Begins the wait that create's move into a cgroup would be held up by; does
 // not wait itself.

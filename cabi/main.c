@@ -8,14 +8,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -88,40 +85,6 @@ static int write_all(int fd, const char *p, size_t n) {
     return 0;
 }
 
-// Says whether a killed daemon left its socket, whose address is in the
-// bundle: then there is something to clean up after all. A connection that is
-// taken is a pod-mate's, or that of a daemon which is about to end.
-static bool socket_left(const char *bundle) {
-    static const char scheme[] = "unix://";
-    char path[PATH_MAX];
-    char address[sizeof(scheme) + sizeof(((struct sockaddr_un *)0)->sun_path)];
-    int n = snprintf(path, sizeof(path), "%s/address", bundle);
-    if (n < 0 || (size_t)n >= sizeof(path))
-        return true;
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
-    if (fd < 0)
-        return errno != ENOENT;
-    ssize_t size = read(fd, address, sizeof(address) - 1);
-    close(fd);
-    size_t prefix = sizeof(scheme) - 1;
-    if (size <= (ssize_t)prefix || memcmp(address, scheme, prefix) != 0)
-        return true;
-    address[size] = 0;
-
-    struct sockaddr_un name = {.sun_family = AF_UNIX};
-    n = snprintf(name.sun_path, sizeof(name.sun_path), "%s", address + prefix);
-    if (n < 0 || (size_t)n >= sizeof(name.sun_path))
-        return true;
-    fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (fd < 0)
-        return true;
-    // EAGAIN is a full queue, which has somebody at its other end.
-    bool served = connect(fd, (struct sockaddr *)&name, sizeof(name)) == 0 || errno == EAGAIN;
-    bool left = !served && errno != ENOENT;
-    close(fd);
-    return left;
-}
-
 // Answers `delete` from the record that the daemon left once it had cleaned
 // up. Returns false if there is none: then the cleanup is ours, in Go.
 static bool answer_delete(const char *bundle) {
@@ -137,7 +100,7 @@ static bool answer_delete(const char *bundle) {
     bool ok = fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && st.st_size > 0 && st.st_size <= (off_t)sizeof(record) &&
               read(fd, record, sizeof(record)) == st.st_size;
     close(fd);
-    ok = ok && !socket_left(bundle);
+    ok = ok && !wasmshim_socket_is_left(bundle);
     return ok && write_all(STDOUT_FILENO, record, (size_t)st.st_size) == 0;
 }
 

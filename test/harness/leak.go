@@ -71,21 +71,43 @@ func (d *Daemon) Leaks(before Snapshot) []string {
 }
 
 // oldSockets are the sockets of the named daemon's shims in the directory that
-// containerd 1.x uses for all daemons. Their names are hashes: those of the
+// containerds before 2.3 use for all daemons. Their names are hashes: those of the
 // first ids that FreshID makes are looked for.
 func oldSockets(name string, ids int64) []string {
+	address := filepath.Join(base, name, "c.sock")
+	runtimes := ownRuntimes()
 	var found []string
 	for i := int64(1); i <= ids; i++ {
 		for _, prefix := range []string{"c", "pod"} {
 			id := fmt.Sprint(prefix, i)
-			sum := sha256.Sum256([]byte(filepath.Join(base, name, "c.sock", name, id)))
-			path := fmt.Sprintf("/run/containerd/s/%x", sum)
-			if _, err := os.Lstat(path); err == nil {
-				found = append(found, path)
+			hashed := []string{filepath.Join(address, name, id)} // as runc's shim has it
+			for _, runtime := range runtimes {
+				hashed = append(hashed, strings.Join([]string{runtime, address, name, id}, "\x00"))
+			}
+			for _, text := range hashed {
+				path := fmt.Sprintf("/run/containerd/s/%x", sha256.Sum256([]byte(text)))
+				if _, err := os.Lstat(path); err == nil {
+					found = append(found, path)
+				}
 			}
 		}
 	}
 	return found
+}
+
+// ownRuntimes are the runtimes whose shims are built in this checkout.
+func ownRuntimes() []string {
+	repo, err := Repo()
+	if err != nil {
+		return nil
+	}
+	shims, _ := filepath.Glob(filepath.Join(repo, "dist", "containerd-shim-*-v1"))
+	var runtimes []string
+	for _, shim := range shims {
+		name := strings.TrimSuffix(strings.TrimPrefix(filepath.Base(shim), "containerd-shim-"), "-v1")
+		runtimes = append(runtimes, "io.containerd."+name+".v1")
+	}
+	return runtimes
 }
 
 // worker is the last argument of a process that finds code for a shim.

@@ -5,13 +5,8 @@ package bootstrap
 import (
 	"bytes"
 	"encoding/json"
-	"fmt"
-	"net"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 
 	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
@@ -148,84 +143,6 @@ func TestInfo(t *testing.T) {
 	require.Contains(t, f["mountOptions"], "rro")
 
 	require.ErrorContains(t, info(Engine{}, strings.NewReader("\xff\xff"), &out), "no protobuf Any")
-}
-
-func TestListen(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "d", "sock")
-	l, err := listen(path)
-	require.NoError(t, err)
-	require.NotNil(t, l)
-	st, err := os.Stat(path)
-	require.NoError(t, err)
-	require.Equal(t, os.FileMode(0o600), st.Mode().Perm())
-
-	// A daemon serves it: join.
-	second, err := listen(path)
-	require.NoError(t, err)
-	require.Nil(t, second)
-
-	bundle := t.TempDir()
-	require.NoError(t, os.WriteFile(filepath.Join(bundle, addressFile), []byte(scheme+path), 0o600))
-	removeStale(bundle)
-	require.FileExists(t, path, "a live socket was removed")
-
-	// The daemon died and left its socket.
-	require.NoError(t, l.Close())
-	require.FileExists(t, path)
-	l, err = listen(path)
-	require.NoError(t, err)
-	require.NotNil(t, l)
-	conn, err := net.Dial("unix", path)
-	require.NoError(t, err)
-	conn.Close()
-	require.NoError(t, l.Close())
-	removeStale(bundle)
-	require.NoFileExists(t, path)
-}
-
-// A process that a dead daemon forked may hold its socket open for a while.
-func TestListenAfterDaemonWhoseChildLives(t *testing.T) {
-	if path := os.Getenv("TEST_LISTEN"); path != "" {
-		l, err := listen(path)
-		require.NoError(t, err)
-		f, err := l.File()
-		require.NoError(t, err)
-		child := exec.Command("sleep", "60")
-		child.ExtraFiles = []*os.File{f}
-		require.NoError(t, child.Start())
-		fmt.Fprintf(os.Stdout, "child %d\n", child.Process.Pid)
-		os.Exit(0)
-	}
-	path := filepath.Join(t.TempDir(), "sock")
-	daemon := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$")
-	daemon.Env = append(os.Environ(), "TEST_LISTEN="+path)
-	out, err := daemon.Output()
-	require.NoError(t, err)
-	var pid int
-	_, err = fmt.Sscanf(string(out), "child %d", &pid)
-	require.NoError(t, err, "%s", out)
-	defer func() { require.NoError(t, syscall.Kill(pid, syscall.SIGKILL)) }()
-
-	conn, err := net.Dial("unix", path)
-	require.NoError(t, err, "the child holds the socket")
-	conn.Close()
-	require.False(t, alive(path))
-	l, err := listen(path)
-	require.NoError(t, err)
-	require.NotNil(t, l)
-	require.True(t, alive(path))
-	l.Close()
-}
-
-func TestSocketPath(t *testing.T) {
-	a, err := socketPath("", "/run/containerd/containerd.sock", "k8s.io", "pod")
-	require.NoError(t, err)
-	require.True(t, strings.HasPrefix(a, defaultSocketDir+"/"))
-	b, err := socketPath("", "/run/containerd/containerd.sock", "default", "pod")
-	require.NoError(t, err)
-	require.NotEqual(t, a, b)
-	_, err = socketPath("/"+strings.Repeat("d", 80), "/c.sock", "ns", "pod")
-	require.ErrorContains(t, err, "choose a shorter socket directory")
 }
 
 func TestGroupOf(t *testing.T) {

@@ -34,7 +34,7 @@ func remove(c call, out io.Writer) error {
 	}
 	image.Sweep(c.address, c.namespace)
 	response, err := task.Cleanup(c.id, c.bundle, spec)
-	removeStale(c.bundle)
+	removeUnused(c.bundle)
 	if err != nil {
 		return err
 	}

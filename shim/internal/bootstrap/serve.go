@@ -32,7 +32,7 @@ const firstCallTimeout = 2 * time.Minute
 
 // serve is the daemon: it answers the Task service on l until containerd shuts
 // it down. config is the text of the first container's config.json.
-func serve(e Engine, c call, req request, l *net.UnixListener, config []byte, took *steps.Steps) int {
+func serve(e Engine, c call, req request, l *socket, config []byte, took *steps.Steps) int {
 	// The bundle goes with its container, the daemon may outlive it: a deleted
 	// working directory would fail every later create.
 	if err := os.Chdir("/"); err != nil {
@@ -54,15 +54,16 @@ func serve(e Engine, c call, req request, l *net.UnixListener, config []byte, to
 	took.Log(logger.WithField("instance", c.id), "start")
 	ctx, cancel := context.WithCancel(log.WithLogger(context.Background(), logger))
 	defer cancel()
-	socket := l.Addr().String()
-	defer os.Remove(socket)
+	defer l.Close()
 
 	stop := make(chan struct{})
 	trim := newTrimmer()
 	publisher := task.NewPublisher(req.ttrpc, c.namespace)
 	service := task.New(ctx, task.Config{
 		Engine: e.Code, Options: e.Options, Binary: e.Binary(), Address: cmp.Or(c.address, os.Getenv("GRPC_ADDRESS")), Namespace: c.namespace,
-		Publish: publisher.Publish, Busy: trim.busy, Shutdown: func() { close(stop) },
+		Publish: publisher.Publish, Busy: trim.busy,
+		// Before containerd has its answer, and may ask for a successor.
+		Shutdown: func() { l.remove(); close(stop) },
 	})
 	service.Prepare(c.id, c.bundle, config)
 	time.AfterFunc(firstCallTimeout, service.StopIfUnused)
@@ -99,7 +100,6 @@ func serve(e Engine, c call, req request, l *net.UnixListener, config []byte, to
 			publisher.Close(flushTimeout)
 			return 1
 		case <-stop:
-			os.Remove(socket)
 			// Lets the answer to Shutdown out before the connection goes.
 			sctx, done := context.WithTimeout(ctx, time.Second)
 			_ = srv.Shutdown(sctx)

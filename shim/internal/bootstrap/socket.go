@@ -3,7 +3,6 @@
 package bootstrap
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -11,8 +10,10 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 )
 
@@ -24,13 +25,13 @@ const (
 	socketPathLimit = 107
 )
 
-// socketPath names the socket of a group of containers. It is the path that
-// containerd's own shims would use, so that tools that know it find ours.
-func socketPath(dir, containerdAddress, namespace, group string) (string, error) {
+// socketPath names the socket of a group of containers. The runtime is in the
+// name: a group may have shims of other runtimes, and each has its own socket.
+func socketPath(dir, runtime, containerdAddress, namespace, group string) (string, error) {
 	if dir == "" {
 		dir = defaultSocketDir
 	}
-	sum := sha256.Sum256([]byte(filepath.Join(containerdAddress, namespace, group)))
+	sum := sha256.Sum256([]byte(strings.Join([]string{runtime, containerdAddress, namespace, group}, "\x00")))
 	p := filepath.Join(dir, fmt.Sprintf("%x", sum))
 	if len(p) > socketPathLimit {
 		return "", fmt.Errorf("socket path %s has %d bytes, the kernel takes %d: choose a shorter socket directory", p, len(p), socketPathLimit)
@@ -38,8 +39,7 @@ func socketPath(dir, containerdAddress, namespace, group string) (string, error)
 	return p, nil
 }
 
-// lockDir serialises those who bind in a directory with those who remove what
-// a dead daemon left there.
+// lockDir serialises those who bind or remove in a directory.
 func lockDir(dir string) (unlock func(), err error) {
 	d, err := os.Open(dir)
 	if err != nil {
@@ -52,9 +52,17 @@ func lockDir(dir string) (unlock func(), err error) {
 	return func() { d.Close() }, nil
 }
 
-// listen binds a socket. If another daemon serves it, the listener is nil: the
+// socket is a daemon's listener and the file that names it.
+type socket struct {
+	*net.UnixListener
+	path   string
+	file   os.FileInfo
+	remove func() // takes the name away, once; after it somebody else may bind there
+}
+
+// listen binds a socket. If another daemon serves it, the socket is nil: the
 // container joins that daemon.
-func listen(path string) (*net.UnixListener, error) {
+func listen(path string) (_ *socket, retErr error) {
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("socket directory: %w", err)
@@ -64,8 +72,11 @@ func listen(path string) (*net.UnixListener, error) {
 		return nil, fmt.Errorf("lock socket directory: %w", err)
 	}
 	defer unlock()
-	if alive(path) {
+	switch use := usePastLastHolder(path); use {
+	case served:
 		return nil, nil
+	case held:
+		return nil, fmt.Errorf("socket %s is %s: %w", path, use, errdefs.ErrUnavailable)
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("remove socket of a dead shim: %w", err)
@@ -74,51 +85,110 @@ func listen(path string) (*net.UnixListener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("bind shim socket: %w", err)
 	}
-	l.SetUnlinkOnClose(false)
+	l.SetUnlinkOnClose(false) // it would not look whose file it is
+	defer func() {
+		if retErr != nil {
+			os.Remove(path)
+			l.Close()
+		}
+	}()
 	if err := os.Chmod(path, 0o600); err != nil {
-		l.Close()
-		os.Remove(path)
 		return nil, fmt.Errorf("protect shim socket: %w", err)
 	}
-	return l, nil
+	file, err := os.Lstat(path)
+	if err != nil {
+		return nil, fmt.Errorf("protect shim socket: %w", err)
+	}
+	s := &socket{UnixListener: l, path: path, file: file}
+	s.remove = sync.OnceFunc(s.removeFile)
+	return s, nil
 }
 
-// alive says whether a daemon serves a socket. That a connection is taken does
-// not show it: a child that a killed daemon had just forked holds the socket,
-// too, until it execs. The kernel knows who called listen.
-func alive(path string) bool {
-	conn, err := net.DialTimeout("unix", path, time.Second)
-	if err != nil {
-		return false
-	}
-	defer conn.Close()
-	raw, err := conn.(*net.UnixConn).SyscallConn()
-	if err != nil {
-		return true
-	}
-	var listener *unix.Ucred
-	if cerr := raw.Control(func(fd uintptr) {
-		listener, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-	}); cerr != nil || err != nil {
-		return true
-	}
-	return running(int(listener.Pid))
+// Close removes the file before the listener ends: until then nobody else binds
+// there, afterwards it could be a successor's.
+func (s *socket) Close() error {
+	s.remove()
+	return s.UnixListener.Close()
 }
 
-// running says whether a process exists and is more than a zombie.
-func running(pid int) bool {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+func (s *socket) removeFile() {
+	unlock, err := lockDir(filepath.Dir(s.path))
 	if err != nil {
-		return !errors.Is(err, os.ErrNotExist)
+		return // without its directory it is gone
 	}
-	// "7 (name) S ...", and the name may hold anything.
-	_, state, ok := strings.Cut(string(b[max(bytes.LastIndexByte(b, ')'), 0):]), " ")
-	return !ok || (state[0] != 'Z' && state[0] != 'X')
+	defer unlock()
+	if file, err := os.Lstat(s.path); err == nil && os.SameFile(file, s.file) {
+		os.Remove(s.path)
+	}
 }
 
-// removeStale removes the socket that a bundle names if nobody serves it any
-// more. A pod-mate's live socket stays.
-func removeStale(bundle string) {
+// socketUse is what there is at a socket's path. cabi/socket.c decides by the
+// same rule.
+type socketUse int
+
+const (
+	absent socketUse = iota // no file
+	unused                  // a dead daemon's: nobody listens
+	served                  // a daemon listens
+	held                    // it can be connected to, or may be, but who listened has ended
+)
+
+func (u socketUse) String() string {
+	return [...]string{"absent", "unused", "served", "held open by a process that serves nobody"}[u]
+}
+
+// useOf looks at a socket. That a connection is taken does not show that it is
+// served: a child that a killed daemon had just forked holds the socket, too,
+// until it execs. The kernel knows who called listen.
+func useOf(path string) socketUse {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return held
+	}
+	defer unix.Close(fd)
+	switch err := unix.Connect(fd, &unix.SockaddrUnix{Name: path}); {
+	case err == nil:
+		listener, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
+		if err != nil || !ended(int(listener.Pid)) {
+			return served
+		}
+	case errors.Is(err, unix.EAGAIN): // a full queue
+		return served
+	case errors.Is(err, unix.ECONNREFUSED):
+		return unused
+	case errors.Is(err, unix.ENOENT):
+		return absent
+	}
+	return held
+}
+
+// ended says whether a process is gone, or a zombie.
+func ended(pid int) bool {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return errors.Is(err, unix.ESRCH)
+	}
+	defer unix.Close(fd)
+	n, _ := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+	return n > 0
+}
+
+// holdTimeout is how long a socket is looked at whose daemon has ended. What it
+// had just forked takes milliseconds to exec.
+const holdTimeout = time.Second
+
+// usePastLastHolder is useOf once what a killed daemon had forked is past it.
+func usePastLastHolder(path string) socketUse {
+	for deadline := time.Now().Add(holdTimeout); ; time.Sleep(time.Millisecond) {
+		if use := useOf(path); use != held || time.Now().After(deadline) {
+			return use
+		}
+	}
+}
+
+// removeUnused removes the socket that a bundle names if nobody serves it any
+// more. A pod-mate's or a successor's stays.
+func removeUnused(bundle string) {
 	b, err := os.ReadFile(filepath.Join(bundle, addressFile))
 	if err != nil {
 		return
@@ -132,7 +202,7 @@ func removeStale(bundle string) {
 		return
 	}
 	defer unlock()
-	if !alive(path) {
+	if usePastLastHolder(path) == unused {
 		os.Remove(path)
 	}
 }

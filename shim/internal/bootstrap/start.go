@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -45,7 +44,7 @@ func start(e Engine, c call, result *os.File) int {
 	// From here on containerd may connect: the socket listens.
 	if err := reply(result, 0, out); err != nil {
 		if l != nil {
-			os.Remove(l.Addr().String())
+			l.Close()
 		}
 		return 1
 	}
@@ -56,7 +55,7 @@ func start(e Engine, c call, result *os.File) int {
 	return serve(e, c, req, l, config, took)
 }
 
-func bind(e Engine, c call, config []byte, took *steps.Steps) (_ *net.UnixListener, _ request, _ []byte, retErr error) {
+func bind(e Engine, c call, config []byte, took *steps.Steps) (_ *socket, _ request, _ []byte, retErr error) {
 	input, err := io.ReadAll(io.LimitReader(os.Stdin, maxInput))
 	if err != nil {
 		return nil, request{}, nil, fmt.Errorf("read bootstrap parameters from standard input: %w", err)
@@ -70,7 +69,7 @@ func bind(e Engine, c call, config []byte, took *steps.Steps) (_ *net.UnixListen
 	if err != nil {
 		return nil, req, nil, err
 	}
-	path, err := socketPath(req.socketDir, c.address, c.namespace, group)
+	path, err := socketPath(req.socketDir, e.Runtime(), c.address, c.namespace, group)
 	if err != nil {
 		return nil, req, nil, err
 	}
@@ -82,14 +81,13 @@ func bind(e Engine, c call, config []byte, took *steps.Steps) (_ *net.UnixListen
 	defer func() {
 		if retErr != nil && l != nil {
 			l.Close()
-			os.Remove(path)
 		}
 	}()
 	if err := os.WriteFile(filepath.Join(c.bundle, addressFile), []byte(scheme+path), 0o600); err != nil {
 		return nil, req, nil, fmt.Errorf("write address: %w", err)
 	}
 	if l != nil {
-		if err := settle(req); err != nil {
+		if err := takePlace(req); err != nil {
 			return nil, req, nil, err
 		}
 	}
@@ -122,9 +120,9 @@ func groupOf(c call, config []byte) (string, error) {
 	return c.id, nil
 }
 
-// settle gives the daemon its place on the machine: scheduling domain, cgroup
+// takePlace gives the daemon its place on the machine: scheduling domain, cgroup
 // and a worse OOM score than containerd's.
-func settle(req request) error {
+func takePlace(req request) error {
 	if os.Getenv("SCHED_CORE") != "" {
 		if err := schedcore.Create(schedcore.ProcessGroup); err != nil {
 			return fmt.Errorf("enable core scheduling: %w", err)
