@@ -17,6 +17,7 @@ import (
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/pkg/oci"
 	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc/codes"
@@ -83,8 +84,12 @@ func (c *caller) wait(when string) {
 	c.note("wait "+when, fmt.Sprintf("exit %d", r.GetExitStatus()), err)
 }
 
-func (c *caller) delete(when string) {
-	r, err := c.shim.Delete(c.ctx(), &task.DeleteRequest{ID: c.id})
+func (c *caller) delete(when string) { c.deleteWithin(when, 10*time.Second) }
+
+func (c *caller) deleteWithin(when string, limit time.Duration) {
+	ctx, cancel := context.WithTimeout(c.Ctx, limit)
+	defer cancel()
+	r, err := c.shim.Delete(ctx, &task.DeleteRequest{ID: c.id})
 	c.note("delete "+when, fmt.Sprintf("exit %d, exited at set %t, pid set %t", r.GetExitStatus(), r.GetExitedAt().GetSeconds() > 0, r.GetPid() > 0), err)
 }
 
@@ -115,6 +120,26 @@ func (c *caller) begin(config harness.HandConfig) {
 	r, err := c.shim.Create(c.ctx())
 	require.NoError(c, err)
 	c.id, c.pid = c.shim.ID, r.Pid
+}
+
+// nested makes a container, and another one whose cgroup is below its; the outer
+// one ends first.
+func (c *caller) nested(deleted string, outer ...oci.SpecOpts) {
+	inner := &caller{T: c.T}
+	c.begin(harness.HandConfig{Opts: outer})
+	c.start("")
+	inner.begin(harness.HandConfig{Opts: []oci.SpecOpts{oci.WithCgroup("/" + c.Namespace + "/" + c.id + "/inner")}})
+	inner.start("")
+	c.kill("outer", 9, false)
+	c.wait("outer")
+	c.deleteWithin(deleted, 2*time.Second) // runc's goes on for much longer, and then fails
+	c.state("outer")
+	inner.state("inner")
+	inner.kill("inner", 9, false)
+	inner.wait("inner")
+	inner.delete("inner")
+	c.delete("outer, again")
+	c.steps = append(c.steps, inner.steps...)
 }
 
 func (c *caller) busybox() string {
@@ -211,6 +236,10 @@ var cases = []struct {
 		c.start("exited")
 		c.closeIO("exited")
 		c.delete("exited")
+	}},
+	{"nested container", func(c *caller) { c.nested("outer with a nested one") }},
+	{"nested container, host's pids", func(c *caller) {
+		c.nested("outer", oci.WithHostNamespace(specs.PIDNamespace))
 	}},
 	{"closeIO", func(c *caller) {
 		c.begin(harness.HandConfig{Stdin: neverEnds{}, Args: []string{"/bin/cat"}})
@@ -373,19 +402,20 @@ var ours = map[string]struct {
 	code    codes.Code
 	message string
 }{
-	"wait killed before start":      {codes.OK, "exit 143"}, // runc's init is a Go program, which exits with 2
-	"state killed before start":     {codes.OK, "STOPPED exit 143"},
-	"delete killed before start":    {codes.OK, "exit 143"},
-	"start killed before start":     {codes.FailedPrecondition, "it is stopped"},
-	"start twice":                   {codes.FailedPrecondition, "it is running"},
-	"start exited":                  {codes.FailedPrecondition, "it is stopped"},
-	"delete running":                {codes.FailedPrecondition, "it is running"},
-	"delete created, never started": {codes.OK, "exit 137"},
-	"state deleted":                 {codes.NotFound, "not found"},
-	"kill 999 999":                  {codes.InvalidArgument, "999"},
-	"create of an existing id":      {codes.AlreadyExists, "exists"},
-	"create of a running id":        {codes.AlreadyExists, "exists"},
-	"closeIO unknown exec":          {codes.NotFound, "nope"},
+	"wait killed before start":       {codes.OK, "exit 143"}, // runc's init is a Go program, which exits with 2
+	"state killed before start":      {codes.OK, "STOPPED exit 143"},
+	"delete killed before start":     {codes.OK, "exit 143"},
+	"start killed before start":      {codes.FailedPrecondition, "it is stopped"},
+	"start twice":                    {codes.FailedPrecondition, "it is running"},
+	"start exited":                   {codes.FailedPrecondition, "it is stopped"},
+	"delete running":                 {codes.FailedPrecondition, "it is running"},
+	"delete created, never started":  {codes.OK, "exit 137"},
+	"delete outer with a nested one": {codes.FailedPrecondition, "of others are in cgroups below it"},
+	"state deleted":                  {codes.NotFound, "not found"},
+	"kill 999 999":                   {codes.InvalidArgument, "999"},
+	"create of an existing id":       {codes.AlreadyExists, "exists"},
+	"create of a running id":         {codes.AlreadyExists, "exists"},
+	"closeIO unknown exec":           {codes.NotFound, "nope"},
 
 	"create: no config.json":                    {codes.NotFound, "config.json: no such file"},
 	"create: config.json is empty":              {codes.InvalidArgument, "config.json: unexpected end of JSON"},

@@ -139,16 +139,7 @@ func Name(namespace, name string) string { return namespace + "-" + name }
 // Cleanup removes what a process that was killed while it ran Run has left of a
 // compiler. It may be called at any time after that process's end.
 func Cleanup(dir string) error {
-	text, err := os.ReadFile(cgroupFile(dir))
-	if errors.Is(err, os.ErrNotExist) {
-		return removeRoot(dir)
-	}
-	if err != nil {
-		return err
-	}
-	path := string(text)
-	spec := &specs.Spec{Linux: &specs.Linux{CgroupsPath: path}}
-	err = container.Cleanup(containerID, stateDir(dir), spec, isSystemd(path))
+	err := container.Cleanup(containerID, stateDir(dir))
 	return errors.Join(err, removeRoot(dir))
 }
 
@@ -180,10 +171,6 @@ func start(job Job, artifacts []*os.File, said *status.Status) (_ *container.Con
 		return nil, err
 	}
 	path := cgroupPath(job)
-	// Whoever cleans up does not know where compilers are to be.
-	if err := os.WriteFile(cgroupFile(job.Dir), []byte(path), 0o600); err != nil {
-		return nil, err
-	}
 	spec := newSpec(job, path, user)
 	c, err := container.Create(container.Config{
 		ID: containerID, Root: stateDir(job.Dir), Bundle: job.Dir, Spec: spec, NoNewKeyring: true, SystemdCgroup: isSystemd(path),
@@ -228,13 +215,10 @@ func workDir(dir string) string  { return filepath.Join(dir, "compiler") }
 func rootDir(dir string) string  { return filepath.Join(workDir(dir), "root") }
 func stateDir(dir string) string { return filepath.Join(workDir(dir), "state") }
 
-// cgroupFile is a file with the path of the compiler's cgroup.
-func cgroupFile(dir string) string { return filepath.Join(workDir(dir), "cgroup") }
-
 // removeRoot removes the directories: by name, because the root may be a mount
 // point for a process that is not quite gone, and must then be left.
 func removeRoot(dir string) error {
-	for _, name := range []string{"root/proc", "root/dev", "root", "state", "cgroup", ""} {
+	for _, name := range []string{"root/proc", "root/dev", "root", "state", ""} {
 		if err := os.Remove(filepath.Join(workDir(dir), name)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("remove the compiler's directory: %w", err)
 		}

@@ -3,15 +3,19 @@
 package container
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/cgroups/manager"
+	"github.com/opencontainers/runc/libcontainer/configs"
 	"golang.org/x/sys/unix"
 )
 
@@ -21,56 +25,61 @@ const killTimeout = 10 * time.Second
 
 // cgroup is where a container's cgroup is, without the resources that were set.
 type cgroup struct {
-	config cgroups.Cgroup
-	paths  map[string]string
+	Config cgroups.Cgroup
+	Paths  map[string]string // by hierarchy
+	// PrivatePID says that the container has a pid namespace of its own, and so
+	// the kernel kills every process of the container with the init.
+	PrivatePID bool
 }
 
-func newCgroup(config *cgroups.Cgroup) (cgroup, error) {
-	m, err := manager.New(config)
+func newCgroup(config *configs.Config) (cgroup, error) {
+	m, err := manager.New(config.Cgroups)
 	if err != nil {
 		return cgroup{}, fmt.Errorf("open cgroup: %w", err)
 	}
-	c := cgroup{config: *config, paths: maps.Clone(m.GetPaths())}
-	c.config.Resources = nil
-	c.config.SystemdProps = nil
+	c := cgroup{Config: *config.Cgroups, Paths: maps.Clone(m.GetPaths()), PrivatePID: config.Namespaces.IsPrivate(configs.NEWPID)}
+	c.Config.Resources = nil
+	c.Config.SystemdProps = nil
 	return c, nil
+}
+
+// cgroupRecord is the file in a container's state directory that says which
+// cgroup Create chose: what comes later cannot derive it again, for want of the
+// runtime's options.
+const cgroupRecord = "cgroup.json"
+
+func (c cgroup) save(stateDir string) error {
+	b, err := json.Marshal(c)
+	if err == nil {
+		err = os.WriteFile(filepath.Join(stateDir, cgroupRecord), b, 0o600)
+	}
+	if err != nil {
+		return fmt.Errorf("record the cgroup: %w", err)
+	}
+	return nil
+}
+
+// loadCgroup reads what save wrote. Without it nothing has entered the cgroup.
+func loadCgroup(stateDir string) (c cgroup, found bool) {
+	b, err := os.ReadFile(filepath.Join(stateDir, cgroupRecord))
+	return c, err == nil && json.Unmarshal(b, &c) == nil
 }
 
 // manager returns a manager of the caller's own: managers are changed by their
 // use, freezing and removing for example.
 func (c cgroup) manager() (cgroups.Manager, error) {
-	config := c.config
+	config := c.Config
 	config.Resources = &cgroups.Resources{}
-	m, err := manager.NewWithPaths(&config, maps.Clone(c.paths))
+	m, err := manager.NewWithPaths(&config, maps.Clone(c.Paths))
 	if err != nil {
 		return nil, fmt.Errorf("open cgroup: %w", err)
 	}
 	return m, nil
 }
 
-// kill kills every process until none is left.
-func (c cgroup) kill() error {
-	m, err := c.manager()
-	if err != nil {
-		return err
-	}
-	return killCgroup(m)
-}
-
-func (c cgroup) remove() error {
-	m, err := c.manager()
-	if err != nil {
-		return err
-	}
-	if err := m.Destroy(); err != nil {
-		return fmt.Errorf("remove cgroup: %w", err)
-	}
-	return nil
-}
-
-// killCgroup kills every process in m, and those of also that are still the
+// kill kills the container's processes, and those of also that are still the
 // same, until none is left.
-func killCgroup(m cgroups.Manager, also ...stat) error {
+func (c cgroup) kill(also ...stat) error {
 	// A dying process leaves the cgroup before it has let go of its mounts: those
 	// once seen are watched until they are zombies or gone.
 	seen := map[int]stat{}
@@ -79,12 +88,12 @@ func killCgroup(m cgroups.Manager, also ...stat) error {
 	}
 	deadline := time.Now().Add(killTimeout)
 	for delay := time.Millisecond; ; delay = min(2*delay, 50*time.Millisecond) {
-		pids, err := allPids(m)
+		pids, err := c.members()
 		if err != nil {
 			return err
 		}
 		if slices.Contains(pids, os.Getpid()) {
-			return fmt.Errorf("kill processes of cgroup %v: this process is one of them", m.GetPaths())
+			return fmt.Errorf("kill processes of cgroup %v: this process is one of them", c.Paths)
 		}
 		for pid, s := range seen {
 			if !slices.Contains(pids, pid) && !s.alive() {
@@ -102,25 +111,35 @@ func killCgroup(m cgroups.Manager, also ...stat) error {
 		if time.Now().After(deadline) {
 			return fmt.Errorf("kill processes of cgroup: %v survive SIGKILL for %s", slices.Sorted(maps.Keys(seen)), killTimeout)
 		}
-		if unified := m.Path(""); unified != "" && len(pids) > 0 {
+		if unified := c.Paths[""]; unified != "" && len(pids) > 0 && !c.PrivatePID {
 			_ = cgroups.WriteFile(unified, "cgroup.kill", "1") // since Linux 5.14
 		}
 		for pid := range seen {
 			_ = unix.Kill(pid, unix.SIGKILL)
 		}
-		if err := thaw(m); err != nil {
+		if err := c.thaw(); err != nil {
 			return err
 		}
 		time.Sleep(delay)
 	}
 }
 
-// allPids lists the processes of every hierarchy, as a process may be killed
-// on its way from one to the next.
-func allPids(m cgroups.Manager) ([]int, error) {
+// members lists the processes that are the container's to kill. Those in
+// cgroups below its own are, too, unless they end with its init: others there
+// belong to a container that is nested in it.
+func (c cgroup) members() ([]int, error) {
+	if c.PrivatePID {
+		return c.pids(cgroups.GetPids)
+	}
+	return c.pids(cgroups.GetAllPids)
+}
+
+// pids lists the processes of every hierarchy: a process may be on its way from
+// one to the next, or have been moved in some.
+func (c cgroup) pids(list func(path string) ([]int, error)) ([]int, error) {
 	var all []int
-	for _, path := range m.GetPaths() {
-		pids, err := cgroups.GetAllPids(path)
+	for _, path := range c.Paths {
+		pids, err := list(path)
 		if err != nil && !gone(err) {
 			return nil, fmt.Errorf("list processes of cgroup: %w", err)
 		}
@@ -130,8 +149,50 @@ func allPids(m cgroups.Manager) ([]int, error) {
 	return slices.Compact(all), nil
 }
 
-// thaw ends a freeze of m itself.
-func thaw(m cgroups.Manager) error {
+// remove removes the cgroup with all that is left in it. While another
+// container is nested in it, that is refused.
+func (c cgroup) remove() error {
+	if !c.Config.Systemd && c.removeEmpty() {
+		return nil
+	}
+	if err := c.kill(); err != nil {
+		return err
+	}
+	others, err := c.pids(cgroups.GetAllPids)
+	if err != nil {
+		return err
+	}
+	if len(others) > 0 {
+		return fmt.Errorf("remove cgroup: processes %v of others are in cgroups below it: %w", others, errdefs.ErrFailedPrecondition)
+	}
+	m, err := c.manager()
+	if err != nil {
+		return err
+	}
+	if err := m.Destroy(); err != nil {
+		return fmt.Errorf("remove cgroup: %w", err)
+	}
+	return nil
+}
+
+// removeEmpty removes the cgroup as far as nothing is in it, and says whether
+// that was all.
+func (c cgroup) removeEmpty() bool {
+	all := true
+	for _, path := range c.Paths {
+		if err := unix.Rmdir(path); err != nil && !errors.Is(err, unix.ENOENT) {
+			all = false
+		}
+	}
+	return all
+}
+
+// thaw ends a freeze of the cgroup itself.
+func (c cgroup) thaw() error {
+	m, err := c.manager()
+	if err != nil {
+		return err
+	}
 	state, err := m.GetFreezerState()
 	if err != nil && !gone(err) {
 		return fmt.Errorf("read freezer state: %w", err)

@@ -77,11 +77,10 @@ type Exit struct {
 // Container is a created container. Its methods may be called from any number
 // of goroutines.
 type Container struct {
-	id         string
-	root       string
-	init       *process
-	privatePID bool // the kernel kills every process with the init
-	cgroup     cgroup
+	id     string
+	root   string
+	init   *process
+	cgroup cgroup
 
 	// lc is nil once the init is up, unless the container's end needs it. Its
 	// config, seccomp profile and all, is most of what a container would cost the

@@ -20,6 +20,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/cgroups"
+	"github.com/opencontainers/cgroups/manager"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/stretchr/testify/require"
 )
@@ -116,7 +117,7 @@ func TestCreateTwice(t *testing.T) {
 	other.ID, other.Root = "other", filepath.Join(t.TempDir(), "shim")
 	_, err = Create(other, p)
 	require.ErrorContains(t, err, "cgroup is not empty")
-	require.NoError(t, Cleanup(other.ID, other.Root, other.Spec, false))
+	require.NoError(t, Cleanup(other.ID, other.Root))
 	require.NoDirExists(t, other.Root)
 	require.False(t, c.init.dead(), "the first container was killed by the second's failure")
 }
@@ -414,21 +415,22 @@ func TestCleanup(t *testing.T) {
 	needRoot(t)
 	for _, tc := range []struct {
 		name string
-		edit func(t *testing.T, state string, cfg *Config)
+		edit func(t *testing.T, state string)
 	}{
-		{"state is there", func(*testing.T, string, *Config) {}},
-		{"no state.json", func(t *testing.T, state string, _ *Config) { require.NoError(t, os.Remove(state)) }},
-		{"half a state.json", func(t *testing.T, state string, _ *Config) { require.NoError(t, os.Truncate(state, 100)) }},
-		{"empty state.json", func(t *testing.T, state string, _ *Config) { require.NoError(t, os.Truncate(state, 0)) }},
-		{"state.json without anything", func(t *testing.T, state string, _ *Config) {
+		{"state is there", func(*testing.T, string) {}},
+		{"no state.json", func(t *testing.T, state string) { require.NoError(t, os.Remove(state)) }},
+		{"half a state.json", func(t *testing.T, state string) { require.NoError(t, os.Truncate(state, 100)) }},
+		{"empty state.json", func(t *testing.T, state string) { require.NoError(t, os.Truncate(state, 0)) }},
+		{"state.json without anything", func(t *testing.T, state string) {
 			require.NoError(t, os.WriteFile(state, []byte("{}"), 0o600))
 		}},
-		{"state.json is null", func(t *testing.T, state string, _ *Config) {
+		{"state.json is null", func(t *testing.T, state string) {
 			require.NoError(t, os.WriteFile(state, []byte("null"), 0o600))
 		}},
-		{"spec is gone", func(_ *testing.T, _ string, cfg *Config) { cfg.Spec = nil }},
-		{"paused", func(t *testing.T, _ string, cfg *Config) {
-			m, err := specCgroup(cfg.ID, cfg.Spec, false)
+		{"paused", func(t *testing.T, state string) {
+			cg, found := loadCgroup(filepath.Dir(state))
+			require.True(t, found)
+			m, err := cg.manager()
 			require.NoError(t, err)
 			require.NoError(t, m.Freeze(cgroups.Frozen))
 		}},
@@ -443,10 +445,9 @@ func TestCleanup(t *testing.T) {
 					_, err := c.Exec(p.with("sleep"))
 					require.NoError(t, err)
 				}
-				left := cfg
-				tc.edit(t, filepath.Join(cfg.Root, cfg.ID, "state.json"), &left)
+				tc.edit(t, filepath.Join(cfg.Root, cfg.ID, "state.json"))
 				for range 2 {
-					require.NoError(t, Cleanup(left.ID, left.Root, left.Spec, false))
+					require.NoError(t, Cleanup(cfg.ID, cfg.Root))
 				}
 				require.Equal(t, 137, mustWait(t, c))
 				require.NoError(t, c.Delete(), "after somebody else's cleanup")
@@ -477,7 +478,7 @@ func TestCleanupAfterKilledDaemon(t *testing.T) {
 		require.Error(t, daemon.Wait())
 
 		for range 2 {
-			require.NoError(t, Cleanup(cfg.ID, cfg.Root, cfg.Spec, false))
+			require.NoError(t, Cleanup(cfg.ID, cfg.Root))
 		}
 		require.NoDirExists(t, cfg.Root)
 		requireNoCgroup(t, cfg)
@@ -493,9 +494,9 @@ func TestCleanupNeedsState(t *testing.T) {
 	needRoot(t)
 	cfg, p := newConfigFor(t.TempDir(), guest("sleep")...)
 	c := mustRun(t, cfg, p)
-	require.NoError(t, Cleanup("other", t.TempDir(), cfg.Spec, false))
+	require.NoError(t, Cleanup("other", t.TempDir()))
 	require.False(t, c.init.dead())
-	require.ErrorIs(t, Cleanup("../x", cfg.Root, cfg.Spec, false), errdefs.ErrInvalidArgument)
+	require.ErrorIs(t, Cleanup("../x", cfg.Root), errdefs.ErrInvalidArgument)
 }
 
 // TestCgroupsPathIsAbsolute: Create and Cleanup, in different cgroups
@@ -508,11 +509,82 @@ func TestCgroupsPathIsAbsolute(t *testing.T) {
 		c, err := Create(cfg, p)
 		require.NoError(t, err)
 		require.NoError(t, os.Remove(filepath.Join(cfg.Root, cfg.ID, "state.json")))
-		require.NoError(t, Cleanup(cfg.ID, cfg.Root, cfg.Spec, false))
+		require.NoError(t, Cleanup(cfg.ID, cfg.Root))
 		require.Equal(t, 137, mustWait(t, c))
 		require.NoError(t, c.Delete())
 		for _, dir := range cgroupPaths(cgroupsPath(cfg.Spec, cfg.ID, false)) {
 			require.NoDirExists(t, dir)
 		}
+	}
+}
+
+// TestMovedInit: whoever moved the init out of its cgroup, it is signalled and
+// listed.
+func TestMovedInit(t *testing.T) {
+	needRoot(t)
+	move := func(t *testing.T, pid int) {
+		other, err := manager.New(&cgroups.Cgroup{Path: cgroupParent + "/elsewhere", Resources: &cgroups.Resources{}})
+		require.NoError(t, err)
+		require.NoError(t, other.Apply(pid))
+		t.Cleanup(func() { require.NoError(t, other.Destroy()) })
+	}
+	for name, kill := range map[string]func(c *Container) error{
+		"SIGKILL":          func(c *Container) error { return c.Signal(syscall.SIGKILL, false) },
+		"SIGKILL to all":   func(c *Container) error { return c.Signal(syscall.SIGKILL, true) },
+		"by somebody else": func(c *Container) error { return c.init.signal(syscall.SIGKILL) },
+	} {
+		for pids, share := range map[string]func(Config) Config{"own pids": func(c Config) Config { return c }, "host pids": hostPID} {
+			t.Run(name+", "+pids, func(t *testing.T) {
+				cfg, p := newConfigFor(t.TempDir(), guest("sleep")...)
+				c := mustRun(t, share(cfg), p)
+				e, err := c.Exec(p.with("sleep"))
+				require.NoError(t, err)
+				move(t, c.Pid())
+				move(t, e.Pid())
+				listed, err := c.Pids()
+				require.NoError(t, err)
+				require.Contains(t, listed, c.Pid())
+				require.NoError(t, kill(c))
+				require.Equal(t, 137, mustWait(t, c))
+				require.Equal(t, 137, mustWait(t, e))
+				require.ErrorIs(t, kill(c), errdefs.ErrNotFound)
+			})
+		}
+	}
+	t.Run("SIGTERM to all", func(t *testing.T) {
+		cfg, p := newConfigFor(t.TempDir(), guest("term")...)
+		p, ready := announced(t, p)
+		c := mustRun(t, hostPID(cfg), p)
+		ready()
+		move(t, c.Pid())
+		require.NoError(t, c.Signal(syscall.SIGTERM, true))
+		require.Equal(t, 7, mustWait(t, c))
+	})
+}
+
+// TestNestedContainer: a container whose cgroup is below another's outlives it.
+func TestNestedContainer(t *testing.T) {
+	needRoot(t)
+	for name, remove := range map[string]func(c *Container) error{
+		"delete":  func(c *Container) error { return c.Delete() },
+		"cleanup": func(c *Container) error { return Cleanup(c.id, c.root) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg, p := newConfigFor(t.TempDir(), guest("sleep")...)
+			outer := mustRun(t, cfg, p)
+			cfg, p = newConfigFor(t.TempDir(), guest("sleep")...)
+			cfg.Spec.Linux.CgroupsPath = outer.cgroup.Config.Path + "/inner"
+			inner := mustRun(t, cfg, p)
+
+			require.NoError(t, outer.Signal(syscall.SIGKILL, false))
+			require.Equal(t, 137, mustWait(t, outer))
+			err := remove(outer)
+			require.ErrorIs(t, err, errdefs.ErrFailedPrecondition)
+			require.ErrorContains(t, err, strconv.Itoa(inner.Pid()))
+			require.False(t, inner.init.dead())
+
+			endCreated(t, inner)
+			require.NoError(t, remove(outer))
+		})
 	}
 }

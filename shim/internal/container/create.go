@@ -35,17 +35,14 @@ func create(cfg Config, p Process, limit patience) (*Container, error) {
 		_ = os.Remove(cfg.Root)
 		return nil, createError(cfg.ID, err)
 	}
-	c := &Container{
-		id:         cfg.ID,
-		root:       cfg.Root,
-		lc:         lc,
-		privatePID: config.Namespaces.IsPrivate(configs.NEWPID),
-		execs:      map[*Exec]struct{}{},
+	c := &Container{id: cfg.ID, root: cfg.Root, lc: lc, execs: map[*Exec]struct{}{}}
+	if c.cgroup, err = newCgroup(config); err == nil {
+		err = c.cgroup.save(c.stateDir())
 	}
-	if c.cgroup, err = newCgroup(config.Cgroups); err != nil {
+	if err != nil {
 		return nil, join(err, c.destroy())
 	}
-	c.init, err = startWithin(limit, lc, lp, c.cgroup.kill, c.destroy)
+	c.init, err = startWithin(limit, lc, lp, func() error { return c.cgroup.kill() }, c.destroy)
 	if err != nil {
 		return nil, err
 	}
@@ -58,16 +55,10 @@ func create(cfg Config, p Process, limit patience) (*Container, error) {
 
 // initExited runs between the init's end and the news of it.
 func (c *Container) initExited() {
-	if !c.privatePID {
-		_ = c.cgroup.kill()
+	if !c.cgroup.PrivatePID {
+		_ = c.killAll()
 	}
-	c.mu.Lock()
-	execs := make([]*Exec, 0, len(c.execs))
-	for e := range c.execs {
-		execs = append(execs, e)
-	}
-	c.mu.Unlock()
-	for _, e := range execs {
+	for _, e := range c.runningExecs() {
 		<-e.done
 	}
 }

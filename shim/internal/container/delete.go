@@ -31,22 +31,9 @@ func (c *Container) Delete() error {
 // destroy undoes libcontainer.Create. The state directory goes last: as long as
 // it is there, Cleanup knows that a cgroup may be, too.
 func (c *Container) destroy() error {
-	err := c.tryDestroy()
-	if err != nil && exists(c.stateDir()) {
-		// Something is still alive in the cgroup.
-		if kerr := c.cgroup.kill(); kerr != nil {
-			return join(err, kerr)
-		}
-		err = c.tryDestroy()
-	}
-	if err != nil {
+	if err := c.cgroup.remove(); err != nil {
 		return err
 	}
-	_ = os.Remove(c.root)
-	return nil
-}
-
-func (c *Container) tryDestroy() error {
 	if c.lc != nil {
 		err := c.lc.Destroy() // with poststop hooks and resctrl groups
 		if !exists(c.stateDir()) {
@@ -54,14 +41,14 @@ func (c *Container) tryDestroy() error {
 			// told, and the next call finds nothing left to do.
 			c.lc = nil
 		}
-		return err
-	}
-	if err := c.cgroup.remove(); err != nil {
-		return err
+		if err != nil {
+			return err
+		}
 	}
 	if err := os.RemoveAll(c.stateDir()); err != nil {
 		return fmt.Errorf("remove state: %w", err)
 	}
+	_ = os.Remove(c.root)
 	return nil
 }
 

@@ -5,6 +5,8 @@ package container
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"syscall"
 
 	"github.com/containerd/errdefs"
@@ -56,6 +58,13 @@ func (c *Container) Exec(p Process) (*Exec, error) {
 		return nil, c.notRunning()
 	}
 	return e, nil
+}
+
+// runningExecs are the processes that Exec started and that are not yet reaped.
+func (c *Container) runningExecs() []*Exec {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Collect(maps.Keys(c.execs))
 }
 
 func (c *Container) startExec(lp *libcontainer.Process) (*process, error) {

@@ -16,7 +16,7 @@ import (
 func (c *Container) signal(sig syscall.Signal, all bool) error {
 	var err error
 	switch {
-	case sig == syscall.SIGKILL && !c.privatePID:
+	case sig == syscall.SIGKILL && !c.cgroup.PrivatePID:
 		err = c.killAll()
 	case all && sig != syscall.SIGKILL:
 		err = c.signalAll(sig)
@@ -24,36 +24,45 @@ func (c *Container) signal(sig syscall.Signal, all bool) error {
 		err = c.init.signal(sig)
 	}
 	if err == nil && sig == syscall.SIGKILL {
-		err = c.thaw()
+		err = c.thawV1()
 	}
 	return err
 }
 
-// Pids returns the process ids of the container as the host sees them.
+// Pids returns the process ids of the container as the host sees them. A living
+// init is one of them, wherever somebody may have moved it.
 func (c *Container) Pids() ([]int, error) {
-	m, err := c.cgroup.manager()
+	pids, err := c.cgroup.pids(cgroups.GetAllPids)
 	if err != nil {
 		return nil, fmt.Errorf("list processes of container %s: %w", c.id, err)
 	}
-	pids, err := m.GetAllPids()
-	if err != nil && !gone(err) {
-		return nil, fmt.Errorf("list processes of container %s: %w", c.id, err)
+	if !slices.Contains(pids, c.Pid()) && !c.init.dead() {
+		pids = append(pids, c.Pid())
 	}
 	return pids, nil
 }
 
+// killAll kills what this process has started by itself, because it may have been
+// moved out of the cgroup, and what is in the cgroup.
 func (c *Container) killAll() error {
-	pids, err := c.Pids()
-	if err != nil {
+	err := c.init.signal(syscall.SIGKILL)
+	if err != nil && !errdefs.IsNotFound(err) {
 		return err
 	}
-	if len(pids) == 0 {
-		return c.nothingToSignal()
+	for _, e := range c.runningExecs() {
+		_ = e.signal(syscall.SIGKILL) // or it has finished
+	}
+	members, merr := c.cgroup.members()
+	if merr != nil {
+		return join(merr, err)
+	}
+	if len(members) == 0 {
+		return err
 	}
 	return c.cgroup.kill()
 }
 
-// signalAll sends sig to every process of the cgroup. Ids are checked again once
+// signalAll sends sig to every process of the container. Ids are checked again once
 // a pidfd holds them, so that a reused id is not hit.
 func (c *Container) signalAll(sig syscall.Signal) error {
 	before, err := c.Pids()
@@ -69,8 +78,6 @@ func (c *Container) signalAll(sig syscall.Signal) error {
 	for _, pid := range before {
 		if fd, err := unix.PidfdOpen(pid, 0); err == nil {
 			fds[pid] = fd
-		} else if errors.Is(err, unix.ENOSYS) {
-			fds[pid] = -1
 		}
 	}
 	after, err := c.Pids()
@@ -83,12 +90,7 @@ func (c *Container) signalAll(sig syscall.Signal) error {
 		if !slices.Contains(after, pid) {
 			continue
 		}
-		if fd < 0 {
-			err = unix.Kill(pid, sig)
-		} else {
-			err = unix.PidfdSendSignal(fd, sig, nil, 0)
-		}
-		switch {
+		switch err := unix.PidfdSendSignal(fd, sig, nil, 0); {
 		case err == nil:
 			sent++
 		case !errors.Is(err, unix.ESRCH):
@@ -101,17 +103,13 @@ func (c *Container) signalAll(sig syscall.Signal) error {
 	return join(errs...)
 }
 
-// thaw lets SIGKILL reach a paused container: a frozen process of cgroup v1
+// thawV1 lets SIGKILL reach a paused container: a frozen process of cgroup v1
 // does not even die.
-func (c *Container) thaw() error {
+func (c *Container) thawV1() error {
 	if cgroups.IsCgroup2UnifiedMode() {
 		return nil
 	}
-	m, err := c.cgroup.manager()
-	if err != nil {
-		return err
-	}
-	return thaw(m)
+	return c.cgroup.thaw()
 }
 
 func (c *Container) nothingToSignal() error {

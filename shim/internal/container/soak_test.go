@@ -281,7 +281,7 @@ func endOfLife(c *Container, cfg Config, status int) error {
 		if err := c.Delete(); err != nil {
 			return err
 		}
-		if err := Cleanup(cfg.ID, cfg.Root, cfg.Spec, false); err != nil {
+		if err := Cleanup(cfg.ID, cfg.Root); err != nil {
 			return err
 		}
 	}

@@ -141,16 +141,16 @@ func absolute(spec *specs.Spec, bundle, id string, systemd bool) *specs.Spec {
 	return &s
 }
 
-// cgroupsPath returns the spec's cgroup as both Create and Cleanup use it.
+// cgroupsPath returns the spec's cgroup, or the one that runc takes for a spec
+// without.
 func cgroupsPath(spec *specs.Spec, id string, systemd bool) string {
-	p := ""
-	if spec != nil && spec.Linux != nil {
-		p = spec.Linux.CgroupsPath
-	}
-	if systemd {
-		return p // empty, or slice:prefix:name
-	}
-	if p == "" {
+	p := spec.Linux.CgroupsPath
+	switch {
+	case systemd && p == "":
+		return ":runc:" + id // slice, prefix and name of the scope; the slice is the driver's choice
+	case systemd:
+		return p
+	case p == "":
 		p = id
 	}
 	return filepath.Clean("/" + p)

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/runc/libcontainer/configs"
 	"github.com/opencontainers/runc/libcontainer/specconv"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -106,6 +107,30 @@ func TestPaths(t *testing.T) {
 		config, err := newConfig(Config{ID: "id", Bundle: dir, Spec: spec})
 		require.NoError(t, err)
 		require.Equal(t, want, config.Cgroups.Path)
+	}
+}
+
+// TestSystemdScope: a spec that leaves the cgroup to the runtime gets the scope
+// that runc would give it, and a cleanup that knows neither spec nor options
+// finds it.
+func TestSystemdScope(t *testing.T) {
+	bundle := t.TempDir()
+	require.NoError(t, os.Mkdir(filepath.Join(bundle, "rootfs"), 0o755))
+	for path, want := range map[string]cgroups.Cgroup{
+		"":                    {Systemd: true, ScopePrefix: "runc", Name: "id"},
+		"my.slice:prefix:one": {Systemd: true, Parent: "my.slice", ScopePrefix: "prefix", Name: "one"},
+	} {
+		spec := validSpec()
+		spec.Linux.CgroupsPath = path
+		config, err := newConfig(Config{ID: "id", Bundle: bundle, Spec: spec, SystemdCgroup: true})
+		require.NoError(t, err)
+		paths := map[string]string{"": "/sys/fs/cgroup/x"}
+		created := cgroup{Config: *config.Cgroups, Paths: paths, PrivatePID: true}
+		created.Config.Resources = nil
+		require.NoError(t, created.save(bundle))
+		found, ok := loadCgroup(bundle)
+		require.True(t, ok)
+		require.Equal(t, cgroup{Config: want, Paths: paths, PrivatePID: true}, found)
 	}
 }
 

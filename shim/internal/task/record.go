@@ -13,12 +13,10 @@ import (
 
 	api "github.com/containerd/containerd/api/runtime/task/v2"
 	"github.com/containerd/containerd/v2/core/mount"
-	"github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/libwasmshim/libwasmshim/shim/internal/container"
-	"github.com/libwasmshim/libwasmshim/shim/internal/options"
 )
 
 // The records in a bundle. Both hold the bytes of a DeleteResponse.
@@ -62,11 +60,9 @@ func readRecord(bundle string) (*api.DeleteResponse, error) {
 
 // Cleanup removes everything of a container whose daemon is gone and returns
 // the encoded DeleteResponse: the recorded exit status, or 137 if the container
-// was alive until now. spec may be nil if the bundle has none. It may be called
-// again.
-func Cleanup(id, bundle string, spec *specs.Spec) ([]byte, error) {
-	systemd := options.SystemdPath(spec)
-	err := container.Cleanup(id, filepath.Join(bundle, rootDir), spec, systemd)
+// was alive until now. It may be called again.
+func Cleanup(id, bundle string) ([]byte, error) {
+	err := container.Cleanup(id, filepath.Join(bundle, rootDir))
 	if uerr := mount.UnmountRecursive(filepath.Join(bundle, "rootfs"), 0); uerr != nil {
 		err = errors.Join(err, fmt.Errorf("unmount root file system: %w", uerr))
 	}
