@@ -75,6 +75,20 @@ func TestFileIsALayer(t *testing.T) {
 	}
 }
 
+// The file at the entrypoint may have a digest, and an artifact.
+func TestFileWithArtifact(t *testing.T) {
+	args := []string{"hello", "layers"}
+	path := filepath.Join(t.TempDir(), "hello.wasm")
+	require.NoError(t, os.WriteFile(path, []byte("\x00asm"), 0o600))
+	r := startRunner(t, guest(args, record{tagEntryPath, path}, layer(0, 6, "", "sha256:aa")), args,
+		func(c *exec.Cmd) { c.ExtraFiles = append(c.ExtraFiles, memory(t, "compiled")) })
+	code, _ := r.end(t)
+	require.Equal(t, 0, code, r.stderr.String())
+	require.Equal(t, "layer 0: (none) sha256:aa\ncode: 4 bytes \"\x00asm\"\nartifact: 8 bytes \"compiled\"\ndescriptor: 1 '\x00', closed on exec 1\n"+
+		"layer 1: (none) (none)\ncode: errno 2\nartifact: errno 2\nwritten: -1\n", r.stdout.String())
+	require.Equal(t, []string{"6 0\x00too old"}, r.log)
+}
+
 // can_handle is asked of files that the core does not know, and of no other.
 func TestCanHandle(t *testing.T) {
 	dir := t.TempDir()

@@ -101,6 +101,8 @@ layer=6,7,application/wasm,sha256:0a
 layer=8,0,,
 `, decode(t, program, sample()))
 
+	require.Contains(t, decode(t, program, whole(record(13, "\x00\x00\x00\x00\x06\x00\x00\x00\x00sha256:0a"), record(6, "/a"))), "layer=0,6,,sha256:0a\n")
+
 	ok := sample()
 	for name, c := range map[string]struct{ input, want string }{
 		"empty":            {"", "no magic"},
@@ -120,6 +122,9 @@ layer=8,0,,
 		"limit too short":  {whole(record(14, "1234567")), "limit of the wrong length"},
 		"short layer":      {whole(record(13, "\x06\x00\x00\x00\x07\x00\x00")), "layer of the wrong length"},
 		"half a layer":     {whole(record(13, "\x06\x00\x00\x00\x00\x00\x00\x00a/b")), "layer without type and digest"},
+		"layer on stdin":   {whole(record(13, "\x00\x00\x00\x00\x00\x00\x00\x00\x00")), "layer without descriptor"},
+		"no path for it":   {whole(record(6, "/a"), record(6, ""), record(13, "\x00\x00\x00\x00\x00\x00\x00\x00\x00")), "layer without descriptor"},
+		"file and layer":   {whole(record(6, "/a"), record(13, "\x06\x00\x00\x00\x00\x00\x00\x00\x00"), record(13, "\x00\x00\x00\x00\x00\x00\x00\x00\x00")), "layer without descriptor"},
 		"layer on stderr":  {whole(record(13, "\x02\x00\x00\x00\x00\x00\x00\x00\x00")), "layer without descriptor"},
 		"artifact far off": {whole(record(13, "\x06\x00\x00\x00\x00\x00\x00\x01\x00")), "layer without descriptor"},
 		"half a preopen":   {whole(record(16, "/data")), "preopen without two names"},
@@ -215,6 +220,7 @@ func TestCorpus(t *testing.T) {
 	for name, want := range map[string]string{
 		"every-tag": sample(), "empty": whole(), "one": whole(record(4, "a")), "cut": sample()[:60],
 		"layer": whole(record(13, "\x06\x00\x00\x00\x07\x00\x00\x00a/b\x00sha256:0a")), "unknown": whole(record(99, "x")),
+		"file": whole(record(6, "/a"), record(13, "\x00\x00\x00\x00\x06\x00\x00\x00\x00sha256:0a")),
 	} {
 		if *update {
 			require.NoError(t, os.WriteFile("testdata/corpus/"+name, []byte(want), 0o600))

@@ -51,9 +51,9 @@ const char *wasm_shim_layer_digest(const wasm_shim_context *ctx, size_t index) {
 
 int wasm_shim_layer_fd(wasm_shim_context *ctx, size_t index) {
     const struct wasmshim_layer *l = layer(ctx, index);
-    if (l != NULL)
+    if (l != NULL && l->fd != 0)
         return (int)l->fd;
-    if (index == 0 && ctx->stage.layer_count == 0)
+    if (l != NULL || (index == 0 && ctx->stage.layer_count == 0))
         return open_file(ctx);
     errno = ENOENT;
     return -1;

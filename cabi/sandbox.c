@@ -136,7 +136,7 @@ static int allow_reading(const struct sandbox *s, uint32_t fd) {
 static int allow_layers(const struct sandbox *s, const struct wasmshim_stage *stage) {
     for (size_t i = 0; i < stage->layer_count; i++) {
         const struct wasmshim_layer *l = &stage->layers[i];
-        if (allow_reading(s, l->fd) < 0 || (l->artifact != 0 && allow_reading(s, l->artifact) < 0))
+        if ((l->fd != 0 && allow_reading(s, l->fd) < 0) || (l->artifact != 0 && allow_reading(s, l->artifact) < 0))
             return -1;
     }
     return 0;

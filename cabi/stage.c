@@ -86,8 +86,8 @@ static const char *check_layer(const struct record *r) {
     struct record names = {.len = r->len - LAYER, .value = r->value + LAYER};
     if (!is_pair(&names))
         return "layer without type and digest";
-    uint32_t artifact = u32(r->value + 4);
-    return is_layer_fd(u32(r->value)) && (artifact == 0 || is_layer_fd(artifact)) ? NULL : "layer without descriptor";
+    uint32_t fd = u32(r->value), artifact = u32(r->value + 4);
+    return (fd == 0 || is_layer_fd(fd)) && (artifact == 0 || is_layer_fd(artifact)) ? NULL : "layer without descriptor";
 }
 
 static const char *check(const struct record *r) {
@@ -212,6 +212,7 @@ const char *wasmshim_stage_decode(const uint8_t *bytes, size_t size, struct wasm
     // First everything is checked and counted, then stored: nothing is
     // allocated for bytes that turn out to be bad.
     size_t args = 0, env = 0, options = 0, hidden = 0, preopens = 0, layers = 0;
+    bool has_path = false, is_file = false;
     struct record r;
     for (size_t pos = HEADER; pos < size;) {
         const char *bad = next(bytes, size, &pos, &r);
@@ -225,7 +226,12 @@ const char *wasmshim_stage_decode(const uint8_t *bytes, size_t size, struct wasm
         hidden += r.tag == TAG_HIDDEN;
         preopens += r.tag == TAG_PREOPEN;
         layers += r.tag == TAG_LAYER;
+        is_file = is_file || (r.tag == TAG_LAYER && u32(r.value) == 0);
+        if (r.tag == TAG_ENTRY_PATH)
+            has_path = r.len > 0;
     }
+    if (is_file && (layers != 1 || !has_path))
+        return "layer without descriptor";
 
     // A record takes at least 12 bytes of at most 64 MiB: no sum can overflow.
     size_t strings = args + env + options + hidden + 4;

@@ -42,12 +42,13 @@ struct wasmshim_preopen {
     const char *guest;
 };
 
-// A layer of the guest's code. Descriptors are from WASMSHIM_FD_LAYERS on.
+// A layer of the guest's code. Descriptors are from WASMSHIM_FD_LAYERS on. The
+// only layer may do without one: it is the file at entry_path.
 struct wasmshim_layer {
     const char *media_type; // empty if it is a file
     const char *digest;     // empty if it is not known
-    uint32_t fd;
-    uint32_t artifact; // 0 if there is none; in a compiler, where it is written to
+    uint32_t fd;            // 0 for the file at entry_path
+    uint32_t artifact;      // 0 if there is none; in a compiler, where it is written to
 };
 
 enum {

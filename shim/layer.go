@@ -18,7 +18,7 @@ type Layer struct {
 	Digest    string // "sha256:..."; empty where it is not known
 
 	index    int
-	fd       int    // -1 for a file that is not open yet
+	fd       int    // 0 for a file that is not open yet
 	artifact int    // 0 if there is none
 	path     string // of a file
 	refuse   func(index int, why string)
@@ -36,7 +36,7 @@ func (l *Layer) Bytes() ([]byte, error) {
 // FD is a descriptor of the layer, for reading. It is the library's: it must
 // not be closed.
 func (l *Layer) FD() (int, error) {
-	if l.fd >= 0 {
+	if l.fd > 0 {
 		return l.fd, nil
 	}
 	fd, err := unix.Open(l.path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
@@ -84,12 +84,12 @@ func mapped(fd int) ([]byte, error) {
 // layers are those of a context, or the one file that it names.
 func layers(c *stage.Context) []*Layer {
 	if len(c.Layers) == 0 {
-		return []*Layer{{fd: -1, path: c.Path}}
+		return []*Layer{{path: c.Path}}
 	}
 	list := make([]*Layer, len(c.Layers))
 	for i, l := range c.Layers {
 		list[i] = &Layer{
-			MediaType: l.MediaType, Digest: l.Digest, index: i, fd: int(l.FD), artifact: int(l.Artifact),
+			MediaType: l.MediaType, Digest: l.Digest, index: i, fd: int(l.FD), artifact: int(l.Artifact), path: c.Path,
 			refuse: func(index int, why string) { send(stage.SayRefused, strconv.Itoa(index)+"\x00"+why) },
 		}
 	}

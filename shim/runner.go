@@ -104,9 +104,10 @@ func (g *guest) hide(c *stage.Context) error {
 func readable(c *stage.Context) []int {
 	fds := []int{stage.FDExe}
 	for _, l := range c.Layers {
-		fds = append(fds, int(l.FD))
-		if l.Artifact != 0 {
-			fds = append(fds, int(l.Artifact))
+		for _, fd := range []uint32{l.FD, l.Artifact} {
+			if fd != 0 {
+				fds = append(fds, int(fd))
+			}
 		}
 	}
 	return fds

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 )
 
 var errMalformed = errors.New("malformed context")
@@ -37,7 +38,16 @@ func Decode(b []byte) (*Context, error) {
 		}
 		b = b[size:]
 	}
-	return c, nil
+	return c, c.checkFile()
+}
+
+// checkFile refuses a layer without a descriptor that is not the file at Path.
+func (c *Context) checkFile() error {
+	isFile := slices.ContainsFunc(c.Layers, func(l Layer) bool { return l.FD == 0 })
+	if isFile && (len(c.Layers) != 1 || c.Path == "") {
+		return fmt.Errorf("%w: one of %d layers without descriptor, path %q", errMalformed, len(c.Layers), c.Path)
+	}
+	return nil
 }
 
 func (c *Context) set(tag uint32, v []byte) error {
@@ -123,7 +133,7 @@ func (c *Context) setLayer(v []byte) error {
 		FD: binary.LittleEndian.Uint32(v), Artifact: binary.LittleEndian.Uint32(v[4:]),
 		MediaType: string(mediaType), Digest: string(digest),
 	}
-	if !validFD(l.FD) || l.Artifact != 0 && !validFD(l.Artifact) {
+	if l.FD != 0 && !validFD(l.FD) || l.Artifact != 0 && !validFD(l.Artifact) {
 		return fmt.Errorf("%w: layer on descriptors %d, %d", errMalformed, l.FD, l.Artifact)
 	}
 	c.Layers = append(c.Layers, l)

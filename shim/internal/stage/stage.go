@@ -120,8 +120,9 @@ const MaxLayers = 256
 type Layer struct {
 	MediaType string // empty if it is a file
 	Digest    string // empty if it is not known
-	// Descriptors, from FDLayers on. Artifact is 0 if there is none; in a
-	// compiler it is where the artifact is to be written.
+	// Descriptors, from FDLayers on. FD is 0 for the file at Context.Path, which
+	// is the only layer then. Artifact is 0 if there is none; in a compiler it is
+	// where the artifact is to be written.
 	FD, Artifact uint32
 }
 
@@ -161,6 +162,9 @@ func (c *Context) Encode() ([]byte, error) {
 	}
 	for _, h := range c.Hidden {
 		e.str(tagHidden, h)
+	}
+	if e.err == nil {
+		e.err = c.checkFile()
 	}
 	for _, l := range c.Layers {
 		e.noNUL(tagLayer, l.MediaType)

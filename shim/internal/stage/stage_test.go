@@ -29,7 +29,9 @@ func sample() *Context {
 }
 
 func TestRoundTrip(t *testing.T) {
-	for _, c := range []*Context{{}, sample(), {NoPreopens: true}, {MustHide: true, NoPreopens: true}} {
+	for _, c := range []*Context{
+		{}, sample(), {NoPreopens: true}, {MustHide: true, NoPreopens: true}, {Path: "/a", Layers: []Layer{{Digest: "sha256:0a", Artifact: 6}}},
+	} {
 		b, err := c.Encode()
 		require.NoError(t, err)
 		got, err := Decode(b)
@@ -61,6 +63,14 @@ func TestEncodeRefusesNUL(t *testing.T) {
 	require.EqualError(t, err, `a NUL byte in argument "a\x00b"`)
 	_, err = (&Context{Preopens: []Preopen{{Host: "/", Guest: "a\x00"}}}).Encode()
 	require.ErrorContains(t, err, "preopened directory")
+}
+
+// Only the only layer can be the file at the entrypoint.
+func TestEncodeRefusesFileAmongLayers(t *testing.T) {
+	for _, c := range []*Context{{Layers: []Layer{{}}}, {Path: "/a", Layers: []Layer{{}, {FD: 6}}}} {
+		_, err := c.Encode()
+		require.ErrorIs(t, err, errMalformed)
+	}
 }
 
 func TestDecodeRefusesEveryTruncation(t *testing.T) {
