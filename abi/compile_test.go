@@ -65,7 +65,7 @@ func TestFileIsALayer(t *testing.T) {
 		{path, "layer 0: (none) (none)\ncode: 4 bytes \"\x00asm\"\nartifact: errno 2\ndescriptor: 1 '\x00', closed on exec 1\n" +
 			"layer 1: (none) (none)\ncode: errno 2\nartifact: errno 2\nwritten: -1\n"},
 		{path + "x", "layer 0: (none) (none)\ncode: errno 2\nartifact: errno 2\nlayer 1: (none) (none)\ncode: errno 2\nartifact: errno 2\nwritten: -1\n"},
-		{filepath.Dir(path), "layer 0: (none) (none)\ncode: errno 22\nartifact: errno 2\ndescriptor: -1 '\x00', closed on exec 1\n" +
+		{filepath.Dir(path), "layer 0: (none) (none)\ncode: errno 22\nartifact: errno 2\n" +
 			"layer 1: (none) (none)\ncode: errno 2\nartifact: errno 2\nwritten: -1\n"},
 	} {
 		r := startRunner(t, guest(args, record{tagEntryPath, test.path}), args)
@@ -73,6 +73,43 @@ func TestFileIsALayer(t *testing.T) {
 		require.Equal(t, 0, code, r.stderr.String())
 		require.Equal(t, test.want, r.stdout.String())
 	}
+}
+
+// Whoever writes to a guest's file, or cuts it off, does not change what an
+// engine has asked for.
+func TestFileChanges(t *testing.T) {
+	for _, first := range []string{"bytes", "descriptor"} {
+		t.Run(first, func(t *testing.T) {
+			args := []string{"hello", "rewrite", first}
+			path := filepath.Join(t.TempDir(), "hello.wasm")
+			require.NoError(t, os.WriteFile(path, []byte("original"), 0o600))
+			r := startRunner(t, guest(args, record{tagEntryPath, path}), args)
+			code, _ := r.end(t)
+			require.Equal(t, 0, code, r.stderr.String())
+			require.Equal(t, `code of a file that was cut off: 8 bytes "original"
+code of a file that was written to: 8 bytes "original"
+by its name: 8 original
+written: -1, cut off: -1
+code at the end: 8 bytes "original"
+`, r.stdout.String())
+		})
+	}
+}
+
+// A limit on the size of files is none on the size of code, but on that of a
+// descriptor's file.
+func TestFileUnderFileLimit(t *testing.T) {
+	args := []string{"hello", "layers"}
+	path := filepath.Join(t.TempDir(), "hello.wasm")
+	require.NoError(t, os.WriteFile(path, []byte("original"), 0o600))
+	r := startRunner(t, guest(args, record{tagEntryPath, path}), args, func(c *exec.Cmd) {
+		c.Args = append([]string{"sh", "-c", `ulimit -f 0; exec "$@" | cat`, "sh", c.Path}, c.Args[1:]...)
+		c.Path = "/bin/sh"
+	})
+	code, _ := r.end(t)
+	require.Equal(t, 0, code, r.stderr.String())
+	require.Equal(t, "layer 0: (none) (none)\ncode: 8 bytes \"original\"\nartifact: errno 2\nlayer 1: (none) (none)\n"+
+		"code: errno 2\nartifact: errno 2\nwritten: -1\n", r.stdout.String())
 }
 
 // The file at the entrypoint may have a digest, and an artifact.

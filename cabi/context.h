@@ -16,7 +16,7 @@ struct wasm_shim_context {
     bool has_log;                      // the daemon listens; else the log goes to stderr
     bool compiles;                     // this is a compiler: artifacts are written, not read
     char *error;                       // what wasm_shim_set_error was told last; NULL if nothing
-    int file;                          // the guest's file where there are no layers, and once it is open; else 0
+    int file;                          // a sealed copy of the guest's file, once it was asked for; else 0
     struct wasmshim_mapping *mappings; // of layers and artifacts, in turn; NULL until the first is made
 };
 

@@ -8,22 +8,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "context.h"
-
-// Where the guest is a file, it is opened here, by whoever the container's
-// user is: what that user may not read is not run.
-static int open_file(wasm_shim_context *ctx) {
-    if (ctx->file > 0)
-        return ctx->file;
-    int fd = open(ctx->stage.entry_path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-    if (fd < 0)
-        return -1;
-    ctx->file = fd;
-    return fd;
-}
 
 static const struct wasmshim_layer *layer(const wasm_shim_context *ctx, size_t index) {
     return index < ctx->stage.layer_count ? &ctx->stage.layers[index] : NULL;
@@ -49,16 +38,6 @@ const char *wasm_shim_layer_digest(const wasm_shim_context *ctx, size_t index) {
     return or_null((l != NULL ? l : &one_file)->digest);
 }
 
-int wasm_shim_layer_fd(wasm_shim_context *ctx, size_t index) {
-    const struct wasmshim_layer *l = layer(ctx, index);
-    if (l != NULL && l->fd != 0)
-        return (int)l->fd;
-    if (l != NULL || (index == 0 && ctx->stage.layer_count == 0))
-        return open_file(ctx);
-    errno = ENOENT;
-    return -1;
-}
-
 // The mapping in a slot: 2 * index for a layer, + 1 for its artifact. NULL if
 // there is no memory for it.
 static struct wasmshim_mapping *mapping(wasm_shim_context *ctx, size_t slot) {
@@ -67,9 +46,25 @@ static struct wasmshim_mapping *mapping(wasm_shim_context *ctx, size_t slot) {
     return ctx->mappings != NULL ? &ctx->mappings[slot] : NULL;
 }
 
-// Maps what fd is open on. An empty file has no pages, and is there all the
-// same.
-static int map(struct wasmshim_mapping *m, int fd) {
+// Reads from fd until there is no more or size bytes are read. Returns how many.
+static ssize_t read_all(int fd, uint8_t *bytes, size_t size) {
+    size_t n = 0;
+    while (n < size) {
+        ssize_t r = read(fd, bytes + n, size - n);
+        if (r < 0 && errno == EINTR)
+            continue;
+        if (r < 0)
+            return -1;
+        if (r == 0)
+            break;
+        n += (size_t)r;
+    }
+    return (ssize_t)n;
+}
+
+// Maps what fd is open on, or a copy of it. An empty file has no pages, and is
+// there all the same.
+static int map(struct wasmshim_mapping *m, int fd, bool copy) {
     static const uint8_t empty[1];
     struct stat st;
     if (fstat(fd, &st) < 0)
@@ -78,42 +73,119 @@ static int map(struct wasmshim_mapping *m, int fd) {
         errno = EINVAL;
         return -1;
     }
-    const void *bytes = empty;
-    if (st.st_size > 0)
-        bytes = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+    size_t size = (size_t)st.st_size;
+    if (size == 0) {
+        *m = (struct wasmshim_mapping){.bytes = empty};
+        return 0;
+    }
+    uint8_t *bytes = copy ? mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+                          : mmap(NULL, size, PROT_READ, MAP_PRIVATE, fd, 0);
     if (bytes == MAP_FAILED)
         return -1;
-    *m = (struct wasmshim_mapping){.bytes = bytes, .size = (size_t)st.st_size};
+    // A file that has become shorter is what was read; what was added to one is
+    // not.
+    ssize_t n = copy ? read_all(fd, bytes, size) : st.st_size;
+    if (n < 0 || (copy && mprotect(bytes, size, PROT_READ) < 0)) {
+        int saved = errno;
+        munmap(bytes, size);
+        errno = saved;
+        return -1;
+    }
+    *m = (struct wasmshim_mapping){.bytes = bytes, .size = (size_t)n};
     return 0;
 }
 
+// Reads the guest's file into *m, as the container's user: what that user may not
+// read is not run. A copy, because the guest or a neighbour may write to the
+// file, or cut it off, while the engine reads.
+static int copy_file(const wasm_shim_context *ctx, struct wasmshim_mapping *m) {
+    int fd = open(ctx->stage.entry_path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    if (fd < 0)
+        return -1;
+    int result = map(m, fd, true);
+    int saved = errno;
+    close(fd);
+    errno = saved;
+    return result;
+}
+
+// The layer's descriptor; 0 for the file at the entrypoint, -1 if there is no
+// such layer.
+static int inherited(const wasm_shim_context *ctx, size_t index) {
+    if (index >= wasm_shim_layer_count(ctx)) {
+        errno = ENOENT;
+        return -1;
+    }
+    const struct wasmshim_layer *l = layer(ctx, index);
+    return l != NULL ? (int)l->fd : 0;
+}
+
+static const struct wasmshim_mapping *layer_mapping(wasm_shim_context *ctx, size_t index) {
+    int fd = inherited(ctx, index);
+    struct wasmshim_mapping *m = fd >= 0 ? mapping(ctx, 2 * index) : NULL;
+    if (m == NULL || (m->bytes == NULL && (fd != 0 ? map(m, fd, false) : copy_file(ctx, m)) < 0))
+        return NULL;
+    return m;
+}
+
 static const uint8_t *give(const struct wasmshim_mapping *m, size_t *size) {
-    if (m->bytes != NULL && size != NULL)
+    if (m == NULL)
+        return NULL;
+    if (size != NULL)
         *size = m->size;
     return m->bytes;
 }
 
 const uint8_t *wasm_shim_layer_bytes(wasm_shim_context *ctx, size_t index, size_t *size) {
-    if (index >= wasm_shim_layer_count(ctx)) {
-        errno = ENOENT;
-        return NULL;
+    return give(layer_mapping(ctx, index), size);
+}
+
+static int write_all(int fd, const void *bytes, size_t size) {
+    for (const char *p = bytes; size > 0;) {
+        ssize_t n = write(fd, p, size);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return -1;
+        p += n;
+        size -= (size_t)n;
     }
-    struct wasmshim_mapping *m = mapping(ctx, 2 * index);
-    if (m == NULL || m->bytes != NULL)
-        return m != NULL ? give(m, size) : NULL;
-    bool was_open = ctx->file > 0;
-    int fd = wasm_shim_layer_fd(ctx, index);
+    return 0;
+}
+
+// Makes a file of the copy that nobody can change. Returns its descriptor.
+static int seal_copy(const struct wasmshim_mapping *m) {
+    struct rlimit limit;
+    // Else the write would end the process by SIGXFSZ.
+    if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur < m->size) {
+        errno = EFBIG;
+        return -1;
+    }
+    int fd = memfd_create("guest", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (fd < 0)
-        return NULL;
-    int result = map(m, fd);
-    // A mapping does not need the descriptor, and nobody has asked for it.
-    if (!was_open && ctx->file > 0) {
+        return -1;
+    if (write_all(fd, m->bytes, m->size) < 0 ||
+        fcntl(fd, F_ADD_SEALS, F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE) < 0) {
         int saved = errno;
-        close(ctx->file);
-        ctx->file = 0;
+        close(fd);
         errno = saved;
+        return -1;
     }
-    return result == 0 ? give(m, size) : NULL;
+    // The same bytes at the same place, but not twice in memory. Where it fails
+    // they are there twice.
+    if (m->size > 0)
+        mmap((void *)m->bytes, m->size, PROT_READ, MAP_PRIVATE | MAP_FIXED, fd, 0);
+    return fd;
+}
+
+int wasm_shim_layer_fd(wasm_shim_context *ctx, size_t index) {
+    int fd = inherited(ctx, index);
+    if (fd != 0 || ctx->file > 0)
+        return fd != 0 ? fd : ctx->file;
+    const struct wasmshim_mapping *m = layer_mapping(ctx, index);
+    if (m == NULL || (fd = seal_copy(m)) < 0)
+        return -1;
+    return ctx->file = fd;
 }
 
 int wasm_shim_artifact_fd(wasm_shim_context *ctx, size_t index) {
@@ -127,7 +199,7 @@ int wasm_shim_artifact_fd(wasm_shim_context *ctx, size_t index) {
 const uint8_t *wasm_shim_artifact_bytes(wasm_shim_context *ctx, size_t index, size_t *size) {
     int fd = wasm_shim_artifact_fd(ctx, index);
     struct wasmshim_mapping *m = fd >= 0 ? mapping(ctx, 2 * index + 1) : NULL;
-    if (m == NULL || (m->bytes == NULL && map(m, fd) < 0))
+    if (m == NULL || (m->bytes == NULL && map(m, fd, false) < 0))
         return NULL;
     return give(m, size);
 }
@@ -152,14 +224,5 @@ int wasm_shim_artifact_write(wasm_shim_context *ctx, size_t index, const void *b
         errno = ENOENT;
         return -1;
     }
-    for (const char *p = bytes; size > 0;) {
-        ssize_t n = write((int)l->artifact, p, size);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return -1;
-        p += n;
-        size -= (size_t)n;
-    }
-    return 0;
+    return write_all((int)l->artifact, bytes, size);
 }

@@ -287,15 +287,18 @@ const char *wasm_shim_entry_arg0(const wasm_shim_context *ctx);
 uint32_t wasm_shim_kind(const wasm_shim_context *ctx);
 
 /*
- * The file that holds the guest: an absolute path in the container. Returns
- * NULL where the guest comes as layers of an image, and in the compiler.
- * SINCE: 1.0
+ * The file that holds the guest: an absolute path in the container. Others may
+ * write to it while it is read: its code is layer 0. Returns NULL where the guest comes as layers of an image, and in
+ * the compiler. SINCE: 1.0
  */
 const char *wasm_shim_source_file(const wasm_shim_context *ctx);
 
 /*
  * The guest's code. An image of layers has those whose type the core or the
  * engine knows, in the manifest's order; a guest that is a file is one layer.
+ * Layers do not change: of a file, whoever may write to it, this is a copy in
+ * memory that is made when it is first asked for. Where there is an artifact,
+ * an engine need not ask.
  * index: below wasm_shim_layer_count(). media_type and digest ("sha256:...")
  * are NULL where they are not known: a file has no type.
  * bytes: maps the layer, for reading, when it is first asked for. size may be

@@ -3,48 +3,119 @@
 package shim
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strconv"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/libwasmshim/libwasmshim/shim/internal/memfile"
 	"github.com/libwasmshim/libwasmshim/shim/internal/stage"
 )
 
-// Layer is a layer of the guest's code, and what was compiled from it.
+// Layer is a layer of the guest's code, and what was compiled from it. It does
+// not change: of a file, whoever may write to it, it is a copy in memory that is
+// made when it is first asked for. Where there is an artifact, an engine need not
+// ask.
 type Layer struct {
 	MediaType string // empty where it is not known: a file has no type
 	Digest    string // "sha256:..."; empty where it is not known
 
 	index    int
-	fd       int    // 0 for a file that is not open yet
-	artifact int    // 0 if there is none
-	path     string // of a file
+	fd       int      // 0 for a file that nobody has asked a descriptor of
+	code     []byte   // nil until somebody asks
+	sealed   *os.File // what fd is of, where the layer is a file
+	artifact int      // 0 if there is none
+	path     string   // of a file
 	refuse   func(index int, why string)
 }
 
 // Bytes maps the layer, for reading. It stays in place as long as the process.
-func (l *Layer) Bytes() ([]byte, error) {
-	fd, err := l.FD()
-	if err != nil {
-		return nil, err
+func (l *Layer) Bytes() (_ []byte, err error) {
+	switch {
+	case l.code != nil:
+	case l.fd != 0:
+		l.code, err = mapped(l.fd)
+	default:
+		l.code, err = copied(l.path)
 	}
-	return mapped(fd)
+	return l.code, err
 }
 
 // FD is a descriptor of the layer, for reading. It is the library's: it must
 // not be closed.
 func (l *Layer) FD() (int, error) {
-	if l.fd > 0 {
+	if l.fd != 0 {
 		return l.fd, nil
 	}
-	fd, err := unix.Open(l.path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+	code, err := l.Bytes()
 	if err != nil {
-		return -1, &os.PathError{Op: "open", Path: l.path, Err: err}
+		return -1, err
 	}
-	l.fd = fd
-	return fd, nil
+	f, err := seal(code)
+	if err != nil {
+		return -1, err
+	}
+	l.sealed, l.fd = f, int(f.Fd())
+	return l.fd, nil
+}
+
+// copied reads a file into memory that is for reading alone. A file that has
+// become shorter meanwhile is what was read; what was added to one is not.
+func copied(path string) (_ []byte, retErr error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !st.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is not a regular file", path)
+	}
+	if st.Size() == 0 {
+		return []byte{}, nil
+	}
+	code, err := unix.Mmap(-1, 0, int(st.Size()), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+	if err != nil {
+		return nil, fmt.Errorf("memory for the %d bytes of %s: %w", st.Size(), path, err)
+	}
+	n, err := io.ReadFull(f, code)
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		err = nil
+	}
+	if err == nil {
+		err = unix.Mprotect(code, unix.PROT_READ)
+	}
+	if err != nil {
+		return nil, errors.Join(err, unix.Munmap(code))
+	}
+	return code[:n], nil
+}
+
+// seal makes a file of code that nobody can change.
+func seal(code []byte) (*os.File, error) {
+	var limit unix.Rlimit
+	// Else the write would be told by SIGXFSZ, which ends the process.
+	if err := unix.Getrlimit(unix.RLIMIT_FSIZE, &limit); err == nil && limit.Cur < uint64(len(code)) {
+		return nil, unix.EFBIG
+	}
+	f, err := memfile.New("guest")
+	if err != nil {
+		return nil, err
+	}
+	_, err = f.Write(code)
+	if err == nil {
+		err = memfile.Seal(f)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
 }
 
 // Artifact maps what Compile made of the layer; nil if there is nothing. The

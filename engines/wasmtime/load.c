@@ -17,29 +17,37 @@ static bool is_wasm(const uint8_t *bytes, size_t size) {
     return size >= 8 && memcmp(bytes, "\0asm", 4) == 0;
 }
 
+static void choose(struct guest *g, size_t layer) {
+    const char *file = wasm_shim_source_file(g->ctx);
+    const char *name = file != NULL ? file : wasm_shim_layer_digest(g->ctx, layer);
+    g->layer = layer;
+    g->path = name != NULL ? name : "the guest";
+}
+
+static int32_t read_layer(struct guest *g) {
+    g->bytes = wasm_shim_layer_bytes(g->ctx, g->layer, &g->size);
+    if (g->bytes == NULL)
+        return fail(g, WASM_SHIM_ERROR_LOAD, "cannot read %s: %s", g->path, strerror(errno));
+    return WASM_SHIM_OK;
+}
+
 // The guest is the first layer with WebAssembly in it: an image may have others,
-// for other engines.
+// for other engines. A guest that is a file would be copied by reading it, which
+// is for nothing where there is an artifact.
 int32_t find_guest(struct guest *g) {
-    g->path = wasm_shim_source_file(g->ctx);
-    for (size_t i = 0; i < wasm_shim_layer_count(g->ctx); i++) {
+    size_t count = wasm_shim_layer_count(g->ctx);
+    choose(g, 0);
+    if (count == 1 && wasm_shim_artifact_fd(g->ctx, 0) >= 0)
+        return WASM_SHIM_OK;
+    for (size_t i = 0; i < count; i++) {
         size_t size;
         const uint8_t *bytes = wasm_shim_layer_bytes(g->ctx, i, &size);
-        const char *name = g->path != NULL ? g->path : wasm_shim_layer_digest(g->ctx, i);
-        if (bytes == NULL)
-            return fail(g, WASM_SHIM_ERROR_LOAD, "cannot read %s: %s", name != NULL ? name : "the guest",
-                        strerror(errno));
-        if (g->bytes != NULL && !is_wasm(bytes, size))
-            continue;
-        g->layer = i;
-        g->bytes = bytes;
-        g->size = size;
-        g->path = name != NULL ? name : "the guest";
-        if (is_wasm(bytes, size))
+        if (bytes != NULL && is_wasm(bytes, size)) {
+            choose(g, i);
             break;
+        }
     }
-    if (g->size == 0)
-        return fail(g, WASM_SHIM_ERROR_LOAD, "%s is empty", g->path);
-    return WASM_SHIM_OK;
+    return read_layer(g);
 }
 
 // A parser's message has a drawing of the place below it; the place's numbers
@@ -70,8 +78,8 @@ static int32_t assemble(struct guest *g) {
 }
 
 // Bytes 4 to 7 are version and layer; layer 1 is a component.
-static int is_component(const struct guest *g) {
-    return g->size >= 8 && memcmp(g->bytes, "\0asm", 4) == 0 && g->bytes[6] == 1 && g->bytes[7] == 0;
+static bool is_component(const struct guest *g) {
+    return is_wasm(g->bytes, g->size) && g->bytes[6] == 1 && g->bytes[7] == 0;
 }
 
 static uint64_t now_us(void) {
@@ -90,7 +98,11 @@ static void say(struct guest *g, const char *what, size_t size, uint64_t begun) 
 
 static int32_t compile(struct guest *g) {
     uint64_t begun = now_us();
-    int32_t status = wasm_shim_kind(g->ctx) == WASM_SHIM_KIND_TEXT ? assemble(g) : WASM_SHIM_OK;
+    int32_t status = g->bytes != NULL ? WASM_SHIM_OK : read_layer(g);
+    if (status == WASM_SHIM_OK && g->size == 0)
+        status = fail(g, WASM_SHIM_ERROR_LOAD, "%s is empty", g->path);
+    if (status == WASM_SHIM_OK && wasm_shim_kind(g->ctx) == WASM_SHIM_KIND_TEXT)
+        status = assemble(g);
     if (status != WASM_SHIM_OK)
         return status;
     wasmtime_error_t *error = is_component(g) ? wasmtime_component_new(g->engine, g->bytes, g->size, &g->component)
@@ -126,9 +138,9 @@ static bool load_artifact(struct guest *g) {
         return false;
     }
     // Of a text, only its artifact says what it is.
-    bool is_text = wasm_shim_kind(g->ctx) == WASM_SHIM_KIND_TEXT;
-    wasmtime_error_t *error = deserialize(g, is_component(g), bytes, size);
-    if (error != NULL && is_text) {
+    uint32_t kind = wasm_shim_kind(g->ctx);
+    wasmtime_error_t *error = deserialize(g, kind == WASM_SHIM_KIND_COMPONENT, bytes, size);
+    if (error != NULL && kind == WASM_SHIM_KIND_TEXT) {
         wasmtime_error_delete(error);
         error = deserialize(g, true, bytes, size);
     }

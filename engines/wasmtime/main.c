@@ -42,7 +42,7 @@ void trim_memory(void) {
 // for a small guest, whose compilation ends before they would have started; else as many as there are
 // CPUs for this container. They stay, asleep, as long as the guest.
 static unsigned compiler_threads(const struct guest *g) {
-    if (g->size < SMALL_GUEST || wasm_shim_artifact_fd(g->ctx, g->layer) >= 0)
+    if (wasm_shim_artifact_fd(g->ctx, g->layer) >= 0 || g->size < SMALL_GUEST)
         return 1;
     cpu_set_t set;
     unsigned n = sched_getaffinity(0, sizeof(set), &set) == 0 ? (unsigned)CPU_COUNT(&set) : 1;

@@ -19,7 +19,7 @@ struct guest {
     wasmtime_context_t *context;
     const char *path; // or what the layer is called in messages
     size_t layer;
-    const uint8_t *bytes;
+    const uint8_t *bytes; // of the layer; NULL until they are needed
     size_t size;
     wasmtime_module_t *module;       // once loaded, one of
     wasmtime_component_t *component; // the two

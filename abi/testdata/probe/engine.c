@@ -77,6 +77,29 @@ static void print_layers(wasm_shim_context *ctx) {
     printf("written: %d\n", wasm_shim_artifact_write(ctx, 0, "x", 1));
 }
 
+// Changes the guest's own file once its code was asked for, as bytes or, if
+// that comes first, as a descriptor.
+static void print_rewritten(wasm_shim_context *ctx, bool descriptor_first) {
+    size_t size = 0;
+    char text[32] = "", name[32];
+    int fd = descriptor_first ? wasm_shim_layer_fd(ctx, 0) : -1;
+    const uint8_t *bytes = wasm_shim_layer_bytes(ctx, 0, &size);
+    int file = open(wasm_shim_source_file(ctx), O_WRONLY | O_TRUNC);
+    print_bytes("code of a file that was cut off", bytes, &size);
+    write(file, "other", 5);
+    print_bytes("code of a file that was written to", bytes, &size);
+    if (bytes != wasm_shim_layer_bytes(ctx, 0, NULL))
+        printf("mapped twice\n");
+    if (!descriptor_first)
+        fd = wasm_shim_layer_fd(ctx, 0);
+    snprintf(name, sizeof(name), "/proc/self/fd/%d", fd);
+    int again = open(name, O_RDONLY);
+    printf("by its name: %zd %s\n", pread(again, text, sizeof(text) - 1, 0), text);
+    int writable = open(name, O_RDWR);
+    printf("written: %zd, cut off: %d\n", pwrite(writable >= 0 ? writable : fd, "x", 1, 0), ftruncate(fd, 0));
+    print_bytes("code at the end", bytes, &size);
+}
+
 // What a compiler may do, line by line in its log.
 static void attempt(wasm_shim_context *ctx, const char *what, bool done) {
     char line[128];
@@ -172,6 +195,8 @@ static int32_t run_wasi(wasm_shim_context *ctx, int32_t *exit_code, void *user_d
         print(ctx);
     } else if (strcmp(verb, "layers") == 0) {
         print_layers(ctx);
+    } else if (strcmp(verb, "rewrite") == 0) {
+        print_rewritten(ctx, strcmp(with, "descriptor") == 0);
     } else if (strcmp(verb, "exit") == 0) {
         *exit_code = atoi(with);
     } else if (strcmp(verb, "status") == 0) {
