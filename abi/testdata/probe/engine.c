@@ -261,6 +261,7 @@ static const wasm_shim_option compile_verb = {
     .size = sizeof(wasm_shim_option),
     .key = "compile",
     .help = "what compile does",
+    .flags = WASM_SHIM_OPTION_AFFECTS_COMPILATION,
 };
 static const wasm_shim_option *const options[] = {&speed, &compile_verb, NULL};
 static const char *const layer_types[] = {"application/vnd.probe+wasm", NULL};
