@@ -31,6 +31,7 @@ func startWithin(limit patience, lc *libcontainer.Container, lp *libcontainer.Pr
 	results := make(chan result, 1)
 	late := make(chan struct{})
 	go func() {
+		defer useBus(lc.Config().Cgroups.Systemd)()
 		n := beginStart()
 		child, err := startChild(lc, lp)
 		if err == nil && closed(late) {

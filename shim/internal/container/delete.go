@@ -31,6 +31,7 @@ func (c *Container) Delete() error {
 // destroy undoes libcontainer.Create. The state directory goes last: as long as
 // it is there, Cleanup knows that a cgroup may be, too.
 func (c *Container) destroy() error {
+	defer useBus(c.cgroup.Config.Systemd)()
 	if err := c.cgroup.remove(); err != nil {
 		return err
 	}
