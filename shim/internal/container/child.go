@@ -69,7 +69,7 @@ func startWithin(limit patience, lc *libcontainer.Container, lp *libcontainer.Pr
 }
 
 func startChild(lc *libcontainer.Container, lp *libcontainer.Process) (*process, error) {
-	if err := lc.Start(lp); err != nil {
+	if err := inBundle(lc, func() error { return lc.Start(lp) }); err != nil {
 		// libcontainer has killed and waited, as far as it knows the process; where it
 		// has, this does nothing.
 		_ = endChild(lp)

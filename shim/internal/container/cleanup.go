@@ -44,7 +44,7 @@ func cleanup(id, root string) error {
 	if err != nil {
 		return os.RemoveAll(dir) // the state was not written yet, or a crash of the host has damaged it
 	}
-	return lc.Destroy() // runs the poststop hooks, too
+	return inBundle(lc, lc.Destroy) // runs the poststop hooks, too
 }
 
 // load reads a container from its state.json. libcontainer dereferences what it

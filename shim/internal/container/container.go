@@ -58,7 +58,8 @@ type Config struct {
 }
 
 // Process says what to run. Args and Env are used as they are; Spec has
-// everything else (user, cwd, capabilities, limits). A nil stream is /dev/null.
+// everything else (user, cwd, capabilities, limits), and the environment of hooks
+// in the container. A nil stream is /dev/null.
 type Process struct {
 	Args, Env             []string
 	Spec                  *specs.Process

@@ -30,6 +30,7 @@ func create(cfg Config, p Process, limit patience) (*Container, error) {
 	if err != nil {
 		return nil, err
 	}
+	withHookEnv(config, cfg, p)
 	defer useBus(cfg.SystemdCgroup)()
 	lc, err := libcontainer.Create(cfg.Root, cfg.ID, config)
 	if err != nil {

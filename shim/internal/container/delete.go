@@ -36,7 +36,7 @@ func (c *Container) destroy() error {
 		return err
 	}
 	if c.lc != nil {
-		err := c.lc.Destroy() // with poststop hooks and resctrl groups
+		err := inBundle(c.lc, c.lc.Destroy) // with poststop hooks and resctrl groups
 		if !exists(c.stateDir()) {
 			// All but the hooks is done, and they run once: an error of theirs is
 			// told, and the next call finds nothing left to do.

@@ -3,10 +3,13 @@
 package container
 
 import (
+	"fmt"
+
 	"github.com/opencontainers/runc/libcontainer/capabilities"
 	"github.com/opencontainers/runc/libcontainer/configs"
 	"github.com/opencontainers/runc/libcontainer/seccomp"
 	"github.com/opencontainers/runc/libcontainer/specconv"
+	runcfeatures "github.com/opencontainers/runc/types/features"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/opencontainers/runtime-spec/specs-go/features"
 )
@@ -22,11 +25,13 @@ func Features() *features.Features {
 		Linux: &features.Linux{
 			Namespaces:      specconv.KnownNamespaces(),
 			Capabilities:    capabilities.KnownCapabilities(),
-			Cgroup:          &features.Cgroup{V1: &t, V2: &t, Systemd: &t, Rdma: &t},
+			Cgroup:          &features.Cgroup{V1: &t, V2: &t, Systemd: &t, SystemdUser: &t, Rdma: &t},
 			Apparmor:        &features.Apparmor{Enabled: &t},
 			Selinux:         &features.Selinux{Enabled: &t},
-			IntelRdt:        &features.IntelRdt{Enabled: &t},
+			IntelRdt:        &features.IntelRdt{Enabled: &t, Schemata: &t, Monitoring: &t},
+			MemoryPolicy:    &features.MemoryPolicy{Modes: specconv.KnownMemoryPolicyModes(), Flags: specconv.KnownMemoryPolicyFlags()},
 			MountExtensions: &features.MountExtensions{IDMap: &features.IDMap{Enabled: &t}},
+			NetDevices:      &features.NetDevices{Enabled: &t},
 		},
 		PotentiallyUnsafeConfigAnnotations: []string{"bundle", "org.systemd.property."},
 	}
@@ -39,6 +44,8 @@ func Features() *features.Features {
 			KnownFlags:     seccomp.KnownFlags(),
 			SupportedFlags: seccomp.SupportedFlags(),
 		}
+		major, minor, patch := seccomp.Version()
+		f.Annotations = map[string]string{runcfeatures.AnnotationLibseccompVersion: fmt.Sprintf("%d.%d.%d", major, minor, patch)}
 	}
 	return f
 }
