@@ -65,7 +65,7 @@ install: ## Install header, library, pkg-config, CMake files, test kit and manua
 	@scripts/install.sh $(DESTDIR)$(PREFIX)
 
 install-shim: shim ## Install the shim to DESTDIR/PREFIX/bin
-	install -D -m 0755 $(SHIM) $(DESTDIR)$(PREFIX)/bin/$(notdir $(SHIM))
+	@scripts/put.sh 0755 $(SHIM) $(DESTDIR)$(PREFIX)/bin/$(notdir $(SHIM))
 
 dist: ## Make dist/libwasmshim-VERSION-linux-ARCH.tar.gz, the same bytes for the same commit
 	@scripts/dist.sh

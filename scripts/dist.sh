@@ -16,5 +16,5 @@ mkdir -p dist
 tar --sort=name --format=gnu --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner \
     -C build/dist -cf - "$name" | gzip -9n >"dist/$name.tar.gz.new"
 mv "dist/$name.tar.gz.new" "dist/$name.tar.gz"
-(cd dist && sha256sum "$name.tar.gz" >"$name.tar.gz.sha256")
+(cd dist && sha256sum "$name.tar.gz" >"$name.tar.gz.sha256.new" && mv "$name.tar.gz.sha256.new" "$name.tar.gz.sha256")
 echo "dist/$name.tar.gz"

@@ -26,12 +26,10 @@ CGO_ENABLED=0 go build -buildvcs=$vcs -trimpath -ldflags "-s -w" -o build/wasmsh
 go run ./scripts/sbom -version "$version" -epoch "${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 0)}" -out build/licenses
 
 # file MODE FROM TO
-file() { install -D -m "$1" "$2" "$dir/$3"; }
+file() { scripts/put.sh "$1" "$2" "$dir/$3"; }
 # text FROM TO: with the version filled in
 text() {
-    mkdir -p "$(dirname "$dir/$2")"
-    sed -e "s/@VERSION@/$version/g" -e "s/@MAJOR@/${version%%.*}/g" "$1" >"$dir/$2"
-    chmod 0644 "$dir/$2"
+    sed -e "s/@VERSION@/$version/g" -e "s/@MAJOR@/${version%%.*}/g" "$1" | file 0644 /dev/stdin "$2"
 }
 file 0644 include/wasm_shim.h include/wasm_shim.h
 file 0644 build/libwasmshim.a lib/libwasmshim.a
