@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"runtime"
 	"testing"
 
 	"github.com/containerd/containerd/v2/client"
@@ -12,6 +13,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -127,4 +129,24 @@ func badImage(t *harness.T) client.Image {
 	files["outside"] = harness.File{Link: "../../../../../../../../" + t.Dir + "/config.toml"}
 	files["loop"] = harness.File{Link: "loop"}
 	return t.Image("bad", files, ocispec.ImageConfig{Env: []string{"PATH=/bin"}})
+}
+
+// A kernel that is too old is told at the start, before anything exists.
+func TestOldKernel(t *testing.T) {
+	tt := harness.New(t, smoke.Ours)
+	result := make(chan error)
+	go func() {
+		runtime.LockOSThread() // for good: the thread ends with the goroutine
+		const uname26 = 0x20000 // the kernel names itself 2.6
+		if _, _, errno := unix.Syscall(unix.SYS_PERSONALITY, uname26, 0, 0); errno != 0 {
+			result <- errno
+			return
+		}
+		_, err := tt.TryByHand(harness.HandConfig{RootFS: "/nonexistent", Args: []string{"/hello.wasm"}})
+		result <- err
+	}()
+	err := <-result
+	require.ErrorContains(t, err, "found Linux 2.6")
+	require.ErrorContains(t, err, "accepted: Linux 5.6 and later")
+	require.Empty(t, tt.Shims())
 }

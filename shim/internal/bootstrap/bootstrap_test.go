@@ -159,3 +159,16 @@ func TestGroupOf(t *testing.T) {
 	_, err := groupOf(c, []byte("{"))
 	require.ErrorContains(t, err, "parse /b/config.json")
 }
+
+func TestCheckRelease(t *testing.T) {
+	for release, ok := range map[string]bool{
+		"5.6.0": true, "5.6": true, "5.10.0-28-amd64": true, "6.1.0": true, "10.0-rc1": true, "odd": true,
+		"5.5.19": false, "5.4.0-170-generic": false, "4.18.0-553.el8.x86_64": false, "3.10.0": false, "2.6.78": false,
+	} {
+		if ok {
+			require.NoError(t, checkRelease(release), release)
+			continue
+		}
+		require.ErrorContains(t, checkRelease(release), "found Linux "+release+", accepted: Linux 5.6 and later")
+	}
+}

@@ -33,6 +33,9 @@ var groupAnnotations = []string{
 // before Go ran: that process prints what is written to result and exits.
 func start(e Engine, c call, result *os.File) int {
 	took := steps.New()
+	if err := checkKernel(); err != nil {
+		return e.refuse(result, err)
+	}
 	config, err := readConfig(c.bundle)
 	if err != nil {
 		return e.refuse(result, err)

@@ -75,7 +75,11 @@ func startChild(lc *libcontainer.Container, lp *libcontainer.Process) (*process,
 		_ = endChild(lp)
 		return nil, err
 	}
-	return newChild(lp)
+	child, err := newChild(lp)
+	if err != nil {
+		return nil, join(err, endChild(lp))
+	}
+	return child, nil
 }
 
 // endChild kills and reaps a child that nobody else waits for.

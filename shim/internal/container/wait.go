@@ -18,8 +18,7 @@ import (
 // process is a child of this process, waited for by one goroutine.
 type process struct {
 	pid   int
-	pidfd *os.File              // nil where the kernel has none
-	lp    *libcontainer.Process // nil where there is a pidfd: it holds the container's config
+	pidfd *os.File
 
 	reaped chan struct{} // closed once exit and err are set
 	done   chan struct{} // closed once everybody may know
@@ -33,14 +32,14 @@ func newChild(lp *libcontainer.Process) (*process, error) {
 		return nil, fmt.Errorf("read process id: %w", err)
 	}
 	// The child is not reaped yet, so this is its pid and nobody else's.
-	p := &process{pid: pid, pidfd: openPidfd(pid), reaped: make(chan struct{}), done: make(chan struct{})}
-	if p.pidfd == nil {
-		p.lp = lp
+	pidfd, err := openPidfd(pid)
+	if err != nil {
+		return nil, err
 	}
-	return p, nil
+	return &process{pid: pid, pidfd: pidfd, reaped: make(chan struct{}), done: make(chan struct{})}, nil
 }
 
-func openPidfd(pid int) *os.File {
+func openPidfd(pid int) (*os.File, error) {
 	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
 	if errors.Is(err, unix.EINVAL) { // the flag came with Linux 5.10
 		if fd, err = unix.PidfdOpen(pid, 0); err == nil {
@@ -48,9 +47,9 @@ func openPidfd(pid int) *os.File {
 		}
 	}
 	if err != nil {
-		return nil
+		return nil, os.NewSyscallError("pidfd_open", err)
 	}
-	return os.NewFile(uintptr(fd), "pidfd")
+	return os.NewFile(uintptr(fd), "pidfd"), nil
 }
 
 // reap waits for the child, takes its status and runs last before anybody
@@ -63,9 +62,7 @@ func (p *process) reap(last func()) {
 		p.exit.Status = 255
 		p.err = fmt.Errorf("wait for process %d: %w", p.pid, err)
 	}
-	if p.pidfd != nil {
-		p.pidfd.Close()
-	}
+	p.pidfd.Close()
 	disown(p)
 	close(p.reaped)
 	last()
@@ -74,13 +71,6 @@ func (p *process) reap(last func()) {
 
 // waitNow takes the exit status of the child, the only wait(2) for it.
 func (p *process) waitNow() (ws syscall.WaitStatus, err error) {
-	if p.lp != nil {
-		state, err := p.lp.Wait()
-		if state == nil {
-			return ws, err
-		}
-		return state.Sys().(syscall.WaitStatus), nil
-	}
 	for {
 		_, err = syscall.Wait4(p.pid, &ws, 0, nil)
 		if !errors.Is(err, syscall.EINTR) {
@@ -90,12 +80,8 @@ func (p *process) waitNow() (ws syscall.WaitStatus, err error) {
 }
 
 // park waits in Go's poller until the child has exited, because a blocking
-// wait(2) costs the daemon one thread per process. Without a pidfd it returns at
-// once and the wait blocks.
+// wait(2) costs the daemon one thread per process.
 func (p *process) park() {
-	if p.pidfd == nil {
-		return
-	}
 	conn, err := p.pidfd.SyscallConn()
 	if err != nil {
 		return
@@ -163,9 +149,6 @@ func (p *process) signal(sig syscall.Signal) error {
 }
 
 func (p *process) kill(sig syscall.Signal) error {
-	if p.pidfd == nil {
-		return p.lp.Signal(sig)
-	}
 	conn, err := p.pidfd.SyscallConn()
 	if err != nil {
 		return os.ErrProcessDone

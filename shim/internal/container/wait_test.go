@@ -18,10 +18,9 @@ func TestSignalZombie(t *testing.T) {
 	stdin, err := cmd.StdinPipe()
 	require.NoError(t, err)
 	require.NoError(t, cmd.Start())
-	p := &process{pid: cmd.Process.Pid, pidfd: openPidfd(cmd.Process.Pid), reaped: make(chan struct{})}
-	if p.pidfd == nil {
-		t.Skip("needs a kernel with pidfd_open")
-	}
+	pidfd, err := openPidfd(cmd.Process.Pid)
+	require.NoError(t, err)
+	p := &process{pid: cmd.Process.Pid, pidfd: pidfd, reaped: make(chan struct{})}
 	defer p.pidfd.Close()
 	require.NoError(t, p.signal(0))
 	require.False(t, p.dying())
