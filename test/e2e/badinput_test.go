@@ -136,7 +136,7 @@ func TestOldKernel(t *testing.T) {
 	tt := harness.New(t, smoke.Ours)
 	result := make(chan error)
 	go func() {
-		runtime.LockOSThread() // for good: the thread ends with the goroutine
+		runtime.LockOSThread()  // for good: the thread ends with the goroutine
 		const uname26 = 0x20000 // the kernel names itself 2.6
 		if _, _, errno := unix.Syscall(unix.SYS_PERSONALITY, uname26, 0, 0); errno != 0 {
 			result <- errno

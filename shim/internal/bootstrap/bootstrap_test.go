@@ -29,24 +29,24 @@ func TestCalled(t *testing.T) {
 	}
 }
 
-func TestParseCall(t *testing.T) {
+func TestParseInvocation(t *testing.T) {
 	dir, err := filepath.EvalSymlinks(t.TempDir())
 	require.NoError(t, err)
 	t.Chdir(dir)
 
-	c, err := parseCall(strings.Fields("-namespace ns -address /run/c.sock -publish-binary /bin/c -id one -debug start"), false)
+	c, err := parseInvocation(strings.Fields("-namespace ns -address /run/c.sock -publish-binary /bin/c -id one -debug start"), false)
 	require.NoError(t, err)
-	require.Equal(t, call{namespace: "ns", id: "one", address: "/run/c.sock", bundle: dir, debug: true, action: "start"}, c)
+	require.Equal(t, invocation{namespace: "ns", id: "one", address: "/run/c.sock", bundle: dir, debug: true, action: "start"}, c)
 
-	c, err = parseCall([]string{"-namespace", "ns", "-id", "one", ""}, true)
+	c, err = parseInvocation([]string{"-namespace", "ns", "-id", "one", ""}, true)
 	require.NoError(t, err)
 	require.Equal(t, "start", c.action)
 
-	c, err = parseCall(strings.Fields("-namespace ns -id one delete"), false)
+	c, err = parseInvocation(strings.Fields("-namespace ns -id one delete"), false)
 	require.NoError(t, err)
 	require.Equal(t, filepath.Join(filepath.Dir(dir), "one"), c.bundle)
 
-	c, err = parseCall(strings.Fields("-namespace ns -id one -bundle /b/one delete"), false)
+	c, err = parseInvocation(strings.Fields("-namespace ns -id one -bundle /b/one delete"), false)
 	require.NoError(t, err)
 	require.Equal(t, "/b/one", c.bundle)
 
@@ -59,7 +59,7 @@ func TestParseCall(t *testing.T) {
 		"-namespace ns -id .. delete":  `found ".."`,
 		"-nonsense start":              "-nonsense",
 	} {
-		_, err := parseCall(strings.Fields(line), false)
+		_, err := parseInvocation(strings.Fields(line), false)
 		require.ErrorContains(t, err, want, line)
 	}
 }
@@ -71,7 +71,7 @@ func marshal(t *testing.T, m proto.Message) []byte {
 }
 
 func TestDialect(t *testing.T) {
-	c := call{id: "one", namespace: "ns"}
+	c := invocation{id: "one", namespace: "ns"}
 	dir := "/run/x"
 	runc, err := anypb.New(&options.Options{ShimCgroup: "/s"})
 	require.NoError(t, err)
@@ -146,7 +146,7 @@ func TestInfo(t *testing.T) {
 }
 
 func TestGroupOf(t *testing.T) {
-	c := call{id: "one", bundle: "/b"}
+	c := invocation{id: "one", bundle: "/b"}
 	for spec, want := range map[string]string{
 		`{}`: "one",
 		`{"annotations":{"io.kubernetes.cri.sandbox-id":"pod"}}`:                                       "pod",

@@ -12,7 +12,7 @@ import (
 // remove cleans up after one container, whatever its daemon left undone, and
 // prints its DeleteResponse. It is idempotent and touches nothing of the
 // container's pod-mates.
-func remove(c call, out io.Writer) error {
+func remove(c invocation, out io.Writer) error {
 	image.Sweep(c.address, c.namespace)
 	response, err := task.Cleanup(c.id, c.bundle)
 	removeUnused(c.bundle)

@@ -39,7 +39,7 @@ type request struct {
 
 // parseRequest reads containerd's standard input. Wrong runtime options are not
 // an error here: create meets them again, and its answers have codes.
-func parseRequest(input []byte, e Engine, c call) request {
+func parseRequest(input []byte, e Engine, c invocation) request {
 	r := request{ttrpc: os.Getenv("TTRPC_ADDRESS"), debug: c.debug}
 	// An older daemon's Any may happen to parse as BootstrapParams, but not
 	// with this call's id and namespace in it.

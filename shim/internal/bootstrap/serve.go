@@ -32,7 +32,7 @@ const firstCallTimeout = 2 * time.Minute
 
 // serve is the daemon: it answers the Task service on l until containerd shuts
 // it down. config is the text of the first container's config.json.
-func serve(e Engine, c call, req request, l *socket, config []byte, took *steps.Steps) int {
+func serve(e Engine, c invocation, req request, l *socket, config []byte, took *steps.Steps) int {
 	// The bundle goes with its container, the daemon may outlive it: a deleted
 	// working directory would fail every later create.
 	if err := os.Chdir("/"); err != nil {

@@ -31,7 +31,7 @@ var groupAnnotations = []string{
 //
 // The caller is a child that the process that containerd started forked off
 // before Go ran: that process prints what is written to result and exits.
-func start(e Engine, c call, result *os.File) int {
+func start(e Engine, c invocation, result *os.File) int {
 	took := steps.New()
 	if err := checkKernel(); err != nil {
 		return e.refuse(result, err)
@@ -58,7 +58,7 @@ func start(e Engine, c call, result *os.File) int {
 	return serve(e, c, req, l, config, took)
 }
 
-func bind(e Engine, c call, config []byte, took *steps.Steps) (_ *socket, _ request, _ []byte, retErr error) {
+func bind(e Engine, c invocation, config []byte, took *steps.Steps) (_ *socket, _ request, _ []byte, retErr error) {
 	input, err := io.ReadAll(io.LimitReader(os.Stdin, maxInput))
 	if err != nil {
 		return nil, request{}, nil, fmt.Errorf("read bootstrap parameters from standard input: %w", err)
@@ -108,7 +108,7 @@ func readConfig(bundle string) ([]byte, error) {
 
 // groupOf finds the name of the daemon's group in the text of a config.json; a
 // container without one is its own group.
-func groupOf(c call, config []byte) (string, error) {
+func groupOf(c invocation, config []byte) (string, error) {
 	var spec struct {
 		Annotations map[string]string `json:"annotations"`
 	}

@@ -79,7 +79,8 @@ func (c *Container) startExec(lp *libcontainer.Process) (*process, error) {
 	if status == libcontainer.Paused {
 		return nil, fmt.Errorf("it is paused: %w", errdefs.ErrFailedPrecondition)
 	}
-	return startWithin(usualPatience, lc, lp, nil, nil)
+	nothing := func() error { return nil } // the cgroup is the container's, which goes on
+	return startWithin(usualPatience, lc, lp, nothing, nothing)
 }
 
 func (c *Container) notRunning() error {

@@ -49,12 +49,13 @@ func beginStart() uint64 {
 // what is left of failed ones is killed and reaped, as soon as no older start
 // that may own it is under way.
 func endStart(n uint64, child *process) {
-	for _, s := range settle(n, child) {
+	for _, s := range takeOrphans(n, child) {
 		s.reap()
 	}
 }
 
-func settle(n uint64, child *process) (orphans []suspect) {
+// takeOrphans ends a start and returns whom no start owns any more.
+func takeOrphans(n uint64, child *process) (orphans []suspect) {
 	starts.Lock()
 	defer starts.Unlock()
 	delete(starts.underWay, n)

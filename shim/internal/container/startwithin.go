@@ -38,11 +38,11 @@ func startWithin(limit patience, lc *libcontainer.Container, lp *libcontainer.Pr
 			child, err = nil, join(context.DeadlineExceeded, endChild(lp))
 		}
 		if err != nil {
-			err = join(err, call(kill))
+			err = join(err, kill())
 		}
 		endStart(n, child)
 		if err != nil {
-			err = join(err, call(undo))
+			err = join(err, undo())
 		}
 		results <- result{child, err}
 	}()
@@ -55,7 +55,7 @@ func startWithin(limit patience, lc *libcontainer.Container, lp *libcontainer.Pr
 	}
 	close(late)
 	err := fmt.Errorf("it was not up after %s and is being killed: %w", limit.start, context.DeadlineExceeded)
-	err = join(err, call(kill))
+	err = join(err, kill())
 	timer.Reset(limit.end)
 	select {
 	case r := <-results:
@@ -102,11 +102,4 @@ func join(errs ...error) (joined error) {
 		}
 	}
 	return joined
-}
-
-func call(f func() error) error {
-	if f == nil {
-		return nil
-	}
-	return f()
 }

@@ -39,8 +39,8 @@ func (e Engine) Binary() string {
 	return "containerd-shim-" + e.ShimName + "-v1"
 }
 
-// call is one invocation by containerd.
-type call struct {
+// invocation is one call of the binary by containerd.
+type invocation struct {
 	namespace string
 	id        string
 	address   string // containerd's gRPC socket
@@ -68,10 +68,10 @@ func Called(args []string) bool {
 
 func isAction(word string) bool { return word == "start" || word == "delete" }
 
-// parseCall parses containerd's flags. started says that the action is start:
+// parseInvocation parses containerd's flags. started says that the action is start:
 // the daemon's command line has lost the word.
-func parseCall(args []string, started bool) (call, error) {
-	var c call
+func parseInvocation(args []string, started bool) (invocation, error) {
+	var c invocation
 	fs := flag.NewFlagSet("containerd-shim", flag.ContinueOnError)
 	fs.SetOutput(io.Discard)
 	fs.StringVar(&c.namespace, "namespace", "", "")
@@ -123,7 +123,7 @@ func parseCall(args []string, started bool) (call, error) {
 // Run does what containerd asks for and returns the exit code. resultFD is
 // where the start role answers.
 func Run(e Engine, args []string, resultFD int) int {
-	c, err := parseCall(args, resultFD >= 0)
+	c, err := parseInvocation(args, resultFD >= 0)
 	if err == nil {
 		switch {
 		case c.info:
