@@ -178,6 +178,14 @@ func TestCompile(t *testing.T) {
 	require.Regexp(t, `level=info msg="compiled .*/hello.wasm: an artifact of 17 bytes in `, stderr)
 }
 
+// Nor does what the engine has left to do at the process's end unmake an
+// artifact.
+func TestNothingRunsAfterTheCompiler(t *testing.T) {
+	stdout, stderr := compileAndRun(t, "-o", "compile=atexit")
+	require.Contains(t, stdout, "artifact: 17 bytes")
+	require.Empty(t, stderr)
+}
+
 // A log that is too much for its reader costs lines, not the artifact.
 func TestCompilerLogsMuch(t *testing.T) {
 	stdout, stderr := compileAndRun(t, "--log-level", "info", "-o", "compile=log-much")

@@ -218,7 +218,8 @@ func TestExitCodes(t *testing.T) {
 		{args: []string{"status", "4", "unreachable\n at f"}, code: 134, status: "trap\x00unreachable\n at f", message: "unreachable\n at f"},
 		{args: []string{"status", "5"}, code: 126, status: "load\x00the engine does not run this kind of guest", message: "the engine does not run this kind of guest"},
 		{args: []string{"status", "-77"}, code: 125, status: "run\x00the engine returned an unknown status", message: "the engine returned an unknown status"},
-		{args: []string{"abort"}, code: 134},
+		{args: []string{"abort"}, code: 134, status: "run\x00the engine crashed, by signal 6 (aborted)"},
+		{args: []string{"exit", "134"}, code: 134},
 	} {
 		t.Run(strings.Join(c.args, " "), func(t *testing.T) {
 			r, code, status := run(t, c.args...)
@@ -314,6 +315,19 @@ func TestStop(t *testing.T) {
 	require.Equal(t, 128+int(syscall.SIGUSR1), code, "being stopped is no trap")
 	require.Empty(t, status)
 
+	r = ready(t, "slow-stop")
+	require.NoError(t, r.Process.Signal(syscall.SIGUSR1))
+	code, status = r.end(t)
+	require.Equal(t, 128+int(syscall.SIGUSR1), code, "a guest that ends before stop returns")
+	require.Empty(t, status)
+
+	r = ready(t, "stop-twice")
+	require.NoError(t, r.Process.Signal(syscall.SIGUSR1))
+	require.NoError(t, r.Process.Signal(syscall.SIGUSR2))
+	code, _ = r.end(t)
+	require.Contains(t, []int{128 + int(syscall.SIGUSR1), 128 + int(syscall.SIGUSR2)}, code)
+	require.Empty(t, r.stderr.String())
+
 	r = ready(t, "until-stopped")
 	start := time.Now()
 	require.NoError(t, r.Process.Signal(syscall.SIGUSR2))
@@ -339,10 +353,23 @@ func TestClosedOutputIsAnError(t *testing.T) {
 	require.Equal(t, 9, code, "EPIPE, not SIGPIPE")
 }
 
-func TestAtexitRuns(t *testing.T) {
-	r, code, _ := run(t, "atexit")
-	require.Equal(t, 0, code)
-	require.Equal(t, "atexit ran\n", r.stdout.String())
+// What an engine has left to do at the process's end does not change how the
+// guest has ended; what it wrote is written.
+func TestNothingRunsAfterTheGuest(t *testing.T) {
+	r, code, status := run(t, "atexit", "7")
+	require.Equal(t, 7, code)
+	require.Equal(t, "buffered\n", r.stdout.String())
+	require.Empty(t, status)
+}
+
+// Any thread may set the error, also while it is reported.
+func TestErrorsOfManyThreads(t *testing.T) {
+	const text = "one of many lines, each of which is as good as the others are, and not a part of two"
+	for range 5 {
+		r, code, status := run(t, "complain")
+		require.Equal(t, 126, code, r.stderr.String())
+		require.True(t, strings.HasSuffix(text, strings.TrimPrefix(status, "load\x00")), status)
+	}
 }
 
 // The runner is the engine's alone: one thread, no Go heap, no descriptor but

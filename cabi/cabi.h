@@ -42,7 +42,7 @@ int wasmshim_compiler(int argc, char **argv, const wasm_shim_engine *engine);
 
 // Sets handler for every signal that terminates by default and is not raised
 // by a fault, and unblocks all signals.
-void wasmshim_catch_signals(void (*handler)(int));
+void wasmshim_catch_signals(void (*handler)(int, siginfo_t *, void *));
 
 // Starts the Go runtime; only then may a Go export be called. argv must be the
 // process's own: Go finds environment and auxiliary vector behind it.

@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <unistd.h>
@@ -35,13 +36,15 @@ static void follow_daemon(void) {
     fcntl(WASMSHIM_FD_STATUS, F_SETFL, O_ASYNC | fcntl(WASMSHIM_FD_STATUS, F_GETFL));
 }
 
-static int failed(const wasm_shim_engine *engine, const wasm_shim_context *ctx, int32_t status) {
-    const char *cause = ctx->error != NULL               ? ctx->error
+static int failed(const wasm_shim_engine *engine, wasm_shim_context *ctx, int32_t status) {
+    char *error = wasmshim_take_error(ctx);
+    const char *cause = error != NULL                    ? error
                         : status == WASM_SHIM_ERROR_LOAD ? "the guest cannot be read"
                         : status == WASM_SHIM_ERROR_COMPILE || status == WASM_SHIM_ERROR
                             ? "the guest cannot be compiled"
                             : "the engine returned an unknown status";
     wasmshim_report(engine->name, "compile", cause);
+    free(error);
     return status == WASM_SHIM_ERROR_LOAD || status == WASM_SHIM_ERROR_COMPILE ? WASMSHIM_EXIT_LOAD
                                                                                : WASMSHIM_EXIT_ERROR;
 }
@@ -51,7 +54,7 @@ int wasmshim_compiler(int argc, char **argv, const wasm_shim_engine *engine) {
     prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
     follow_daemon();
     signal(SIGXFSZ, SIG_IGN); // an artifact that is too large is an error of its write
-    static wasm_shim_context ctx = {.compiles = true};
+    static wasm_shim_context ctx = {.compiles = true, .error_lock = PTHREAD_MUTEX_INITIALIZER};
     const char *bad = wasmshim_take_over(argc, argv, engine, &ctx);
     if (bad != NULL) {
         wasmshim_report(engine->name, "compile", bad);

@@ -26,8 +26,20 @@ int32_t wasmshim_log_level(const char *name) {
 }
 
 void wasm_shim_set_error(wasm_shim_context *ctx, const char *message) {
-    free(ctx->error);
-    ctx->error = message != NULL ? strdup(message) : NULL;
+    char *error = message != NULL ? strdup(message) : NULL;
+    pthread_mutex_lock(&ctx->error_lock);
+    char *last = ctx->error;
+    ctx->error = error;
+    pthread_mutex_unlock(&ctx->error_lock);
+    free(last);
+}
+
+char *wasmshim_take_error(wasm_shim_context *ctx) {
+    pthread_mutex_lock(&ctx->error_lock);
+    char *error = ctx->error;
+    ctx->error = NULL;
+    pthread_mutex_unlock(&ctx->error_lock);
+    return error;
 }
 
 static struct iovec text(const char *s) {

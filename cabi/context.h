@@ -3,6 +3,7 @@
 #ifndef WASMSHIM_CONTEXT_H
 #define WASMSHIM_CONTEXT_H
 
+#include <pthread.h>
 #include <stdbool.h>
 #include <sys/uio.h>
 
@@ -13,9 +14,10 @@ struct wasm_shim_context {
     struct wasmshim_stage stage;
     const char *engine; // its name
     int32_t log_level;
-    bool has_log;                      // the daemon listens; else the log goes to stderr
-    bool compiles;                     // this is a compiler: artifacts are written, not read
-    char *error;                       // what wasm_shim_set_error was told last; NULL if nothing
+    bool has_log;  // the daemon listens; else the log goes to stderr
+    bool compiles; // this is a compiler: artifacts are written, not read
+    pthread_mutex_t error_lock;
+    char *error;                       // guarded by error_lock: what wasm_shim_set_error was told last; NULL if nothing
     int file;                          // a sealed copy of the guest's file, once it was asked for; else 0
     struct wasmshim_mapping *mappings; // of layers and artifacts, in turn; NULL until the first is made
 };
@@ -30,7 +32,18 @@ struct wasmshim_mapping {
 // process. Returns NULL, or what is wrong.
 const char *wasmshim_take_over(int argc, char **argv, const wasm_shim_engine *engine, wasm_shim_context *ctx);
 
-// Says why there is no result: as data to the daemon, and as text on stderr.
+// What wasm_shim_set_error was told last, NULL if nothing. The caller frees it.
+char *wasmshim_take_error(wasm_shim_context *ctx);
+
+// Ends the process once the engine has returned. Its destructors and atexit
+// handlers are not run: threads of its own may still use what they destroy, and
+// a crash there would be taken for the guest's end. What it has written is.
+_Noreturn void wasmshim_end(int code);
+
+// Says as data to the daemon why there is no result. Async-signal-safe.
+void wasmshim_tell_failure(const char *where, const char *cause);
+
+// The same, and as text on stderr.
 void wasmshim_report(const char *engine, const char *where, const char *cause);
 
 // Sends the daemon a message in one piece. Never waits: what finds no room is

@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "_cgo_export.h"
+#include "context.h"
 
 // Go's own constructor, moved out of .init_array by scripts/pack.sh so that it
 // does not run before nsexec, which needs a process with a single thread. The
@@ -31,7 +32,9 @@ void wasmshim_start_go(int argc, char **argv) {
         (*c)(argc, argv, environ);
 }
 
-static void end_created(int sig) {
+static void end_created(int sig, siginfo_t *info, void *unused) {
+    (void)info;
+    (void)unused;
     _exit(WASMSHIM_EXIT_SIGNAL + sig);
 }
 
@@ -187,9 +190,9 @@ int wasm_shim_main(int argc, char **argv, const wasm_shim_engine *given) {
         return runner || compiler ? WASMSHIM_EXIT_ERROR : 1;
     }
     if (runner)
-        return wasmshim_runner(argc, argv, &engine);
+        wasmshim_end(wasmshim_runner(argc, argv, &engine));
     if (compiler)
-        return wasmshim_compiler(argc, argv, &engine);
+        wasmshim_end(wasmshim_compiler(argc, argv, &engine));
 
     const char *bundle = ".";
     char *word = command(argc, argv, &bundle);

@@ -4,6 +4,7 @@
 // how they say what went wrong.
 
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -13,16 +14,17 @@
 
 #include "context.h"
 
-// Says what went wrong, and where: as data to the daemon, which never makes us
-// wait, and as text on the container's stderr.
-void wasmshim_report(const char *engine, const char *where, const char *cause) {
+void wasmshim_tell_failure(const char *where, const char *cause) {
     struct iovec record[] = {
         {.iov_base = "", .iov_len = 1},
         {.iov_base = (void *)where, .iov_len = strlen(where) + 1},
         {.iov_base = (void *)cause, .iov_len = strlen(cause)},
     };
     wasmshim_tell(record, sizeof(record) / sizeof(record[0]));
+}
 
+void wasmshim_report(const char *engine, const char *where, const char *cause) {
+    wasmshim_tell_failure(where, cause);
     struct iovec line[] = {
         {.iov_base = (void *)engine, .iov_len = strlen(engine)},
         {.iov_base = ": ", .iov_len = 2},
@@ -31,6 +33,11 @@ void wasmshim_report(const char *engine, const char *where, const char *cause) {
     };
     ssize_t n = writev(STDERR_FILENO, line, sizeof(line) / sizeof(line[0]));
     (void)n; // nobody is left to tell
+}
+
+void wasmshim_end(int code) {
+    fflush(NULL);
+    _exit(code);
 }
 
 // Reads the context into memory that lives as long as the process.

@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,7 +22,9 @@ enum {
 
 // Read by the signal handler; set before it is installed.
 static const wasm_shim_engine *engine;
-static volatile sig_atomic_t stopped_by;
+// The first signal; set before the engine is asked to stop, so that however the
+// guest ends then, this is why.
+static atomic_int stopped_by;
 
 static int fail(const char *where, const char *format, ...) {
     char cause[1024];
@@ -33,13 +36,24 @@ static int fail(const char *where, const char *format, ...) {
     return WASMSHIM_EXIT_ERROR;
 }
 
-// Runs on any thread, at any time. A PID 1 ignores signals that it has no
-// handler for, so this ends the process as the default action would have done
-// elsewhere. A second signal does not wait for the first one's deadline.
-static void on_signal(int sig) {
+// Says whether this process has called abort.
+static bool is_abort(int sig, const siginfo_t *info) {
+    return sig == SIGABRT && info->si_code == SI_TKILL && info->si_pid == getpid();
+}
+
+// Runs on any thread, at any time, also on two at once. A PID 1 ignores signals
+// that it has no handler for, so this ends the process as the default action
+// would have done elsewhere. A second signal does not wait for the first one's
+// deadline, nor for stop to return.
+static void on_signal(int sig, siginfo_t *info, void *unused) {
+    (void)unused;
     int saved = errno;
-    if (stopped_by == 0 && engine->stop != NULL && engine->stop(sig, engine->user_data) == WASM_SHIM_OK) {
-        stopped_by = sig;
+    int first = 0;
+    if (!atomic_compare_exchange_strong(&stopped_by, &first, sig))
+        _exit(WASMSHIM_EXIT_SIGNAL + first);
+    if (is_abort(sig, info)) {
+        wasmshim_tell_failure("run", "the engine crashed, by signal 6 (aborted)");
+    } else if (engine->stop != NULL && engine->stop(sig, engine->user_data) == WASM_SHIM_OK) {
         uint32_t ms = engine->stop_deadline_ms != 0 ? engine->stop_deadline_ms : STOP_DEADLINE_MS;
         struct itimerval deadline = {.it_value = {.tv_sec = ms / 1000, .tv_usec = (ms % 1000) * 1000}};
         if (setitimer(ITIMER_REAL, &deadline, NULL) == 0) {
@@ -47,16 +61,16 @@ static void on_signal(int sig) {
             return;
         }
     }
-    _exit(WASMSHIM_EXIT_SIGNAL + (stopped_by != 0 ? stopped_by : sig));
+    _exit(WASMSHIM_EXIT_SIGNAL + sig);
 }
 
-void wasmshim_catch_signals(void (*handler)(int)) {
+void wasmshim_catch_signals(void (*handler)(int, siginfo_t *, void *)) {
     // Those that are not raised by a fault: these stay the engine's.
     static const int terminating[] = {SIGHUP,  SIGINT,  SIGQUIT,   SIGABRT, SIGUSR1, SIGUSR2, SIGALRM,  SIGTERM,
                                       SIGXCPU, SIGXFSZ, SIGVTALRM, SIGPROF, SIGIO,   SIGPWR,  SIGSTKFLT};
     // The alternate stack, where a thread has one: a guest may have filled its
     // own to the brim.
-    struct sigaction action = {.sa_handler = handler, .sa_flags = SA_ONSTACK};
+    struct sigaction action = {.sa_sigaction = handler, .sa_flags = SA_ONSTACK | SA_SIGINFO};
     sigfillset(&action.sa_mask);
     for (size_t i = 0; i < sizeof(terminating) / sizeof(terminating[0]); i++)
         sigaction(terminating[i], &action, NULL);
@@ -105,11 +119,14 @@ static int run(wasm_shim_context *ctx) {
     if (status == WASM_SHIM_OK)
         return exit_code & 0xff;
     // Whatever a stopped guest fails with, the signal is the reason.
-    if (stopped_by != 0)
-        return WASMSHIM_EXIT_SIGNAL + stopped_by;
+    int signal = atomic_load(&stopped_by);
+    if (signal != 0)
+        return WASMSHIM_EXIT_SIGNAL + signal;
 
     struct outcome o = outcome(status);
-    wasmshim_report(engine->name, o.where, ctx->error != NULL ? ctx->error : o.text);
+    char *error = wasmshim_take_error(ctx);
+    wasmshim_report(engine->name, o.where, error != NULL ? error : o.text);
+    free(error);
     return o.code;
 }
 
@@ -120,7 +137,7 @@ int wasmshim_runner(int argc, char **argv, const wasm_shim_engine *e) {
     // A PID 1 never dies of it, so that a write says EPIPE; the same elsewhere.
     signal(SIGPIPE, SIG_IGN);
 
-    static wasm_shim_context ctx;
+    static wasm_shim_context ctx = {.error_lock = PTHREAD_MUTEX_INITIALIZER};
     const char *bad = wasmshim_take_over(argc, argv, e, &ctx);
     if (bad != NULL)
         return fail("load", "context: %s", bad);

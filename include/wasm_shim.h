@@ -165,7 +165,8 @@ typedef struct wasm_shim_engine {
      * eight bits count, and it is not looked at unless WASM_SHIM_OK is returned.
      * Returns WASM_SHIM_OK when the guest ran to its end, whatever its exit
      * code; else one of WASM_SHIM_ERROR*, after wasm_shim_set_error().
-     * Exiting the process from within is allowed.
+     * The process ends then by _exit: what stdio holds is written, destructors
+     * and atexit handlers are not run. Exiting it from within is allowed.
      * THREAD: the process's first, on its own stack. No signal is blocked.
      * Handlers are set for every signal that terminates by default and is not
      * raised by a fault (SIGTERM, SIGINT, ...), and SIGPIPE is ignored; the

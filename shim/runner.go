@@ -38,7 +38,7 @@ const hiddenEnv = "_WASMSHIM_HIDDEN"
 type guest struct {
 	engine    Engine
 	name      string
-	stoppedBy atomic.Int32 // the first signal that the engine said it would heed
+	stoppedBy atomic.Int32 // the first signal
 	tell      bool         // the daemon listens
 }
 
@@ -207,18 +207,21 @@ func (g *guest) catchSignals() {
 }
 
 // stop ends the process, unless the engine ends the guest. A second signal does
-// not wait for the first one's deadline.
+// not wait for the first one's deadline, nor for Stop to return.
 func (g *guest) stop(sig syscall.Signal) {
-	first := g.stoppedBy.Load()
-	if s, ok := g.engine.(Stopper); ok && first == 0 {
-		if deadline, handled := s.Stop(sig); handled {
-			g.stoppedBy.Store(int32(sig))
-			time.AfterFunc(deadline, func() { os.Exit(exitSignal + int(sig)) })
-			return
+	// Before the engine is asked: however the guest ends then, this is why.
+	if !g.stoppedBy.CompareAndSwap(0, int32(sig)) {
+		os.Exit(exitSignal + int(g.stoppedBy.Load()))
+	}
+	s, ok := g.engine.(Stopper)
+	if !ok {
+		os.Exit(exitSignal + int(sig))
+	}
+	go func() {
+		deadline, handled := s.Stop(sig)
+		if !handled {
+			os.Exit(exitSignal + int(sig))
 		}
-	}
-	if first != 0 {
-		sig = syscall.Signal(first)
-	}
-	os.Exit(exitSignal + int(sig))
+		time.AfterFunc(deadline, func() { os.Exit(exitSignal + int(sig)) })
+	}()
 }

@@ -5,9 +5,11 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdbool.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,7 +20,7 @@
 
 #include "wasm_shim.h"
 
-static volatile sig_atomic_t stopped;
+static volatile sig_atomic_t stopped, slow_stop;
 
 static void print(const wasm_shim_context *ctx) {
     const char *const *list;
@@ -125,6 +127,11 @@ static void try_all(wasm_shim_context *ctx) {
     attempt(ctx, "kill another", kill(2, 0) == 0);
 }
 
+// What a destructor of the engine's may do to the exit code.
+static void at_exit(void) {
+    abort();
+}
+
 static int32_t compile(wasm_shim_context *ctx, void *user_data) {
     const char *verb = wasm_shim_option_value(ctx, "compile");
     if (user_data != &stopped)
@@ -143,6 +150,8 @@ static int32_t compile(wasm_shim_context *ctx, void *user_data) {
         *(volatile int *)NULL = 0;
     if (strcmp(verb, "exit") == 0)
         exit(9);
+    if (strcmp(verb, "atexit") == 0)
+        atexit(at_exit);
     if (strcmp(verb, "log-and-hang") == 0)
         wasm_shim_log(ctx, WASM_SHIM_LOG_INFO, "hangs", NULL);
     if (strcmp(verb, "hang") == 0 || strcmp(verb, "log-and-hang") == 0)
@@ -180,8 +189,34 @@ static int32_t compile(wasm_shim_context *ctx, void *user_data) {
     return WASM_SHIM_OK;
 }
 
-static void at_exit(void) {
-    printf("atexit ran\n");
+// Waits for one signal alone, which finds no other thread.
+static void *wait_for(void *sig) {
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, (int)(intptr_t)sig);
+    pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+    for (;;)
+        pause();
+    return NULL;
+}
+
+// Takes signals in threads that are not the guest's: one thread each.
+static void take_signals_elsewhere(void) {
+    slow_stop = 1;
+    sigset_t all;
+    sigfillset(&all);
+    pthread_sigmask(SIG_BLOCK, &all, NULL);
+    pthread_t thread;
+    pthread_create(&thread, NULL, wait_for, (void *)(intptr_t)SIGUSR1);
+    pthread_create(&thread, NULL, wait_for, (void *)(intptr_t)SIGUSR2);
+    usleep(50000);
+}
+
+static void *complain(void *ctx) {
+    static const char text[] = "one of many lines, each of which is as good as the others are, and not a part of two";
+    for (unsigned i = 0;; i++)
+        wasm_shim_set_error(ctx, text + i % 64);
+    return NULL;
 }
 
 static int32_t run_wasi(wasm_shim_context *ctx, int32_t *exit_code, void *user_data) {
@@ -211,6 +246,25 @@ static int32_t run_wasi(wasm_shim_context *ctx, int32_t *exit_code, void *user_d
         wasm_shim_log(ctx, WASM_SHIM_LOG_INFO, "with fields", (const char *const[]){"size=3", "name=two words", NULL});
     } else if (strcmp(verb, "atexit") == 0) {
         atexit(at_exit);
+        printf("buffered\n");
+        *exit_code = atoi(with);
+    } else if (strcmp(verb, "complain") == 0) {
+        pthread_t thread;
+        for (int i = 0; i < 4; i++)
+            pthread_create(&thread, NULL, complain, ctx);
+        usleep(100000);
+        return WASM_SHIM_ERROR_LOAD;
+    } else if (strcmp(verb, "slow-stop") == 0) {
+        take_signals_elsewhere();
+        write(1, "ready\n", 6);
+        while (!stopped)
+            usleep(1000);
+        return WASM_SHIM_ERROR_TRAP;
+    } else if (strcmp(verb, "stop-twice") == 0) {
+        take_signals_elsewhere();
+        write(1, "ready\n", 6);
+        for (;;)
+            pause();
     } else if (strcmp(verb, "sleep") == 0) {
         write(1, "ready\n", 6);
         for (;;)
@@ -244,10 +298,15 @@ static int32_t can_handle(wasm_shim_context *ctx, void *user_data) {
 
 // SIGUSR1 is stopped for, SIGUSR2 only promises to; the rest is not ours.
 static int32_t stop(int32_t sig, void *user_data) {
+    static int entered;
     if (user_data != &stopped)
         return WASM_SHIM_ERROR;
+    if (__atomic_fetch_add(&entered, 1, __ATOMIC_SEQ_CST) > 0)
+        write(2, "stop was called twice\n", 22);
     if (sig == SIGUSR1)
         stopped = 1;
+    if (slow_stop)
+        usleep(50000);
     return sig == SIGUSR1 || sig == SIGUSR2 ? WASM_SHIM_OK : WASM_SHIM_UNSUPPORTED;
 }
 

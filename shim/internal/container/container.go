@@ -72,6 +72,7 @@ type Process struct {
 type Exit struct {
 	// Status is 0-255, or 128+n after signal n.
 	Status int
+	Signal syscall.Signal // that has ended it; 0 if it has exited
 	At     time.Time
 }
 

@@ -58,6 +58,9 @@ func (p *process) reap(last func()) {
 	p.park()
 	ws, err := p.waitNow()
 	p.exit = Exit{Status: status(ws), At: time.Now()}
+	if ws.Signaled() {
+		p.exit.Signal = ws.Signal()
+	}
 	if err != nil {
 		p.exit.Status = 255
 		p.err = fmt.Errorf("wait for process %d: %w", p.pid, err)

@@ -69,8 +69,8 @@ func (s *Service) await(t *task) {
 		logger := t.log.WithField("status", exit.Status)
 		if t.status.Cause != "" {
 			logger.WithField("stage", t.status.At).Warnf("guest failed: %s", t.status.Cause)
-		} else if sig := syscall.Signal(exit.Status - 128); isFault(sig) {
-			logger.Warnf("guest failed: the engine crashed, by signal %d (%s)", int(sig), sig)
+		} else if isFault(exit.Signal) {
+			logger.Warnf("guest failed: the engine crashed, by signal %d (%s)", int(exit.Signal), exit.Signal)
 		}
 	}
 	if err := writeRecord(t.bundle, exitRecord, t.record()); err != nil {
