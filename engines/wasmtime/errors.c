@@ -2,6 +2,7 @@
 
 #include "wasmtime.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <pthread.h>
 #include <stdarg.h>
@@ -9,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 
 static pthread_mutex_t error_lock = PTHREAD_MUTEX_INITIALIZER;
 static bool error_is_final; // guarded by error_lock
@@ -91,6 +93,22 @@ char *error_line(wasmtime_error_t *error) {
     return text;
 }
 
+bool lacks_memory(const char *why) {
+    return strstr(why, strerror(ENOMEM)) != NULL;
+}
+
+// What is to be done about an error, behind it; "" if that is not known.
+static void advise(const char *why, char *advice, size_t size) {
+    struct rlimit limit;
+    advice[0] = 0;
+    if (lacks_memory(why) && getrlimit(RLIMIT_AS, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY)
+        snprintf(advice, size,
+                 ": the container limits its address space (RLIMIT_AS) to %" PRIu64
+                 " bytes, of which wasmtime reserves 4.1 GiB for each memory of a guest: remove it; the container's "
+                 "limit on memory holds",
+                 (uint64_t)limit.rlim_cur);
+}
+
 int32_t fail_with(struct guest *g, int32_t status, wasmtime_error_t *error, const char *format, ...) {
     char what[1024];
     va_list args;
@@ -98,7 +116,9 @@ int32_t fail_with(struct guest *g, int32_t status, wasmtime_error_t *error, cons
     vsnprintf(what, sizeof(what), format, args);
     va_end(args);
     char *why = error_line(error);
-    fail(g, status, "%s: %s", what, why);
+    char advice[512];
+    advise(why, advice, sizeof(advice));
+    fail(g, status, "%s: %s%s", what, why, advice);
     free(why);
     return status;
 }

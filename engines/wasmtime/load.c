@@ -133,7 +133,7 @@ static bool load_artifact(struct guest *g) {
     size_t size;
     const uint8_t *bytes = wasm_shim_artifact_bytes(g->ctx, g->layer, &size);
     if (bytes == NULL) {
-        if (errno != ENOENT)
+        if (errno != ENOENT && errno != ENOMEM)
             wasm_shim_artifact_refuse(g->ctx, g->layer, strerror(errno));
         return false;
     }
@@ -146,7 +146,9 @@ static bool load_artifact(struct guest *g) {
     }
     if (error != NULL) {
         char *why = error_line(error);
-        wasm_shim_artifact_refuse(g->ctx, g->layer, why);
+        // Where there is no room for it, nothing is wrong with it.
+        if (!lacks_memory(why))
+            wasm_shim_artifact_refuse(g->ctx, g->layer, why);
         free(why);
         return false;
     }

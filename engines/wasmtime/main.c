@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 
 enum {
     STACK_TRIM = 256 << 10,
@@ -66,12 +67,22 @@ static int32_t new_engine(struct guest *g) {
     wasmtime_config_parallel_compilation_set(config, threads > 1);
     int32_t status = set_config(g, config);
     if (status == WASM_SHIM_OK)
-        g->engine = wasm_engine_new_with_config(config);
+        __atomic_store_n(&g->engine, wasm_engine_new_with_config(config), __ATOMIC_RELEASE);
     return status;
 }
 
+// Says whether this thread's stack has room for a guest's and for what it calls.
+static bool has_stack(void) {
+    struct rlimit limit;
+    return getrlimit(RLIMIT_STACK, &limit) == 0 && limit.rlim_cur >= GUEST_STACK;
+}
+
 int32_t execute(struct guest *g) {
-    int32_t status = load(g);
+    int32_t status = find_guest(g);
+    if (status == WASM_SHIM_OK)
+        status = new_engine(g);
+    if (status == WASM_SHIM_OK)
+        status = load(g);
     if (status != WASM_SHIM_OK)
         return status;
     g->store = wasmtime_store_new(g->engine, NULL, NULL);
@@ -86,12 +97,8 @@ static int32_t run_wasi(wasm_shim_context *ctx, int32_t *exit_code, void *user_d
     (void)user_data;
     static struct guest g; // outlives this call in a thread that does not come back
     g.ctx = ctx;
-    int32_t status = find_guest(&g);
-    if (status == WASM_SHIM_OK)
-        status = new_engine(&g);
-    if (status != WASM_SHIM_OK)
-        return status;
-    status = g.has_timeout ? execute_within(&g) : execute(&g);
+    set_timeout(&g);
+    int32_t status = g.has_timeout || !has_stack() ? execute_within(&g) : execute(&g);
     *exit_code = g.exit_code;
     return status;
 }
@@ -99,6 +106,7 @@ static int32_t run_wasi(wasm_shim_context *ctx, int32_t *exit_code, void *user_d
 static int32_t compile(wasm_shim_context *ctx, void *user_data) {
     (void)user_data;
     struct guest g = {.ctx = ctx};
+    set_timeout(&g);
     int32_t status = find_guest(&g);
     if (status == WASM_SHIM_OK)
         status = new_engine(&g);

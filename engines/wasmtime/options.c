@@ -103,6 +103,10 @@ static bool number(const struct guest *g, const char *key, uint64_t *value) {
     return text != NULL;
 }
 
+void set_timeout(struct guest *g) {
+    g->has_timeout = number(g, timeout.key, &g->timeout_ms);
+}
+
 int32_t set_config(struct guest *g, wasm_config_t *config) {
     const char *level = wasm_shim_option_value(g->ctx, opt_level.key);
     if (level != NULL)
@@ -113,7 +117,6 @@ int32_t set_config(struct guest *g, wasm_config_t *config) {
     g->has_fuel = number(g, fuel.key, &g->fuel);
     if (g->has_fuel)
         wasmtime_config_consume_fuel_set(config, true);
-    g->has_timeout = number(g, timeout.key, &g->timeout_ms);
     if (g->has_timeout)
         wasmtime_config_epoch_interruption_set(config, true);
     return set_proposals(g, config);

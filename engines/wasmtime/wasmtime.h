@@ -34,13 +34,23 @@ struct guest {
 // What operators may set, for the descriptor.
 extern const wasm_shim_option *const options[];
 
+enum {
+    // 512 KiB are the guest's own, by wasmtime's default; the rest is for the
+    // functions that it calls, and for compiling it.
+    GUEST_STACK = 2 << 20,
+};
+
+// Finds out whether the guest's time is limited, which the following need to
+// know.
+void set_timeout(struct guest *g);
+
 // Applies the options to a configuration, before there is an engine, and to the
 // store, before there is an instance.
 int32_t set_config(struct guest *g, wasm_config_t *config);
 int32_t set_limits(struct guest *g);
 
-// Runs the guest on the engine that was made for it: to its end, or for as long
-// as its timeout says.
+// Runs the guest to its end: in this thread, or in one of its own, with a stack
+// that fits and for as long as its timeout says.
 int32_t execute(struct guest *g);
 int32_t execute_within(struct guest *g);
 
@@ -76,6 +86,9 @@ int32_t fail_with(struct guest *g, int32_t status, wasmtime_error_t *error, cons
 
 // What wasmtime says, in one line; the caller frees it. Consumes error.
 char *error_line(wasmtime_error_t *error);
+
+// Says whether an error, in one line, is that there was no memory.
+bool lacks_memory(const char *why);
 
 // What a call that returned error or trap means: the guest's own exit, whose
 // code it stores, a trap, or, if neither, status. Consumes both; one is NULL.
