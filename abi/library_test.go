@@ -4,6 +4,7 @@ package abi
 
 import (
 	"bytes"
+	"context"
 	"debug/elf"
 	"os"
 	"os/exec"
@@ -12,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -82,7 +84,7 @@ func TestLibraryHasNsexecAndNoGoConstructor(t *testing.T) {
 		names[s.Name] = true
 	}
 	require.True(t, names["nsexec"], "nsexec is not in the library")
-	require.NotNil(t, f.Section("wasmshim_rt0"), "Go's constructor has not been moved")
+	require.True(t, names["wasmshim_rt0"], "what starts Go has not been named")
 
 	rt0 := map[string]bool{}
 	for _, s := range f.Sections {
@@ -103,6 +105,19 @@ func TestLibraryHasNsexecAndNoGoConstructor(t *testing.T) {
 	require.NotEmpty(t, rt0, "no constructor at all: where is nsexec's?")
 }
 
+// Not all compilers ask the linker for a build id.
+func TestBinaryHasABuildID(t *testing.T) {
+	out := t.TempDir()
+	cmd := exec.Command("../scripts/shim.sh", "testdata/probe")
+	cmd.Env = append(os.Environ(), "CC=gcc -Wl,--build-id=none", "OUTDIR="+out, "OBJ="+filepath.Join(out, "obj"))
+	text, err := cmd.CombinedOutput()
+	require.NoError(t, err, "%s", text)
+	f, err := elf.Open(filepath.Join(out, "containerd-shim-probe-v1"))
+	require.NoError(t, err)
+	defer f.Close()
+	require.NotNil(t, f.Section(".note.gnu.build-id"))
+}
+
 func TestBinaryIsStaticStrippedAndFixed(t *testing.T) {
 	f, err := elf.Open(probePath(t))
 	require.NoError(t, err)
@@ -112,6 +127,41 @@ func TestBinaryIsStaticStrippedAndFixed(t *testing.T) {
 	for _, p := range f.Progs {
 		require.NotEqual(t, elf.PT_INTERP, p.Type, "not static")
 		require.NotEqual(t, elf.PT_DYNAMIC, p.Type, "not static")
+	}
+}
+
+// The library links with every linker, and Go starts once, when it is asked to.
+func TestLinkers(t *testing.T) {
+	lib := library(t)
+	for _, linker := range []struct{ name, compiler string }{{"bfd", "gcc"}, {"gold", "gcc"}, {"lld", "clang"}, {"mold", "gcc"}} {
+		for _, flags := range [][]string{nil, {"-Wl,--gc-sections"}, {"-Wl,--gc-sections", "-flto"}} {
+			t.Run(linker.name+" "+strings.Join(flags, " "), func(t *testing.T) {
+				if _, err := exec.LookPath("ld." + linker.name); err != nil {
+					t.Skipf("%s is not installed: scripts/deps.sh test", linker.name)
+				}
+				shim := filepath.Join(t.TempDir(), "containerd-shim-probe-v1")
+				args := append([]string{
+					"-fuse-ld=" + linker.name, "-O2", "-ffunction-sections", "-fdata-sections", "-fno-pie", "-static", "-no-pie",
+					"-Wl,--build-id", "-I../include", "-w", "-o", shim, "testdata/probe/engine.c", lib,
+				}, flags...)
+				out, err := exec.Command(linker.compiler, args...).CombinedOutput()
+				require.NoError(t, err, "%s", out)
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				defer cancel()
+				for _, role := range []struct {
+					env, arg, want string
+				}{
+					{"", "--version", "io.containerd.probe.v1"},
+					{"_LIBCONTAINER_INITPIPE=nonsense", "init", "_LIBCONTAINER_INITPIPE"},
+					{"_WASMSHIM_ROLE=runner", "x", "probe: context: "},
+				} {
+					cmd := exec.CommandContext(ctx, shim, role.arg)
+					cmd.Env = []string{role.env}
+					out, err = cmd.CombinedOutput()
+					require.Contains(t, string(out), role.want, err)
+				}
+			})
+		}
 	}
 }
 

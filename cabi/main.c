@@ -19,17 +19,20 @@
 #include "_cgo_export.h"
 #include "context.h"
 
-// Go's own constructor, moved out of .init_array by scripts/pack.sh so that it
-// does not run before nsexec, which needs a process with a single thread. The
-// linker defines both names around the section. Weak, because they do not
-// exist where this package is part of an ordinary Go program.
-typedef void constructor(int, char **, char **);
-extern constructor *const __start_wasmshim_rt0[] __attribute__((weak));
-extern constructor *const __stop_wasmshim_rt0[] __attribute__((weak));
+// What starts Go: its own constructor, of which scripts/pack.sh makes a function
+// so that it does not run before nsexec, which needs a process with a single
+// thread. Weak, because it is not there where this package is part of an ordinary
+// Go program, which does not call it.
+extern void wasmshim_rt0(int, char **, char **) __attribute__((weak));
 
 void wasmshim_start_go(int argc, char **argv) {
-    for (constructor *const *c = __start_wasmshim_rt0; c < __stop_wasmshim_rt0; c++)
-        (*c)(argc, argv, environ);
+    if (wasmshim_rt0 == NULL) {
+        // Calling Go would wait for ever.
+        fprintf(stderr,
+                "wasm_shim_main: no Go runtime in this binary: link it with the libwasmshim.a of `make build`\n");
+        exit(1);
+    }
+    wasmshim_rt0(argc, argv, environ);
 }
 
 static void end_created(int sig, siginfo_t *info, void *unused) {

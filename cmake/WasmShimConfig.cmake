@@ -15,7 +15,7 @@ if(NOT TARGET WasmShim::wasmshim)
         INTERFACE_INCLUDE_DIRECTORIES "${WASMSHIM_PREFIX}/include"
         INTERFACE_COMPILE_OPTIONS "-fno-pie"
         INTERFACE_LINK_LIBRARIES "${WASMSHIM_LIBRARY}"
-        INTERFACE_LINK_OPTIONS "-static;-no-pie")
+        INTERFACE_LINK_OPTIONS "-static;-no-pie;-Wl,--build-id")
 endif()
 
 include("${CMAKE_CURRENT_LIST_DIR}/WasmShimAddShim.cmake")

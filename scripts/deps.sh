@@ -127,6 +127,8 @@ if wants test; then
     missing cmake have cmake
     missing groff-base have groff
     missing clang have clang
+    missing lld have ld.lld
+    missing mold have ld.mold
     missing libclang-rt-14-dev fuzzer
     missing abigail-tools have abidiff
     missing erofs-utils have mkfs.erofs

@@ -5,8 +5,10 @@
 #
 # A plain c-archive starts Go from .init_array, before main and before
 # libcontainer's nsexec constructor, which needs a process with one thread. So:
-#  1. Go's .init_array becomes the section wasmshim_rt0; cabi/main.c calls the
-#     function pointers in it in those processes that need Go.
+#  1. Go's .init_array, whose one entry is the function that starts Go, is
+#     removed. The function gets the name wasmshim_rt0, by which cabi/main.c calls
+#     it in those processes that need Go. A section of another name would not do:
+#     linkers tell constructors by a section's type, or drop what nobody refers to.
 #  2. All members become one object: a linker takes only those members of an
 #     archive that somebody refers to, and nobody refers to a constructor.
 #  3. All symbols but those of wasm_shim.h become local.
@@ -40,7 +42,13 @@ fi
 rm -rf "$work/members" "$work/stamp"
 mkdir "$work/members"
 (cd "$work/members" && ar x ../go.a)
-objcopy --rename-section .init_array=wasmshim_rt0 "$work/members/go.o"
+rt0=$(nm "$work/members/go.o" | sed -n 's/.* t \(_rt0_[a-z0-9]*_linux_lib\)$/\1/p')
+if [ -z "$rt0" ]; then
+    echo "pack.sh: Go's object has no function _rt0_<arch>_linux_lib: this Go is newer than what is known here" >&2
+    exit 1
+fi
+objcopy --redefine-sym "$rt0=wasmshim_rt0" --globalize-symbol wasmshim_rt0 \
+    --strip-symbol "$rt0.ptr" --remove-section .init_array "$work/members/go.o"
 ld -r -d -o "$work/wasmshim.o" "$work"/members/*.o --start-group "$seccomp" --end-group
 objcopy --keep-global-symbols=abi/symbols.txt "$work/wasmshim.o"
 

@@ -20,7 +20,8 @@ HAS_CXX := $(filter %.cc %.cpp,$(SOURCES))
 FLAGS := -O2 -Wall -Wextra -fno-pie -ffunction-sections -fdata-sections -I$(INCLUDE)
 # Static, because the binary is executed in the container's empty root; at a
 # fixed address, because then no page has to be relocated and made private.
-LINK := -static -no-pie -s -Wl,--gc-sections
+# The build id tells artifacts of this binary from those of another.
+LINK := -static -no-pie -s -Wl,--gc-sections -Wl,--build-id
 
 # Copied, because a linker writes its output in small pieces: the page cache
 # then holds the copy in larger ones, which take fewer faults to map. Measured:

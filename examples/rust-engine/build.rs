@@ -13,4 +13,6 @@ fn main() {
     println!("cargo:rerun-if-changed={}", dir.join("libwasmshim.a").display());
     println!("cargo:rustc-link-search=native={}", dir.display());
     println!("cargo:rustc-link-lib=static=wasmshim");
+    // By the build id the library tells this binary's artifacts from another's.
+    println!("cargo:rustc-link-arg=-Wl,--build-id");
 }

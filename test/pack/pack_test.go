@@ -128,12 +128,13 @@ func works(t *testing.T, shim string) {
 	header := run(t, "", "readelf", "-hlW", shim)
 	require.Contains(t, header, "EXEC (Executable file)")
 	require.NotContains(t, header, "INTERP")
+	require.Contains(t, run(t, "", "readelf", "-n", shim), "Build ID")
 }
 
 func TestPkgConfig(t *testing.T) {
 	sdk, dir := unpacked(t), engine(t, "engine.c")
 	runEnv(t, dir, noGo("PKG_CONFIG_PATH="+sdk+"/lib/pkgconfig"), "sh", "-ec",
-		`eval cc -static -o containerd-shim-my-v1 engine.c "$(pkg-config --cflags --libs --static wasmshim)"`)
+		`eval cc -static -Wl,--build-id=none -o containerd-shim-my-v1 engine.c "$(pkg-config --cflags --libs --static wasmshim)"`)
 	works(t, dir+"/containerd-shim-my-v1")
 	require.Equal(t, version(t)+"\n", runEnv(t, "", noGo("PKG_CONFIG_PATH="+sdk+"/lib/pkgconfig"), "pkg-config", "--modversion", "wasmshim"))
 }
@@ -160,6 +161,8 @@ func TestKitOfTheTarball(t *testing.T) {
 func cmake(t *testing.T, env []string, dir, lists string, args ...string) {
 	t.Helper()
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "CMakeLists.txt"), []byte("cmake_minimum_required(VERSION 3.16)\n"+lists), 0o600))
+	// Not all compilers ask the linker for a build id.
+	args = append(args, "-DCMAKE_EXE_LINKER_FLAGS=-Wl,--build-id=none")
 	runEnv(t, dir, env, "cmake", append([]string{"-S", ".", "-B", "build"}, args...)...)
 	runEnv(t, dir, env, "cmake", "--build", "build")
 }
@@ -210,6 +213,9 @@ func TestSubproject(t *testing.T) {
 		run(t, "", "cmake", "--build", build)
 		run(t, "", "cmake", "--install", build, "--prefix", prefix)
 		require.Equal(t, tree(t, unpacked(t)), tree(t, prefix))
+		out, err := exec.Command("cmake", "--install", build, "--prefix", "/dev/null/nowhere").CombinedOutput()
+		require.Error(t, err, "%s", out)
+		require.Contains(t, string(out), "scripts/install.sh: ")
 	})
 }
 
