@@ -430,14 +430,14 @@ var ours = map[string]struct {
 	"create: no such entrypoint":                {codes.NotFound, "/bin/nope does not exist in the container"},
 	"create: entrypoint is a directory":         {codes.InvalidArgument, "/etc is a directory"},
 	"create: entrypoint not executable":         {codes.InvalidArgument, `"/etc/data" is neither a native program (ELF or #!) nor something that wasmtime runs`},
-	"create: options of an unknown type":        {codes.Unimplemented, "no.such.type"},
+	"create: options of an unknown type":        {codes.InvalidArgument, "no.such.type"},
 	"create: no id":                             {codes.InvalidArgument, "is not a name"},
 	"create: id is a path":                      {codes.InvalidArgument, "is not a name"},
 	"create: no bundle":                         {codes.InvalidArgument, "is not an absolute path"},
 	"create: rootfs that cannot be mounted":     {codes.Unknown, "mount root file system"},
 	"create: stdout that does not exist":        {codes.NotFound, "/no/such/fifo"},
-	"create: stdout of an unknown scheme":       {codes.Unimplemented, "nope://"},
-	"create: terminal without a stdout":         {codes.Unimplemented, "a terminal was asked for"},
+	"create: stdout of an unknown scheme":       {codes.InvalidArgument, "nope://"},
+	"create: terminal without a stdout":         {codes.InvalidArgument, "a terminal was asked for"},
 
 	"shim start: no config.json":         {codes.Unknown, "config.json: no such file"}, // an exit code: there are no others
 	"shim start: config.json is empty":   {codes.Unknown, "config.json: unexpected end of JSON"},

@@ -228,8 +228,8 @@ func TestTrust3BadOptions(t *testing.T) {
 		"no TOML":             {body("fuel: 5"), nil, codes.InvalidArgument, `runtime options: line 1, column`},
 		"a wrong word":        {body("[engine]\nopt-level = 3"), nil, codes.InvalidArgument, `engine option opt-level: found "3", accepted: none, speed, speed-and-size`},
 		"a file not there":    {&runtimeoptions.Options{ConfigPath: "/nope.toml"}, nil, codes.NotFound, "runtime option ConfigPath: open /nope.toml: no such file or directory"},
-		"runc's BinaryName":   {&options.Options{BinaryName: "crun"}, nil, codes.Unimplemented, `runtime option BinaryName is not supported: found "crun", accepted: this shim's own file, containerd-shim-wasmtime-v1`},
-		"runc's Root":         {&options.Options{Root: "/r"}, nil, codes.Unimplemented, "runtime option Root is not supported: this shim keeps a container's state in its bundle"},
+		"runc's BinaryName":   {&options.Options{BinaryName: "crun"}, nil, codes.InvalidArgument, `runtime option BinaryName is not supported: found "crun", accepted: this shim's own file, containerd-shim-wasmtime-v1`},
+		"runc's Root":         {&options.Options{Root: "/r"}, nil, codes.InvalidArgument, "runtime option Root is not supported: this shim keeps a container's state in its bundle"},
 		"SystemdCgroup, path": {&options.Options{SystemdCgroup: true}, []oci.SpecOpts{oci.WithCgroup("/plain/path")}, codes.InvalidArgument, "expected cgroupsPath to be of format"},
 		"a path of systemd's form, without systemd": {nil, []oci.SpecOpts{oci.WithCgroup("system.slice:shim:x")}, codes.Unknown, "systemd not running on this host"},
 		"a pod annotation's options": {

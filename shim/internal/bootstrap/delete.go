@@ -14,7 +14,7 @@ import (
 // container's pod-mates.
 func remove(c invocation, out io.Writer) error {
 	image.Sweep(c.address, c.namespace)
-	response, err := task.Cleanup(c.id, c.bundle)
+	response, err := task.Cleanup(c.id, c.bundle, namedSocket(c.bundle))
 	removeUnused(c.bundle)
 	if err != nil {
 		return err

@@ -189,12 +189,8 @@ func usePastLastHolder(path string) socketUse {
 // removeUnused removes the socket that a bundle names if nobody serves it any
 // more. A pod-mate's or a successor's stays.
 func removeUnused(bundle string) {
-	b, err := os.ReadFile(filepath.Join(bundle, addressFile))
-	if err != nil {
-		return
-	}
-	path, ok := strings.CutPrefix(strings.TrimSpace(string(b)), scheme)
-	if !ok {
+	path := namedSocket(bundle)
+	if path == "" {
 		return
 	}
 	unlock, err := lockDir(filepath.Dir(path))
@@ -205,4 +201,17 @@ func removeUnused(bundle string) {
 	if usePastLastHolder(path) == unused {
 		os.Remove(path)
 	}
+}
+
+// namedSocket is the socket that a bundle names; empty if it names none.
+func namedSocket(bundle string) string {
+	b, err := os.ReadFile(filepath.Join(bundle, addressFile))
+	if err != nil {
+		return ""
+	}
+	path, ok := strings.CutPrefix(strings.TrimSpace(string(b)), scheme)
+	if !ok {
+		return ""
+	}
+	return path
 }

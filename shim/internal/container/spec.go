@@ -32,7 +32,7 @@ func Validate(spec *specs.Spec) error {
 	case filepath.Clean("/"+spec.Linux.CgroupsPath) == "/" && spec.Linux.CgroupsPath != "":
 		return invalid("linux.cgroupsPath %q is the root cgroup; it must name a cgroup of the container's own", spec.Linux.CgroupsPath)
 	case spec.Linux.Seccomp != nil && !seccomp.Enabled:
-		return fmt.Errorf("config.json has a seccomp profile, and this shim was built without seccomp: build it with -tags seccomp: %w", errdefs.ErrNotImplemented)
+		return fmt.Errorf("config.json has a seccomp profile, and this shim was built without seccomp: build it with -tags seccomp: %w", errdefs.ErrInvalidArgument)
 	}
 	return validateProcess(spec.Process)
 }
@@ -47,7 +47,7 @@ func validateProcess(p *specs.Process) error {
 	case p == nil:
 		return invalid("config.json has no process; it must say what to run")
 	case p.Terminal:
-		return fmt.Errorf("process.terminal is not supported yet: %w", errdefs.ErrNotImplemented)
+		return fmt.Errorf("process.terminal is not supported yet: %w", errdefs.ErrInvalidArgument)
 	case p.Cwd == "":
 		return invalid("process.cwd is empty; it must be an absolute path")
 	case !filepath.IsAbs(p.Cwd):

@@ -89,7 +89,7 @@ func Parse(a *anypb.Any, engine []Declaration, binary string) (Options, error) {
 		return Options{}, nil
 	}
 	return Options{}, fmt.Errorf("runtime options of type %s are not supported; accepted: %s, %s: %w", a.TypeUrl,
-		generic.ProtoReflect().Descriptor().FullName(), runc.ProtoReflect().Descriptor().FullName(), errdefs.ErrNotImplemented)
+		generic.ProtoReflect().Descriptor().FullName(), runc.ProtoReflect().Descriptor().FullName(), errdefs.ErrInvalidArgument)
 }
 
 // Are says whether a message holds runtime options that Parse reads.
@@ -132,7 +132,7 @@ var whyRefused = map[string]string{
 }
 
 func refused(name string) error {
-	return fmt.Errorf("runtime option %s is not supported: %s; remove it from the runtime's options: %w", name, whyRefused[name], errdefs.ErrNotImplemented)
+	return fmt.Errorf("runtime option %s is not supported: %s; remove it from the runtime's options: %w", name, whyRefused[name], errdefs.ErrInvalidArgument)
 }
 
 // checkBinaryName takes no other program than this shim: k3s and others that write
@@ -142,7 +142,7 @@ func checkBinaryName(name, binary string) error {
 		return nil
 	}
 	return fmt.Errorf("runtime option BinaryName is not supported: found %q, accepted: this shim's own file, %s: it runs containers itself, without another program; remove the option: %w",
-		name, binary, errdefs.ErrNotImplemented)
+		name, binary, errdefs.ErrInvalidArgument)
 }
 
 // isSelf says whether a path or the name of a file in PATH is this shim's. After

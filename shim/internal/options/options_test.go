@@ -122,34 +122,34 @@ func TestParseErrors(t *testing.T) {
 		want string
 	}{
 		{
-			&anypb.Any{TypeUrl: "no.such", Value: []byte("x")}, errdefs.IsNotImplemented,
-			"runtime options of type no.such are not supported; accepted: runtimeoptions.v1.Options, containerd.runc.v1.Options: not implemented",
+			&anypb.Any{TypeUrl: "no.such", Value: []byte("x")}, errdefs.IsInvalidArgument,
+			"runtime options of type no.such are not supported; accepted: runtimeoptions.v1.Options, containerd.runc.v1.Options: invalid argument",
 		},
 		{&anypb.Any{TypeUrl: "containerd.runc.v1.Options", Value: []byte{0xff}}, errdefs.IsInvalidArgument, "parse runtime options of type containerd.runc.v1.Options: "},
 		{&anypb.Any{TypeUrl: "runtimeoptions.v1.Options", Value: []byte{0xff}}, errdefs.IsInvalidArgument, "parse runtime options of type runtimeoptions.v1.Options: "},
 		{
-			pack(t, &options.Options{BinaryName: "crun"}), errdefs.IsNotImplemented,
-			`runtime option BinaryName is not supported: found "crun", accepted: this shim's own file, containerd-shim-probe-v1: it runs containers itself, without another program; remove the option: not implemented`,
+			pack(t, &options.Options{BinaryName: "crun"}), errdefs.IsInvalidArgument,
+			`runtime option BinaryName is not supported: found "crun", accepted: this shim's own file, containerd-shim-probe-v1: it runs containers itself, without another program; remove the option: invalid argument`,
 		},
 		{
-			pack(t, &options.Options{Root: "/r"}), errdefs.IsNotImplemented,
-			"runtime option Root is not supported: this shim keeps a container's state in its bundle; remove it from the runtime's options: not implemented",
+			pack(t, &options.Options{Root: "/r"}), errdefs.IsInvalidArgument,
+			"runtime option Root is not supported: this shim keeps a container's state in its bundle; remove it from the runtime's options: invalid argument",
 		},
 		{
-			pack(t, &options.Options{CriuImagePath: "/r"}), errdefs.IsNotImplemented,
-			"runtime option CriuImagePath is not supported: checkpoints are not supported; remove it from the runtime's options: not implemented",
+			pack(t, &options.Options{CriuImagePath: "/r"}), errdefs.IsInvalidArgument,
+			"runtime option CriuImagePath is not supported: checkpoints are not supported; remove it from the runtime's options: invalid argument",
 		},
 		{
-			pack(t, &options.Options{CriuWorkPath: "/r"}), errdefs.IsNotImplemented,
-			"runtime option CriuWorkPath is not supported: checkpoints are not supported; remove it from the runtime's options: not implemented",
+			pack(t, &options.Options{CriuWorkPath: "/r"}), errdefs.IsInvalidArgument,
+			"runtime option CriuWorkPath is not supported: checkpoints are not supported; remove it from the runtime's options: invalid argument",
 		},
 		{
-			pack(t, &options.Options{TaskApiAddress: "/r"}), errdefs.IsNotImplemented, //nolint:staticcheck // deprecated, refused
-			"runtime option TaskApiAddress is not supported: containers are served by the daemon that start makes; remove it from the runtime's options: not implemented",
+			pack(t, &options.Options{TaskApiAddress: "/r"}), errdefs.IsInvalidArgument, //nolint:staticcheck // deprecated, refused
+			"runtime option TaskApiAddress is not supported: containers are served by the daemon that start makes; remove it from the runtime's options: invalid argument",
 		},
 		{
-			pack(t, &options.Options{TaskApiVersion: 3}), errdefs.IsNotImplemented, //nolint:staticcheck // the same
-			"runtime option TaskApiVersion is not supported: containers are served by the daemon that start makes; remove it from the runtime's options: not implemented",
+			pack(t, &options.Options{TaskApiVersion: 3}), errdefs.IsInvalidArgument, //nolint:staticcheck // the same
+			"runtime option TaskApiVersion is not supported: containers are served by the daemon that start makes; remove it from the runtime's options: invalid argument",
 		},
 		{at("etc/x"), errdefs.IsInvalidArgument, `runtime option ConfigPath: "etc/x" is not an absolute path: invalid argument`},
 		{at(dir + "/none"), errdefs.IsNotFound, `runtime option ConfigPath: open ` + dir + `/none: no such file or directory: not found`},
@@ -161,13 +161,13 @@ func TestParseErrors(t *testing.T) {
 		{body(t, "\xff = 1"), errdefs.IsInvalidArgument, `runtime options: line 1`},
 		{body(t, "fuel = 1"), errdefs.IsInvalidArgument, `runtime options: unknown key "fuel"; ` + keys + `: invalid argument`},
 		{
-			body(t, "BinaryName = 'crun'"), errdefs.IsNotImplemented,
+			body(t, "BinaryName = 'crun'"), errdefs.IsInvalidArgument,
 			`runtime options: runtime option BinaryName is not supported: found "crun", accepted: this shim's own file, containerd-shim-probe-v1: it runs`,
 		},
 		{body(t, "BinaryName = 1"), errdefs.IsInvalidArgument, `runtime options: BinaryName: found 1, accepted: a string: invalid argument`},
 		{
-			body(t, "CriuPath = 'criu'"), errdefs.IsNotImplemented,
-			"runtime options: runtime option CriuPath is not supported: checkpoints are not supported; remove it from the runtime's options: not implemented",
+			body(t, "CriuPath = 'criu'"), errdefs.IsInvalidArgument,
+			"runtime options: runtime option CriuPath is not supported: checkpoints are not supported; remove it from the runtime's options: invalid argument",
 		},
 		{body(t, "SystemdCgroup = 'yes'"), errdefs.IsInvalidArgument, `runtime options: SystemdCgroup: found "yes", accepted: a bool: invalid argument`},
 		{body(t, "ShimCgroup = 1"), errdefs.IsInvalidArgument, `runtime options: ShimCgroup: found 1, accepted: a string: invalid argument`},
@@ -267,7 +267,7 @@ func TestBinaryName(t *testing.T) {
 				require.Equal(t, Options{SystemdCgroup: true}, o)
 				continue
 			}
-			require.True(t, errdefs.IsNotImplemented(err), "%s: %v", name, err)
+			require.True(t, errdefs.IsInvalidArgument(err), "%s: %v", name, err)
 		}
 	}
 }

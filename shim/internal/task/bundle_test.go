@@ -34,7 +34,7 @@ func FuzzBundle(f *testing.F) {
 		s := New(context.Background(), Config{})
 		spec, err := s.readSpec(bundle)
 		if err != nil {
-			require.True(t, errdefs.IsInvalidArgument(err) || errdefs.IsNotImplemented(err), "%v", err)
+			require.True(t, errdefs.IsInvalidArgument(err), "%v", err)
 			return
 		}
 		entry, err := entrypoint.Resolve(spec, bundle, rootfs, "test", entrypoint.Module)
@@ -43,7 +43,7 @@ func FuzzBundle(f *testing.F) {
 		}
 		entry.File.Close()
 		spec, hidden, _ := guestProc(spec, "hidden")
-		c := s.context("id", spec, entry, nil)
+		c := runnerContext("", "id", spec, entry, nil)
 		c.Hidden = hidden
 		_, err = c.Encode()
 		require.NoError(t, err)
@@ -56,7 +56,7 @@ func TestBundle(t *testing.T) {
 	s := New(context.Background(), Config{})
 	spec, err := s.readSpec(bundle)
 	require.NoError(t, err)
-	c := s.context("id", spec, entrypoint.Entry{}, nil)
+	c := runnerContext("", "id", spec, entrypoint.Entry{}, nil)
 	require.EqualValues(t, 1<<20, c.Memory)
 	require.EqualValues(t, 500, c.CPU)
 	require.Equal(t, "p", c.Pod)

@@ -19,10 +19,8 @@ import (
 	api "github.com/containerd/containerd/api/runtime/task/v2"
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/errdefs"
-	"github.com/containerd/log"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
-	"github.com/libwasmshim/libwasmshim/shim/internal/compiler"
 	"github.com/libwasmshim/libwasmshim/shim/internal/container"
 	"github.com/libwasmshim/libwasmshim/shim/internal/entrypoint"
 	"github.com/libwasmshim/libwasmshim/shim/internal/image"
@@ -49,167 +47,208 @@ func (s *Service) create(ctx context.Context, r *api.CreateTaskRequest) (_ *api.
 	if err != nil {
 		return nil, err
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	defer func() {
-		if retErr != nil {
-			t.state = gone
+	c := &creation{Service: s, t: t, r: r, took: steps.New(), made: made{bundle: r.Bundle}}
+	isMade := false
+	defer func() { // also after a panic
+		t.abort()
+		c.close()
+		if !isMade {
+			retErr = errors.Join(retErr, c.undo())
+			s.drop(t)
+			// containerd was killed, and started again while the container was created: it
+			// has removed the bundle then, and does not know of this daemon.
+			if _, err := os.Stat(r.Bundle); errors.Is(err, os.ErrNotExist) {
+				s.stopIfEmpty()
+			}
 		}
-		s.settle(t)
-		if retErr != nil {
-			s.stopIfForgotten(r.Bundle)
-		}
+		<-t.turn
 	}()
-	if err := s.build(ctx, t, r); err != nil {
+	if err := c.run(ctx); err != nil {
 		t.log.WithError(err).Error("create container")
 		return nil, fmt.Errorf("create container %s: %w", r.ID, err)
 	}
-	t.state = created
+	c.took.Log(t.log, "create")
+	isMade = true
+	made := c.made // and nothing else of the creation, which is large
+	t.made = &made
+	t.become(created)
 	s.Publish(topicCreate, &events.TaskCreate{
 		ContainerID: r.ID, Bundle: r.Bundle, Rootfs: r.Rootfs, Checkpoint: r.Checkpoint, Pid: t.pid,
 		IO: &events.TaskIO{Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal},
 	})
+	if t.status != nil {
+		go t.status.Follow()
+	}
 	go s.await(t)
 	return &api.CreateTaskResponse{Pid: t.pid}, nil
 }
 
-// build makes the container and fills in the task. On error nothing of it is
-// left.
-func (s *Service) build(ctx context.Context, t *task, r *api.CreateTaskRequest) (retErr error) {
-	if r.Terminal {
-		return fmt.Errorf("a terminal was asked for, which this shim does not support yet; run without -t: %w", errdefs.ErrNotImplemented)
-	}
-	if r.Checkpoint != "" {
-		return fmt.Errorf("restore from checkpoint %s is not supported: %w", r.Checkpoint, errdefs.ErrNotImplemented)
-	}
-	took := steps.New()
-	opts, err := options.Parse(r.Options, s.Options, s.Binary)
-	if err != nil {
-		return err
-	}
-	spec, err := s.readSpec(r.Bundle)
-	if err != nil {
-		return err
-	}
-	if pod := spec.Annotations[podAnnotation]; pod != "" {
-		t.log = t.log.WithField("pod", pod)
-	}
-	engineOptions, err := opts.ForContainer(spec.Annotations, s.Options)
-	if err != nil {
-		return err
-	}
-	took.Done("spec")
-	rootfs, err := mountRootfs(r, spec)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if retErr != nil && rootfs.mounted {
-			retErr = errors.Join(retErr, mount.UnmountRecursive(rootfs.path, 0))
-		}
-	}()
-	took.Done("rootfs")
-	io, err := openStdio(r.Stdin, r.Stdout, r.Stderr, r.ID, s.Namespace)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if retErr != nil {
-			io.close()
-		}
-	}()
-	if err := io.chown(opts.IoUID, opts.IoGID); err != nil {
-		return fmt.Errorf("runtime options IoUid, IoGid: %w", err)
-	}
-	took.Done("streams")
-	want := image.Request{
-		ID: r.ID, Bundle: r.Bundle, Args: spec.Process.Args, Env: spec.Process.Env, ImageName: spec.Annotations[imageAnnotation],
-		Options: options.CompilerList(engineOptions, s.Options), KeyOptions: options.KeyList(engineOptions, s.Options),
-		LogLevel: status.Level(t.log, opts.LogLevel), Limits: compileLimits(opts), Place: compiler.Place{Cgroup: opts.CompileCgroup, Compilers: opts.Compilers}, Log: t.log,
-	}
-	entry, guest, err := s.findGuest(ctx, want, spec, r, rootfs.path)
-	if err != nil {
-		return err
-	}
-	defer guest.Close()
-	took.Done("guest")
-	spec.Process.Env = entrypoint.Environment(spec, r.Bundle, rootfs.path, entry.Kind)
-	p := container.Process{
-		Args: spec.Process.Args, Env: spec.Process.Env, Spec: spec.Process,
-		Stdin: io.in, Stdout: io.out, Stderr: io.err,
-	}
-	if entry.Kind != entrypoint.Native {
-		sc := s.context(r.ID, spec, entry, engineOptions)
-		spec, sc.Hidden, sc.MustHide = guestProc(spec, opts.GuestProc)
-		sc.LogLevel = want.LogLevel
-		var files []*os.File
-		if guest != nil {
-			sc.Layers, files = guest.Stage()
-		}
-		handed, said, err := s.asRunner(&p, sc, files, r.Bundle, t.log)
-		if err != nil {
+// creation is the making of one container, step by step. Each step says how it is
+// undone.
+type creation struct {
+	*Service
+	t    *task
+	r    *api.CreateTaskRequest
+	took *steps.Steps
+
+	undos  []func() error // of what was done, if the creation fails
+	closes []func()       // of what is not needed any more, in any case
+
+	spec    *specs.Spec
+	opts    options.Options
+	engine  map[string]string // the values of the engine's options
+	root    string            // of the container's file system
+	code    image.Request
+	entry   entrypoint.Entry
+	guest   *image.Guest // nil for a native program, and for a file that is run as it is
+	process container.Process
+
+	made made
+}
+
+func (c *creation) run(ctx context.Context) error {
+	for _, step := range []struct {
+		name string
+		do   func(context.Context) error
+	}{
+		{"spec", c.readSpecAndOptions}, {"rootfs", c.mountRootfs}, {"streams", c.openStreams}, {"guest", c.findGuest}, {"stage", c.prepareProcess},
+		{"libcontainer", c.createContainer}, {"pidfile", c.writePidFile},
+	} {
+		if err := step.do(ctx); err != nil {
 			return err
 		}
-		defer handed()
-		defer func() {
-			if retErr != nil {
-				said.Close()
-			}
-		}()
-		if guest != nil {
-			said.Refused = func(index int) { s.code.Refuse(want, guest, index) }
-		}
-		t.status = said
+		c.took.Done(step.name)
 	}
-	took.Done("stage")
-	c, err := container.Create(container.Config{
-		ID: r.ID, Root: filepath.Join(r.Bundle, rootDir), Bundle: r.Bundle, Spec: spec,
-		SystemdCgroup: opts.Systemd(spec), NoPivotRoot: opts.NoPivotRoot, NoNewKeyring: opts.NoNewKeyring,
-	}, p)
-	if err != nil {
-		return err
-	}
-	took.Done("libcontainer")
-	took.Log(t.log, "create")
-	io.handedOver()
-	pid := strconv.Itoa(c.Pid())
-	if err := os.WriteFile(filepath.Join(r.Bundle, initPidFile), []byte(pid), 0o644); err != nil {
-		return errors.Join(fmt.Errorf("write pid file: %w", err), abandon(c))
-	}
-	t.c, t.bundle, t.pid, t.io = c, r.Bundle, uint32(c.Pid()), io
-	if rootfs.mounted {
-		t.rootfs = rootfs.path
-	}
-	if t.status != nil {
-		go t.status.Follow()
-	}
-	t.streams = streams{stdin: r.Stdin, stdout: r.Stdout, stderr: r.Stderr}
 	return nil
 }
 
-// asRunner makes the process the engine's: it executes the sealed binary,
-// which finds all that it needs in the context. handed closes what the process
-// has inherited, or was to inherit. layers are the files of ctx.Layers, which stay
-// the caller's.
-func (s *Service) asRunner(p *container.Process, ctx *stage.Context, layers []*os.File, bundle string, logger *log.Entry) (handed func(), _ *status.Status, retErr error) {
-	exe, err := s.exe.get(bundle)
-	if err != nil {
-		return nil, nil, err
+// undo undoes what was done, the last first.
+func (c *creation) undo() error {
+	var errs []error
+	for _, undo := range slices.Backward(c.undos) {
+		errs = append(errs, undo())
 	}
-	f, err := ctx.File()
-	if err != nil {
-		return nil, nil, fmt.Errorf("write the runner's context: %w: %w", err, errdefs.ErrInvalidArgument)
+	return errors.Join(errs...)
+}
+
+func (c *creation) close() {
+	for _, close := range slices.Backward(c.closes) {
+		close()
 	}
-	said, err := status.New(logger)
-	if err != nil {
-		f.Close()
-		return nil, nil, err
+}
+
+func (c *creation) readSpecAndOptions(context.Context) (err error) {
+	if c.r.Terminal {
+		return fmt.Errorf("a terminal was asked for, which this shim does not support yet; run without -t: %w", errdefs.ErrInvalidArgument)
 	}
-	p.Args = append([]string{stage.Exe}, commandLine(p.Args)...)
+	if c.r.Checkpoint != "" {
+		return fmt.Errorf("restore from checkpoint %s is not supported: %w", c.r.Checkpoint, errdefs.ErrInvalidArgument)
+	}
+	if c.opts, err = options.Parse(c.r.Options, c.Options, c.Binary); err != nil {
+		return err
+	}
+	if c.spec, err = c.readSpec(c.r.Bundle); err != nil {
+		return err
+	}
+	if pod := c.spec.Annotations[podAnnotation]; pod != "" {
+		c.t.log = c.t.log.WithField("pod", pod)
+	}
+	c.engine, err = c.opts.ForContainer(c.spec.Annotations, c.Options)
+	return err
+}
+
+// mountRootfs mounts what containerd asks for at the bundle's rootfs. Without
+// mounts the root file system is where the spec says.
+func (c *creation) mountRootfs(context.Context) error {
+	if len(c.r.Rootfs) == 0 {
+		c.root = c.spec.Root.Path
+		if !filepath.IsAbs(c.root) {
+			c.root = filepath.Join(c.r.Bundle, c.root)
+		}
+		return nil
+	}
+	c.root = filepath.Join(c.r.Bundle, "rootfs")
+	if err := os.Mkdir(c.root, 0o711); err != nil && !errors.Is(err, os.ErrExist) {
+		return err
+	}
+	c.made.rootfs = c.root
+	c.undos = append(c.undos, func() error { return mount.UnmountRecursive(c.root, 0) })
+	if err := mount.All(mount.FromProto(c.r.Rootfs), c.root); err != nil {
+		return fmt.Errorf("mount root file system: %w", err)
+	}
+	return nil
+}
+
+func (c *creation) openStreams(context.Context) (err error) {
+	if c.made.streams, err = openStreams(c.r.Stdin, c.r.Stdout, c.r.Stderr, c.r.ID, c.Namespace); err != nil {
+		return err
+	}
+	c.undos = append(c.undos, func() error { c.made.streams.close(); return nil })
+	if err := c.made.streams.chown(c.opts.IoUID, c.opts.IoGID); err != nil {
+		return fmt.Errorf("runtime options IoUid, IoGid: %w", err)
+	}
+	return nil
+}
+
+// prepareProcess says what the container's init is to execute: the program, or for a
+// guest the sealed binary, which finds all that it needs in its context.
+func (c *creation) prepareProcess(context.Context) error {
+	c.spec.Process.Env = entrypoint.Environment(c.spec, c.r.Bundle, c.root, c.entry.Kind)
+	s := c.made.streams
+	c.process = container.Process{
+		Args: c.spec.Process.Args, Env: c.spec.Process.Env, Spec: c.spec.Process,
+		Stdin: s.in.processEnd(), Stdout: s.out.processEnd(), Stderr: s.err.processEnd(),
+	}
+	if c.entry.Kind == entrypoint.Native {
+		return nil
+	}
+	exe, err := c.exe.get(c.r.Bundle)
+	if err != nil {
+		return err
+	}
+	context, layers := c.context()
+	f, err := context.File()
+	if err != nil {
+		return fmt.Errorf("write the runner's context: %w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	c.closes = append(c.closes, func() { f.Close() })
+	says, err := status.New(c.t.log)
+	if err != nil {
+		return err
+	}
+	c.made.status = says
+	c.closes = append(c.closes, says.HandedOver)
+	c.undos = append(c.undos, func() error { says.Close(); return nil })
+	if guest, code, service := c.guest, c.code, c.Service; guest != nil {
+		says.Refused = func(index int) { service.code.Refuse(code, guest, index) }
+	}
+	c.process.Args = append([]string{stage.Exe}, commandLine(c.process.Args)...)
 	// Without a HOME, libcontainer would read the container's /etc/passwd.
-	p.Env = []string{stage.RoleEnv, "HOME=/"}
-	p.ExtraFiles = append([]*os.File{exe, f, said.Peer}, layers...)
-	return func() { f.Close(); said.HandedOver() }, said, nil
+	c.process.Env = []string{stage.RoleEnv, "HOME=/"}
+	c.process.ExtraFiles = append([]*os.File{exe, f, says.Peer}, layers...)
+	return nil
+}
+
+func (c *creation) createContainer(context.Context) (err error) {
+	c.made.container, err = container.Create(container.Config{
+		ID: c.r.ID, Root: filepath.Join(c.r.Bundle, rootDir), Bundle: c.r.Bundle, Spec: c.spec,
+		SystemdCgroup: c.opts.Systemd(c.spec), NoPivotRoot: c.opts.NoPivotRoot, NoNewKeyring: c.opts.NoNewKeyring,
+	}, c.process)
+	if err != nil {
+		return err
+	}
+	c.made.pid = uint32(c.made.container.Pid())
+	c.closes = append(c.closes, c.made.streams.handOver)
+	c.undos = append(c.undos, func() error { return abandon(c.made.container) })
+	return nil
+}
+
+func (c *creation) writePidFile(context.Context) error {
+	name := filepath.Join(c.r.Bundle, initPidFile)
+	if err := os.WriteFile(name, []byte(strconv.Itoa(c.made.container.Pid())), 0o644); err != nil {
+		return fmt.Errorf("write pid file: %w", err)
+	}
+	return nil
 }
 
 // maxCommandLine is how much of a guest's arguments is shown by ps, in bytes.
@@ -229,9 +268,21 @@ func commandLine(args []string) []string {
 	return args
 }
 
-func (s *Service) context(id string, spec *specs.Spec, e entrypoint.Entry, engine map[string]string) *stage.Context {
+// context is what the runner is told, and the files of its layers.
+func (c *creation) context() (*stage.Context, []*os.File) {
+	s := runnerContext(c.Namespace, c.r.ID, c.spec, c.entry, c.engine)
+	c.spec, s.Hidden, s.MustHide = guestProc(c.spec, c.opts.GuestProc)
+	s.LogLevel = c.code.LogLevel
+	var files []*os.File
+	if c.guest != nil {
+		s.Layers, files = c.guest.Stage()
+	}
+	return s, files
+}
+
+func runnerContext(namespace, id string, spec *specs.Spec, e entrypoint.Entry, engine map[string]string) *stage.Context {
 	c := &stage.Context{
-		ID: id, Pod: spec.Annotations[podAnnotation], Namespace: s.Namespace,
+		ID: id, Pod: spec.Annotations[podAnnotation], Namespace: namespace,
 		Args: spec.Process.Args, Env: spec.Process.Env, Cwd: spec.Process.Cwd,
 		Path: e.Path, Func: e.Func, Name: e.Name, Kind: uint32(e.Kind),
 		Options: options.List(engine),
@@ -325,31 +376,6 @@ func validateStrings(p *specs.Process) error {
 		}
 	}
 	return nil
-}
-
-type rootfs struct {
-	path    string
-	mounted bool
-}
-
-// mountRootfs mounts what containerd asks for at the bundle's rootfs. Without
-// mounts the root file system is where the spec says.
-func mountRootfs(r *api.CreateTaskRequest, spec *specs.Spec) (rootfs, error) {
-	if len(r.Rootfs) == 0 {
-		p := spec.Root.Path
-		if !filepath.IsAbs(p) {
-			p = filepath.Join(r.Bundle, p)
-		}
-		return rootfs{path: p}, nil
-	}
-	dir := filepath.Join(r.Bundle, "rootfs")
-	if err := os.Mkdir(dir, 0o711); err != nil && !errors.Is(err, os.ErrExist) {
-		return rootfs{}, err
-	}
-	if err := mount.All(mount.FromProto(r.Rootfs), dir); err != nil {
-		return rootfs{}, errors.Join(fmt.Errorf("mount root file system: %w", err), mount.UnmountRecursive(dir, 0))
-	}
-	return rootfs{path: dir, mounted: true}, nil
 }
 
 // abandon undoes a create whose container exists already.

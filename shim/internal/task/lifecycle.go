@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/libwasmshim/libwasmshim/shim/internal/container"
 	"github.com/libwasmshim/libwasmshim/shim/internal/steps"
 )
 
@@ -33,53 +34,92 @@ const (
 	maxSignal = 64
 )
 
-func (s *Service) start(_ context.Context, r *api.StartRequest) (*api.StartResponse, error) {
+func (s *Service) start(ctx context.Context, r *api.StartRequest) (*api.StartResponse, error) {
 	t, err := s.get(r.ID, r.ExecID)
 	if err != nil {
 		return nil, err
 	}
-	defer t.mu.Unlock()
+	end, err := t.takeTurn(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
 	if err := t.may(running, "start"); err != nil {
 		return nil, err
 	}
-	if err := t.c.Start(); err != nil {
+	starting := make(chan struct{})
+	t.mu.Lock()
+	t.starting = starting
+	t.mu.Unlock()
+	err = t.container.Start()
+	t.mu.Lock()
+	t.starting = nil
+	if err == nil {
+		t.state, t.started = running, time.Now()
+		s.Publish(topicStart, &events.TaskStart{ContainerID: t.id, Pid: t.pid})
+	}
+	t.mu.Unlock()
+	close(starting)
+	if err != nil {
 		return nil, err
 	}
-	t.state, t.started = running, time.Now()
-	// Published under the lock, which await takes before it tells of the exit:
-	// nobody sees an exit before the start.
-	s.Publish(topicStart, &events.TaskStart{ContainerID: t.id, Pid: t.pid})
 	return &api.StartResponse{Pid: t.pid}, nil
 }
 
 // await follows a container to its end.
 func (s *Service) await(t *task) {
-	exit, err := t.c.Wait(s.ctx)
+	exit, err := t.container.Wait(s.ctx)
 	if s.ctx.Err() != nil {
 		return // the daemon is ending; containerd's delete takes over
 	}
 	// The status is lost then, not the exit: it is 255.
 	logFailure(t.log, "wait for the container", err)
+	t.logFailedGuest(exit)
+	// Nobody sees an exit before the start.
 	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.exit = exit
-	t.state = stopped
-	if t.status != nil {
-		t.status.Drain()
-		logger := t.log.WithField("status", exit.Status)
-		if t.status.Cause != "" {
-			logger.WithField("stage", t.status.At).Warnf("guest failed: %s", t.status.Cause)
-		} else if isFault(exit.Signal) {
-			logger.Warnf("guest failed: the engine crashed, by signal %d (%s)", int(exit.Signal), exit.Signal)
-		}
+	starting := t.starting
+	t.mu.Unlock()
+	if starting != nil {
+		<-starting
 	}
-	if err := writeRecord(t.bundle, exitRecord, t.record()); err != nil {
-		logFailure(t.log, "keep the exit status", err)
-	}
+	resp := t.record(exit)
+	err = writeRecord(t.bundle, exitRecord, resp)
+	t.mu.Lock()
+	t.exit, t.state = exit, stopped
+	t.mu.Unlock()
 	close(t.exited)
-	s.Publish(topicExit, &events.TaskExit{
-		ContainerID: t.id, ID: t.id, Pid: t.pid, ExitStatus: uint32(exit.Status), ExitedAt: timestamppb.New(exit.At),
-	})
+	if cleanedUpOutside(t.bundle) {
+		s.giveUp(t)
+		return
+	}
+	logFailure(t.log, "keep the exit status", err)
+	s.Publish(topicExit, &events.TaskExit{ContainerID: t.id, ID: t.id, Pid: t.pid, ExitStatus: resp.ExitStatus, ExitedAt: resp.ExitedAt})
+}
+
+// giveUp forgets a container that somebody else cleans up, who tells of its exit, and
+// asks this daemon for nothing any more.
+func (s *Service) giveUp(t *task) {
+	t.log.Info("the container is being cleaned up from outside")
+	if _, err := s.delete(s.ctx, &api.DeleteRequest{ID: t.id}); err != nil && !errdefs.IsNotFound(err) {
+		t.log.WithError(err).Debug("the rest is left to who cleans up from outside")
+		t.streams.close()
+		s.drop(t)
+	}
+	s.stopIfEmpty()
+}
+
+// logFailedGuest says in the log why a guest could not be run to its end.
+func (t *task) logFailedGuest(exit container.Exit) {
+	if t.status == nil {
+		return
+	}
+	t.status.Drain()
+	logger := t.log.WithField("status", exit.Status)
+	if t.status.Cause != "" {
+		logger.WithField("stage", t.status.At).Warnf("guest failed: %s", t.status.Cause)
+	} else if isFault(exit.Signal) {
+		logger.Warnf("guest failed: the engine crashed, by signal %d (%s)", int(exit.Signal), exit.Signal)
+	}
 }
 
 // isFault says whether a signal is one that only a process's own mistake raises.
@@ -92,61 +132,76 @@ func isFault(sig syscall.Signal) bool {
 }
 
 func (s *Service) delete(ctx context.Context, r *api.DeleteRequest) (*api.DeleteResponse, error) {
-	if r.ExecID == "" {
-		if err := s.endCreation(ctx, r.ID); err != nil {
-			return nil, err
-		}
+	t, err := s.entered(r.ID)
+	if err == nil && r.ExecID != "" {
+		t, err = s.get(r.ID, r.ExecID)
 	}
-	t, err := s.get(r.ID, r.ExecID)
 	if err != nil {
 		return nil, err
 	}
-	defer t.mu.Unlock()
-	if t.state == created {
+	// A creation that is under way is given up.
+	t.abort()
+	end, err := t.takeTurn(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
+	if t.now() == created {
 		// Never started, and never will be.
-		if err := s.killCreated(t); err != nil {
+		if err := t.killCreated(ctx); err != nil {
 			return nil, err
 		}
 	}
 	if err := t.may(gone, "delete"); err != nil {
 		return nil, err
 	}
+	resp, err := t.remove()
+	if err != nil {
+		return nil, err
+	}
+	s.drop(t)
+	if !cleanedUpOutside(t.bundle) {
+		s.Publish(topicDelete, &events.TaskDelete{ContainerID: t.id, Pid: t.pid, ExitStatus: resp.ExitStatus, ExitedAt: resp.ExitedAt})
+	}
+	return resp, nil
+}
+
+// remove removes all that there is of a container that has ended. After an error it
+// can be called again.
+func (t *task) remove() (*api.DeleteResponse, error) {
 	took := steps.New()
-	if err := t.c.Delete(); err != nil {
+	if err := t.container.Delete(); err != nil {
 		return nil, err
 	}
 	took.Done("libcontainer")
-	t.io.close()
+	t.streams.finish()
+	took.Done("streams")
 	if t.rootfs != "" {
 		if err := mount.UnmountRecursive(t.rootfs, 0); err != nil {
 			return nil, fmt.Errorf("unmount root file system %s: %w", t.rootfs, err)
 		}
 	}
 	took.Done("rootfs")
-	resp := t.record()
+	resp := t.record(t.ended())
 	if err := writeRecord(t.bundle, deletedRecord, resp); err != nil {
 		logFailure(t.log, "record that the container is gone", err)
 	}
 	took.Done("record")
 	took.Log(t.log, "delete")
-	t.state = gone
-	s.drop(t.id)
-	s.Publish(topicDelete, &events.TaskDelete{
-		ContainerID: t.id, Pid: t.pid, ExitStatus: resp.ExitStatus, ExitedAt: resp.ExitedAt,
-	})
 	return resp, nil
 }
 
-// killCreated ends a container that waits for its start. The task's lock is
-// held on entry and on return, and let go between for await to take.
-func (s *Service) killCreated(t *task) error {
-	if err := t.c.Signal(sigkill, true); err != nil && !errdefs.IsNotFound(err) {
+// killCreated ends a container that waits for its start.
+func (t *task) killCreated(ctx context.Context) error {
+	if err := t.container.Signal(sigkill, true); err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("kill container %s: %w", t.id, err)
 	}
-	t.mu.Unlock()
-	<-t.exited
-	t.mu.Lock()
-	return nil
+	select {
+	case <-t.exited:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wait for the end of container %s: %w", t.id, ctx.Err())
+	}
 }
 
 func (s *Service) kill(_ context.Context, r *api.KillRequest) (*emptypb.Empty, error) {
@@ -154,14 +209,16 @@ func (s *Service) kill(_ context.Context, r *api.KillRequest) (*emptypb.Empty, e
 	if err != nil {
 		return nil, err
 	}
-	defer t.mu.Unlock()
 	if r.Signal > maxSignal {
 		return nil, fmt.Errorf("signal %d does not exist; accepted: 0 to %d: %w", r.Signal, maxSignal, errdefs.ErrInvalidArgument)
 	}
-	if t.state == running && t.status != nil && time.Since(t.started) < time.Second {
+	t.mu.Lock()
+	fresh := t.state == running && t.status != nil && time.Since(t.started) < time.Second
+	t.mu.Unlock()
+	if fresh {
 		awaitHandlers(int(t.pid))
 	}
-	err = t.c.Signal(syscall.Signal(r.Signal), r.All)
+	err = t.container.Signal(syscall.Signal(r.Signal), r.All)
 	switch {
 	case errdefs.IsNotFound(err) && r.All:
 		return &emptypb.Empty{}, nil // all of none, as runc's shim has it
@@ -178,15 +235,13 @@ func (s *Service) wait(ctx context.Context, r *api.WaitRequest) (*api.WaitRespon
 	if err != nil {
 		return nil, err
 	}
-	t.mu.Unlock()
 	select {
 	case <-t.exited:
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return &api.WaitResponse{ExitStatus: uint32(t.exit.Status), ExitedAt: timestamppb.New(t.exit.At)}, nil
+	exit := t.ended()
+	return &api.WaitResponse{ExitStatus: uint32(exit.Status), ExitedAt: timestamppb.New(exit.At)}, nil
 }
 
 func (s *Service) state(_ context.Context, r *api.StateRequest) (*api.StateResponse, error) {
@@ -194,11 +249,15 @@ func (s *Service) state(_ context.Context, r *api.StateRequest) (*api.StateRespo
 	if err != nil {
 		return nil, err
 	}
+	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.state == gone {
+		return nil, notHere(r.ID)
+	}
 	return &api.StateResponse{
 		ID: t.id, Bundle: t.bundle, Pid: t.pid, Status: t.state.proto(),
-		Stdin: t.stdin, Stdout: t.stdout, Stderr: t.stderr,
-		ExitStatus: uint32(t.exit.Status), ExitedAt: timestamppb.New(t.exitTime()),
+		Stdin: t.streams.stdin, Stdout: t.streams.stdout, Stderr: t.streams.stderr,
+		ExitStatus: uint32(t.exit.Status), ExitedAt: timestamppb.New(t.exit.At),
 	}, nil
 }
 
@@ -207,8 +266,7 @@ func (s *Service) pids(_ context.Context, r *api.PidsRequest) (*api.PidsResponse
 	if err != nil {
 		return nil, err
 	}
-	defer t.mu.Unlock()
-	pids, err := t.c.Pids()
+	pids, err := t.container.Pids()
 	if err != nil {
 		return nil, fmt.Errorf("processes of container %s: %w", t.id, err)
 	}
@@ -216,7 +274,7 @@ func (s *Service) pids(_ context.Context, r *api.PidsRequest) (*api.PidsResponse
 	// never used, and cleans it up: the exit of a container that ended while
 	// containerd was away would be lost. A container that waits for its delete
 	// keeps its pid in this list.
-	if len(pids) == 0 && t.state == stopped {
+	if len(pids) == 0 && t.now() == stopped {
 		pids = []int{int(t.pid)}
 	}
 	resp := &api.PidsResponse{}
@@ -226,14 +284,19 @@ func (s *Service) pids(_ context.Context, r *api.PidsRequest) (*api.PidsResponse
 	return resp, nil
 }
 
+// stats has no answer yet. Of all errors NotFound alone is one that containerd, which
+// asks every container each second, does not log.
+func (s *Service) stats(_ context.Context, r *api.StatsRequest) (*api.StatsResponse, error) {
+	return nil, fmt.Errorf("statistics of container %s are not supported by this shim yet: %w", r.ID, errdefs.ErrNotFound)
+}
+
 func (s *Service) closeIO(_ context.Context, r *api.CloseIORequest) (*emptypb.Empty, error) {
 	t, err := s.get(r.ID, r.ExecID)
 	if err != nil {
 		return nil, err
 	}
-	defer t.mu.Unlock()
 	if r.Stdin {
-		t.io.closeStdin()
+		t.streams.in.endInput()
 	}
 	return &emptypb.Empty{}, nil
 }

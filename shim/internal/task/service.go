@@ -11,6 +11,7 @@ import (
 	"os"
 	"runtime/debug"
 	"sync"
+	"time"
 
 	api "github.com/containerd/containerd/api/runtime/task/v2"
 	"github.com/containerd/errdefs"
@@ -83,7 +84,7 @@ func (s *Service) Register(srv *ttrpc.Server) {
 		"Checkpoint": unimplemented[api.CheckpointTaskRequest](s, "checkpoint"),
 		"ResizePty":  unimplemented[api.ResizePtyRequest](s, "resize of a terminal"),
 		"Update":     unimplemented[api.UpdateTaskRequest](s, "update"),
-		"Stats":      unimplemented[api.StatsRequest](s, "stats"),
+		"Stats":      method(s, s.stats),
 	}
 	for _, name := range serviceNames {
 		srv.RegisterService(name, &ttrpc.ServiceDesc{Methods: methods})
@@ -120,9 +121,9 @@ func unimplemented[Req any](s *Service, what string) ttrpc.Method {
 	})
 }
 
-// reserve enters a new task, which does not exist for other calls until its
-// creator has called settle. The context is for what the creation waits for: it
-// ends with the request, and with a delete.
+// reserve enters a new task, which does not exist for other calls until it was made,
+// with the turn taken. The context is for what the creation waits for: it ends with
+// the request, and with a delete.
 func (s *Service) reserve(request context.Context, id string) (*task, context.Context, error) {
 	if !container.ValidID(id) {
 		return nil, nil, fmt.Errorf("container id %q is not a name: %w", id, errdefs.ErrInvalidArgument)
@@ -135,69 +136,52 @@ func (s *Service) reserve(request context.Context, id string) (*task, context.Co
 	if _, ok := s.tasks[id]; ok {
 		return nil, nil, fmt.Errorf("container %s exists in this shim already: %w", id, errdefs.ErrAlreadyExists)
 	}
-	t := &task{id: id, exited: make(chan struct{}), made: make(chan struct{}), log: log.G(s.ctx).WithField("instance", id)}
 	ctx, cancel := context.WithCancel(s.ctx)
 	stop := context.AfterFunc(request, cancel)
-	t.abort = func() { stop(); cancel() }
+	t := newTask(id, log.G(s.ctx), func() { stop(); cancel() })
+	t.turn <- struct{}{}
 	s.tasks[id] = t
 	s.used = true
 	return t, ctx, nil
 }
 
-// settle ends a creation: the task is there now, or is gone.
-func (s *Service) settle(t *task) {
-	t.abort()
-	if t.state == gone {
-		s.drop(t.id)
-	}
-	close(t.made)
-}
-
-// endCreation ends a creation that is under way, if there is one: containerd has
-// given it up.
-func (s *Service) endCreation(ctx context.Context, id string) error {
-	s.mu.Lock()
-	t := s.tasks[id]
-	s.mu.Unlock()
-	if t == nil {
-		return nil
-	}
-	t.abort()
-	select {
-	case <-t.made:
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("wait for the end of the creation of container %s: %w", id, ctx.Err())
-	}
-}
-
-func (s *Service) drop(id string) {
+// drop takes a task out of the service. A daemon that has none any more ends after a
+// while also if nobody asks it to: whoever deleted its last container may be gone.
+func (s *Service) drop(t *task) {
+	t.become(gone)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.tasks, id)
+	delete(s.tasks, t.id)
+	if len(s.tasks) == 0 {
+		time.AfterFunc(emptyTimeout, s.stopIfEmpty)
+	}
 }
 
-// get returns a task, locked. The exec id of a request that has one must be
+// emptyTimeout is how long a daemon stays that has lost its last container.
+// containerd ends it at once, or has given up the call that would have led to it.
+const emptyTimeout = 3 * time.Second
+
+// entered returns a task, whether it was made or not.
+func (s *Service) entered(id string) (*task, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if t := s.tasks[id]; t != nil {
+		return t, nil
+	}
+	return nil, notHere(id)
+}
+
+// get returns a task that was made. The exec id of a request that has one must be
 // empty until exec is supported.
 func (s *Service) get(id, execID string) (*task, error) {
-	s.mu.Lock()
-	t := s.tasks[id]
-	s.mu.Unlock()
-	if t != nil && !t.isMade() {
+	t, err := s.entered(id)
+	if err != nil {
+		return nil, err
+	}
+	if t.now() == creating {
 		return nil, fmt.Errorf("container %s is still being created: %w", id, errdefs.ErrNotFound)
 	}
-	if t != nil {
-		t.mu.Lock()
-		if t.state == gone {
-			t.mu.Unlock()
-			t = nil
-		}
-	}
-	if t == nil {
-		return nil, fmt.Errorf("container %s is not in this shim: %w", id, errdefs.ErrNotFound)
-	}
 	if execID != "" {
-		t.mu.Unlock()
 		return nil, fmt.Errorf("process %s of container %s: %w", execID, id, errdefs.ErrNotFound)
 	}
 	return t, nil
@@ -207,7 +191,6 @@ func (s *Service) connect(_ context.Context, r *api.ConnectRequest) (*api.Connec
 	resp := &api.ConnectResponse{ShimPid: uint32(os.Getpid()), Version: "v3"}
 	if t, err := s.get(r.ID, ""); err == nil {
 		resp.TaskPid = t.pid
-		t.mu.Unlock()
 	}
 	return resp, nil
 }
@@ -215,8 +198,6 @@ func (s *Service) connect(_ context.Context, r *api.ConnectRequest) (*api.Connec
 // shutdown ends the daemon unless it still has containers: containerd calls it
 // after every container of a pod.
 func (s *Service) shutdown(context.Context, *api.ShutdownRequest) (*emptypb.Empty, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.stopIfEmpty()
 	return &emptypb.Empty{}, nil
 }
@@ -225,25 +206,16 @@ func (s *Service) shutdown(context.Context, *api.ShutdownRequest) (*emptypb.Empt
 // died between starting it and using it, and will not come back for it.
 func (s *Service) StopIfUnused() {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !s.used {
+	used := s.used
+	s.mu.Unlock()
+	if !used {
 		s.stopIfEmpty()
 	}
 }
 
-// stopIfForgotten ends a daemon without containers whose containerd was killed and
-// started again while a container was created: it has removed the bundle then, and
-// does not know of the daemon.
-func (s *Service) stopIfForgotten(bundle string) {
-	if _, err := os.Stat(bundle); !errors.Is(err, os.ErrNotExist) {
-		return
-	}
+func (s *Service) stopIfEmpty() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.stopIfEmpty()
-}
-
-func (s *Service) stopIfEmpty() {
 	if len(s.tasks) == 0 && !s.stopping {
 		s.stopping = true
 		s.exe.close()

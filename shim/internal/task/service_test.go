@@ -5,10 +5,14 @@ package task
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	api "github.com/containerd/containerd/api/runtime/task/v2"
+	"github.com/containerd/containerd/api/types"
 	"github.com/containerd/errdefs"
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc/codes"
@@ -60,14 +64,17 @@ func TestReserve(t *testing.T) {
 	// A delete ends the creation, and waits for that.
 	brief, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 	defer cancel()
-	require.ErrorIs(t, s.endCreation(brief, "one"), context.DeadlineExceeded)
+	_, err = s.delete(brief, &api.DeleteRequest{ID: "one"})
+	require.ErrorIs(t, err, context.DeadlineExceeded)
 	require.Error(t, ctx.Err())
 	done := make(chan error)
-	go func() { done <- s.endCreation(t.Context(), "one") }()
-	first.state = gone
-	s.settle(first)
-	require.NoError(t, <-done)
-	require.NoError(t, s.endCreation(t.Context(), "one"), "there is none")
+	go func() {
+		_, err := s.delete(t.Context(), &api.DeleteRequest{ID: "one"})
+		done <- err
+	}()
+	s.drop(first)
+	<-first.turn
+	require.True(t, errdefs.IsNotFound(<-done))
 
 	// So does the end of the request.
 	request, cancel := context.WithCancel(t.Context())
@@ -76,26 +83,48 @@ func TestReserve(t *testing.T) {
 	require.NoError(t, ctx.Err())
 	cancel()
 	<-ctx.Done()
-	second.state = created
-	s.settle(second)
-	made, err := s.get("one", "")
+	second.become(created)
+	_, err = s.get("one", "")
 	require.NoError(t, err)
-	made.mu.Unlock()
+}
+
+// A bug in a create costs that container, and neither the daemon nor its name.
+func TestCreatePanics(t *testing.T) {
+	stopped := make(chan struct{})
+	s := New(context.Background(), Config{Busy: func() {}, Shutdown: func() { close(stopped) }})
+	call := method(s, s.create)
+	for range 2 {
+		bundle := t.TempDir()
+		require.NoError(t, os.WriteFile(filepath.Join(bundle, "config.json"), []byte(goodConfig), 0o600))
+		_, err := call(context.Background(), func(req any) error {
+			r := req.(*api.CreateTaskRequest)
+			r.ID, r.Bundle = "one", bundle
+			r.Rootfs = []*types.Mount{nil} // a bug
+			return nil
+		})
+		require.Equal(t, codes.Internal, status.Code(err), "%v", err)
+		_, err = s.delete(t.Context(), &api.DeleteRequest{ID: "one"})
+		require.True(t, errdefs.IsNotFound(err), "%v", err)
+	}
+	_, err := s.shutdown(t.Context(), &api.ShutdownRequest{})
+	require.NoError(t, err)
+	<-stopped
 }
 
 func TestStopIfUnused(t *testing.T) {
-	stopped := 0
-	s := New(context.Background(), Config{Shutdown: func() { stopped++ }})
+	var stopped atomic.Int32
+	s := New(context.Background(), Config{Shutdown: func() { stopped.Add(1) }})
 	s.StopIfUnused()
 	s.StopIfUnused()
-	require.Equal(t, 1, stopped)
+	require.EqualValues(t, 1, stopped.Load())
 	_, _, err := s.reserve(t.Context(), "late")
 	require.True(t, errdefs.IsUnavailable(err))
 
-	s = New(context.Background(), Config{Shutdown: func() { stopped++ }})
-	_, _, err = s.reserve(t.Context(), "one")
+	s = New(context.Background(), Config{Shutdown: func() { stopped.Add(1) }})
+	one, _, err := s.reserve(t.Context(), "one")
 	require.NoError(t, err)
-	s.drop("one")
+	s.drop(one)
 	s.StopIfUnused()
-	require.Equal(t, 1, stopped, "a daemon that had a container is containerd's to stop")
+	require.EqualValues(t, 1, stopped.Load(), "a daemon that had a container is containerd's to stop")
+	require.Eventually(t, func() bool { return stopped.Load() == 2 }, 10*emptyTimeout, time.Millisecond, "or it ends after a while")
 }

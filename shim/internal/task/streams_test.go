@@ -3,6 +3,7 @@
 package task
 
 import (
+	"bytes"
 	"io"
 	"os"
 	"path/filepath"
@@ -21,21 +22,21 @@ func fifoAt(t *testing.T, name string) string {
 
 // The client may open its ends late; nothing waits for it, and nothing that
 // was written is lost.
-func TestStdioOutlivesItsClient(t *testing.T) {
+func TestStreamsOutlivesItsClient(t *testing.T) {
 	in, out := fifoAt(t, "in"), fifoAt(t, "out")
-	s, err := openStdio(in, out, "", "id", "ns")
+	s, err := openStreams(in, out, "", "id", "ns")
 	require.NoError(t, err)
-	_, err = s.out.WriteString("early")
+	_, err = s.out.processEnd().WriteString("early")
 	require.NoError(t, err)
 
 	client, err := os.OpenFile(out, os.O_RDONLY, 0)
 	require.NoError(t, err)
 	defer client.Close()
-	flags, err := unix.FcntlInt(s.out.Fd(), unix.F_GETFL, 0)
+	flags, err := unix.FcntlInt(s.out.processEnd().Fd(), unix.F_GETFL, 0)
 	require.NoError(t, err)
 	require.Zero(t, flags&unix.O_NONBLOCK, "the guest's descriptor must block")
 
-	s.handedOver() // the process is gone, and the daemon's write end with it
+	s.handOver() // the process is gone, and the daemon's write end with it
 	b, err := io.ReadAll(client)
 	require.NoError(t, err)
 	require.Equal(t, "early", string(b))
@@ -44,7 +45,7 @@ func TestStdioOutlivesItsClient(t *testing.T) {
 
 func TestStdinEndsOnlyWithCloseIO(t *testing.T) {
 	in := fifoAt(t, "in")
-	s, err := openStdio(in, "", "", "id", "ns")
+	s, err := openStreams(in, "", "", "id", "ns")
 	require.NoError(t, err)
 	defer s.close()
 	for range 2 { // two clients, one after the other
@@ -55,43 +56,100 @@ func TestStdinEndsOnlyWithCloseIO(t *testing.T) {
 		require.NoError(t, w.Close())
 	}
 	buf := make([]byte, 2)
-	_, err = io.ReadFull(s.in, buf)
+	_, err = io.ReadFull(s.in.processEnd(), buf)
 	require.NoError(t, err)
-	fds := []unix.PollFd{{Fd: int32(s.in.Fd()), Events: unix.POLLIN}}
+	fds := []unix.PollFd{{Fd: int32(s.in.processEnd().Fd()), Events: unix.POLLIN}}
 	n, err := unix.Poll(fds, 50)
 	require.NoError(t, err)
 	require.Zero(t, n, "end of file before CloseIO")
 
-	s.closeStdin()
-	s.closeStdin()
-	_, err = s.in.Read(buf)
+	s.in.endInput()
+	s.in.endInput()
+	_, err = s.in.processEnd().Read(buf)
 	require.ErrorIs(t, err, io.EOF)
 }
 
-func TestStdioFiles(t *testing.T) {
+// A file is the daemon's: the process has a pipe, and what it writes is in the file
+// when the streams are finished.
+func TestStreamsFiles(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "log")
 	for range 2 {
-		s, err := openStdio("", "file://"+file, "file://"+file, "id", "ns")
+		s, err := openStreams("", "file://"+file, "file://"+file, "id", "ns")
 		require.NoError(t, err)
-		_, err = s.out.WriteString("o")
-		require.NoError(t, err)
-		_, err = s.err.WriteString("e")
-		require.NoError(t, err)
-		s.close()
+		for i, one := range []stream{s.out, s.err} {
+			info, err := one.processEnd().Stat()
+			require.NoError(t, err)
+			require.NotZero(t, info.Mode()&os.ModeNamedPipe)
+			_, err = one.processEnd().WriteString([]string{"o", "e"}[i])
+			require.NoError(t, err)
+			one.handOver()
+			one.drain(nil)
+		}
+		s.finish()
 	}
 	b, err := os.ReadFile(file)
 	require.NoError(t, err)
 	require.Equal(t, "oeoe", string(b))
 }
 
-func TestStdioErrors(t *testing.T) {
+// So is one that the process reads: it has no descriptor that it could open again.
+func TestStreamsInputFile(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "in")
+	text := bytes.Repeat([]byte("0123456789abcdef"), 1<<16)
+	require.NoError(t, os.WriteFile(file, text, 0o600))
+	s, err := openStreams(file, "", "", "id", "ns")
+	require.NoError(t, err)
+	info, err := s.in.processEnd().Stat()
+	require.NoError(t, err)
+	require.NotZero(t, info.Mode()&os.ModeNamedPipe)
+	got, err := io.ReadAll(s.in.processEnd())
+	require.NoError(t, err)
+	require.Equal(t, text, got)
+	s.finish()
+	s, err = openStreams(file, "", "", "id", "ns")
+	require.NoError(t, err)
+	s.finish() // of a process that has read nothing
+}
+
+// Somebody may keep an end of the output for ever: it is waited for, but not for
+// ever. What was written meanwhile is there.
+func TestStreamsKeptOpen(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "log")
+	s, err := openStreams("", file+"-not-there", "", "id", "ns")
+	require.ErrorContains(t, err, "no such FIFO")
+	require.Nil(t, s)
+	s, err = openStreams("", "file://"+file, "", "id", "ns")
+	require.NoError(t, err)
+	fd, err := unix.Dup(int(s.out.processEnd().Fd()))
+	require.NoError(t, err)
+	defer unix.Close(fd)
+	_, err = unix.Write(fd, []byte("text"))
+	require.NoError(t, err)
+	s.handOver()
+	s.finish()
+	text, err := os.ReadFile(file)
+	require.NoError(t, err)
+	require.Equal(t, "text", string(text))
+}
+
+// A file that cannot be written, a full disk for one, holds up no process.
+func TestStreamsFull(t *testing.T) {
+	s, err := openStreams("", "file:///dev/full", "", "id", "ns")
+	require.NoError(t, err)
+	_, err = s.out.processEnd().Write(make([]byte, 1<<20))
+	require.NoError(t, err)
+	s.handOver()
+	s.finish()
+}
+
+func TestStreamsErrors(t *testing.T) {
 	for _, tc := range []struct {
 		stdin, stdout, stderr string
 		is                    func(error) bool
 		want                  string
 	}{
-		{"", "tcp://1.2.3.4", "", errdefs.IsNotImplemented, `stdout "tcp://1.2.3.4": streams of scheme tcp:// are not supported here; accepted: fifo, file, and for stdout binary, binary-v2: not implemented`},
-		{"", "", "binary:///bin/logger", errdefs.IsNotImplemented, `stderr "binary:///bin/logger": streams of scheme binary:// are not supported here`},
+		{"", "tcp://1.2.3.4", "", errdefs.IsInvalidArgument, `stdout "tcp://1.2.3.4": streams of scheme tcp:// are not supported here; accepted: fifo, file, and for stdout binary, binary-v2: invalid argument`},
+		{"", "", "binary:///bin/logger", errdefs.IsInvalidArgument, `stderr "binary:///bin/logger": streams of scheme binary:// are not supported here`},
 		{"", "", "/no/such/fifo", errdefs.IsNotFound, `stderr "/no/such/fifo": no such FIFO`},
 		{"", "file://", "", errdefs.IsInvalidArgument, `stdout "file://": "" is not an absolute path, as in file:///var/log/x: invalid argument`},
 		{"", "file://%zz", "", errdefs.IsInvalidArgument, `invalid URL escape`},
@@ -100,12 +158,12 @@ func TestStdioErrors(t *testing.T) {
 		{"", "binary:///no/such/logger", "", errdefs.IsNotFound, `stdout "binary:///no/such/logger": start logger: fork/exec /no/such/logger: no such file or directory: not found`},
 		{"", "binary-v2:///bin/true", "", errdefs.IsUnavailable, `stdout "binary-v2:///bin/true": logger /bin/true closed descriptor 5 without writing to it: it has ended, or does not know binary-v2: unavailable`},
 	} {
-		_, err := openStdio(tc.stdin, tc.stdout, tc.stderr, "id", "ns")
+		_, err := openStreams(tc.stdin, tc.stdout, tc.stderr, "id", "ns")
 		require.ErrorContains(t, err, tc.want)
 		require.True(t, tc.is(err), "%v", err)
 	}
-	s, err := openStdio(t.TempDir(), "", "", "id", "ns")
-	require.NoError(t, err) // read fails, as it would for any process
+	s, err := openStreams(t.TempDir(), "", "", "id", "ns")
+	require.NoError(t, err) // there is nothing to read
 	s.close()
 }
 
@@ -121,13 +179,13 @@ func TestLogger(t *testing.T) {
 		script := filepath.Join(t.TempDir(), "logger")
 		require.NoError(t, os.WriteFile(script, []byte("#!/bin/sh\n"+ready+"exec 5>&-\n"+
 			`{ echo "$CONTAINER_ID $CONTAINER_NAMESPACE $*"; cat <&3; cat <&4; } >"$2"`+"\n"), 0o755))
-		s, err := openStdio("", scheme+"://"+script+"?to="+out, "", "id", "ns")
+		s, err := openStreams("", scheme+"://"+script+"?to="+out, "", "id", "ns")
 		require.NoError(t, err)
-		_, err = s.out.WriteString("from stdout\n")
+		_, err = s.out.processEnd().WriteString("from stdout\n")
 		require.NoError(t, err)
-		_, err = s.err.WriteString("from stderr\n")
+		_, err = s.err.processEnd().WriteString("from stderr\n")
 		require.NoError(t, err)
-		s.close()
+		s.finish()
 		text, err := os.ReadFile(out)
 		require.NoError(t, err)
 		require.Equal(t, "id ns to "+out+"\nfrom stdout\nfrom stderr\n", string(text))

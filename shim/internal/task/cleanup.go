@@ -3,8 +3,10 @@
 package task
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -13,6 +15,7 @@ import (
 
 	api "github.com/containerd/containerd/api/runtime/task/v2"
 	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/ttrpc"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -28,9 +31,22 @@ const (
 	deletedRecord = "shim.deleted"
 )
 
+// outsideMark is a file in a bundle that says that its container is being cleaned up
+// by a process that containerd has executed for that, and that tells of the exit.
+const outsideMark = "shim.outside"
+
+// cleanedUpOutside says whether somebody else cleans up a container, or has done so.
+func cleanedUpOutside(bundle string) bool {
+	if _, err := os.Stat(filepath.Join(bundle, outsideMark)); err == nil {
+		return true
+	}
+	_, err := os.Stat(bundle)
+	return errors.Is(err, os.ErrNotExist)
+}
+
 // record is the task's answer to Delete.
-func (t *task) record() *api.DeleteResponse {
-	return &api.DeleteResponse{Pid: t.pid, ExitStatus: uint32(t.exit.Status), ExitedAt: timestamppb.New(t.exit.At)}
+func (t *task) record(exit container.Exit) *api.DeleteResponse {
+	return &api.DeleteResponse{Pid: t.pid, ExitStatus: uint32(exit.Status), ExitedAt: timestamppb.New(exit.At)}
 }
 
 // writeRecord writes a record in one piece or not at all.
@@ -58,10 +74,20 @@ func readRecord(bundle string) (*api.DeleteResponse, error) {
 	return r, nil
 }
 
-// Cleanup removes everything of a container whose daemon is gone and returns
-// the encoded DeleteResponse: the recorded exit status, or 137 if the container
-// was alive until now. It may be called again.
-func Cleanup(id, bundle string) ([]byte, error) {
+// daemonTimeout is how long a daemon may take to remove a container of its own.
+const daemonTimeout = 3 * time.Second
+
+// Cleanup removes everything of a container whose daemon is gone, or that containerd
+// has given up, and returns the encoded DeleteResponse: the recorded exit status, or
+// 137 if the container was alive until now. It may be called again. socket is the
+// daemon's; empty if there is none.
+func Cleanup(id, bundle, socket string) ([]byte, error) {
+	if err := os.WriteFile(filepath.Join(bundle, outsideMark), nil, 0o600); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("mark that the container is being cleaned up: %w", err)
+	}
+	if socket != "" {
+		leaveToDaemon(socket, id)
+	}
 	err := container.Cleanup(id, filepath.Join(bundle, rootDir))
 	if uerr := mount.UnmountRecursive(filepath.Join(bundle, "rootfs"), 0); uerr != nil {
 		err = errors.Join(err, fmt.Errorf("unmount root file system: %w", uerr))
@@ -74,6 +100,25 @@ func Cleanup(id, bundle string) ([]byte, error) {
 		r = &api.DeleteResponse{Pid: initPid(bundle), ExitStatus: 128 + uint32(sigkill), ExitedAt: timestamppb.New(time.Now())}
 	}
 	return proto.Marshal(r)
+}
+
+// leaveToDaemon has a living daemon remove a container that does not run, or that it
+// is about to create for nobody, and end, if it has no other. Whatever it does not do
+// is done from outside.
+func leaveToDaemon(socket, id string) {
+	ctx, cancel := context.WithTimeout(context.Background(), daemonTimeout)
+	defer cancel()
+	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", socket)
+	if err != nil {
+		return // it is dead
+	}
+	client := ttrpc.NewClient(conn)
+	defer client.Close()
+	daemon := api.NewTTRPCTaskClient(client)
+	if _, err := daemon.Delete(ctx, &api.DeleteRequest{ID: id}); err != nil && ctx.Err() != nil {
+		return
+	}
+	_, _ = daemon.Shutdown(ctx, &api.ShutdownRequest{ID: id})
 }
 
 // initPid is the pid of the container's init, 0 if it never had one.

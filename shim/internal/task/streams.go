@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package task
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+)
+
+// stream is one of a process's standard streams, of whatever kind: the process has
+// one end of it, the daemon holds the other, or what keeps it in place.
+type stream interface {
+	// processEnd is what the process inherits, and what it may do with as it likes:
+	// never a file of the host. It is closed by handOver or close.
+	processEnd() *os.File
+	// handOver closes the process's end once the process has it.
+	handOver()
+	// endInput lets the process read the end of its input, once the client has closed
+	// its own end.
+	endInput()
+	// drain waits until what the process has written is where it belongs, or until
+	// something is closed: others may still hold the process's end.
+	drain(giveUp <-chan struct{})
+	// close gives everything up.
+	close()
+}
+
+// streams are the three of a process.
+type streams struct {
+	in, out, err stream
+	logger       *logger // that takes out and err; nil if none was asked for
+
+	// What containerd named for them.
+	stdin, stdout, stderr string
+}
+
+// openStreams opens the streams that containerd names for a container. An empty
+// name is /dev/null.
+func openStreams(stdin, stdout, stderr, id, namespace string) (_ *streams, retErr error) {
+	s := &streams{stdin: stdin, stdout: stdout, stderr: stderr}
+	defer func() {
+		if retErr != nil {
+			s.close()
+		}
+	}()
+	var err error
+	if s.in, err = openInput(stdin); err != nil {
+		return nil, fmt.Errorf("stdin %q: %w", stdin, err)
+	}
+	if isLogger(stdout) {
+		var out, errors *os.File
+		if s.logger, out, errors, err = startLogger(stdout, id, namespace); err != nil {
+			return nil, fmt.Errorf("stdout %q: %w", stdout, err)
+		}
+		s.out, s.err = &handedOver{file: out}, &handedOver{file: errors}
+		return s, nil
+	}
+	if s.out, err = openOutput(stdout); err != nil {
+		return nil, fmt.Errorf("stdout %q: %w", stdout, err)
+	}
+	if s.err, err = openOutput(stderr); err != nil {
+		return nil, fmt.Errorf("stderr %q: %w", stderr, err)
+	}
+	return s, nil
+}
+
+func (s *streams) each(do func(stream)) {
+	for _, one := range []stream{s.in, s.out, s.err} {
+		if one != nil {
+			do(one)
+		}
+	}
+}
+
+// chown gives the process's ends, where they are FIFOs or pipes, to a user and a
+// group.
+func (s *streams) chown(uid, gid uint32) (err error) {
+	if uid == 0 && gid == 0 {
+		return nil
+	}
+	s.each(func(one stream) {
+		info, serr := one.processEnd().Stat()
+		if serr == nil && info.Mode()&os.ModeNamedPipe != 0 {
+			serr = one.processEnd().Chown(int(uid), int(gid))
+		}
+		err = errors.Join(err, serr)
+	})
+	return err
+}
+
+func (s *streams) handOver() { s.each(stream.handOver) }
+
+// drainTime is how long a process's output is waited for once the process has
+// ended: somebody else may hold its end for ever.
+const drainTime = 2 * time.Second
+
+// finish waits until all that the process has written is where it belongs, for a
+// bounded time, and gives everything up.
+func (s *streams) finish() {
+	giveUp := make(chan struct{})
+	timer := time.AfterFunc(drainTime, func() { close(giveUp) })
+	s.each(func(one stream) { one.drain(giveUp) })
+	timer.Stop()
+	s.close()
+}
+
+func (s *streams) close() {
+	s.each(stream.close)
+	if s.logger != nil {
+		s.logger.finish()
+	}
+}
+
+// openInput opens what a process reads from: a FIFO itself, and anything else by a
+// copy.
+func openInput(name string) (stream, error) {
+	if name == "" {
+		return openNull(unix.O_RDONLY)
+	}
+	path, fifo, err := locate(name)
+	if err != nil {
+		return nil, err
+	}
+	if fifo {
+		reader, writer, err := openBoth(path)
+		return &handedOver{file: reader, keeps: writer, isInput: true}, err
+	}
+	file, err := openFile(path, unix.O_RDONLY)
+	if err != nil {
+		return nil, err
+	}
+	return copyInput(file)
+}
+
+func openOutput(name string) (stream, error) {
+	if name == "" {
+		return openNull(unix.O_WRONLY)
+	}
+	path, fifo, err := locate(name)
+	if err != nil {
+		return nil, err
+	}
+	if fifo {
+		reader, writer, err := openBoth(path)
+		return &handedOver{file: writer, keeps: reader}, err
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, err
+	}
+	file, err := openFile(path, unix.O_WRONLY|unix.O_APPEND|unix.O_CREAT)
+	if err != nil {
+		return nil, err
+	}
+	return copyOutput(file)
+}
+
+func openNull(flags int) (stream, error) {
+	f, err := openFile(os.DevNull, flags)
+	return &handedOver{file: f}, err
+}
+
+// handedOver is a stream that the process uses directly: nothing is copied.
+//
+// Of a FIFO the daemon holds the other end too, so that the process meets neither
+// end of file nor SIGPIPE when containerd or the client goes away and comes back.
+// It holds it by a separate descriptor, not by O_RDWR: a write end of stdout in the
+// daemon would keep the client from ever seeing the end of file.
+type handedOver struct {
+	isInput bool
+
+	mu    sync.Mutex
+	file  *os.File // the process's end, until it has it; guarded by mu
+	keeps *os.File // the daemon's end; nil where there is none; guarded by mu
+}
+
+func (h *handedOver) processEnd() *os.File  { return h.file }
+func (h *handedOver) drain(<-chan struct{}) {} // it is in the FIFO
+func (h *handedOver) handOver()             { h.closeOne(&h.file) }
+func (h *handedOver) close()                { h.closeOne(&h.file); h.closeOne(&h.keeps) }
+func (h *handedOver) endInput() {
+	if h.isInput {
+		h.closeOne(&h.keeps)
+	}
+}
+
+func (h *handedOver) closeOne(f **os.File) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if *f != nil {
+		(*f).Close()
+		*f = nil
+	}
+}
+
+// openBoth opens a FIFO's read end and then its write end, which in this order
+// and with O_NONBLOCK wait for nobody. Both are handed over blocking.
+func openBoth(path string) (reader, writer *os.File, err error) {
+	var fds [2]int
+	for i, mode := range []int{unix.O_RDONLY, unix.O_WRONLY} {
+		fds[i], err = unix.Open(path, mode|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+		if err == nil {
+			err = unix.SetNonblock(fds[i], false)
+		}
+		if err != nil {
+			for _, fd := range fds[:i] {
+				unix.Close(fd)
+			}
+			return nil, nil, fmt.Errorf("open FIFO: %w", err)
+		}
+	}
+	return os.NewFile(uintptr(fds[0]), path), os.NewFile(uintptr(fds[1]), path), nil
+}
+
+func openFile(path string, flags int) (*os.File, error) {
+	fd, err := unix.Open(path, flags|unix.O_CLOEXEC|unix.O_NOCTTY, 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("open: %w", err)
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
+
+// locate turns a stream's name into a path and says whether it is a FIFO.
+func locate(name string) (path string, fifo bool, err error) {
+	path = name
+	if strings.Contains(name, "://") {
+		u, err := url.Parse(name)
+		if err != nil {
+			return "", false, fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
+		}
+		switch u.Scheme {
+		case "fifo":
+			path = u.Path
+		case "file":
+			if !filepath.IsAbs(u.Path) {
+				return "", false, fmt.Errorf("%q is not an absolute path, as in file:///var/log/x: %w", u.Path, errdefs.ErrInvalidArgument)
+			}
+			return u.Path, false, nil
+		default:
+			return "", false, fmt.Errorf("streams of scheme %s:// are not supported here; accepted: fifo, file, and for stdout binary, binary-v2: %w", u.Scheme, errdefs.ErrInvalidArgument)
+		}
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		if errors.Is(err, unix.ENOENT) {
+			return "", false, fmt.Errorf("no such FIFO: %w", errdefs.ErrNotFound)
+		}
+		return "", false, err
+	}
+	return path, st.Mode&unix.S_IFMT == unix.S_IFIFO, nil
+}
