@@ -23,28 +23,33 @@ import (
 // daemon keeps its socket, without which a containerd that is started again
 // takes the container for dead.
 func TestSameIDWhileItsDaemonEnds(t *testing.T) {
-	tt := harness.New(t, smoke.Ours)
-	root, id := rootfs(tt), harness.FreshID("c")
+	for _, runtime := range []string{smoke.Ours, smoke.Go} {
+		t.Run(runtime, func(t *testing.T) { sameID(harness.New(t, runtime)) })
+	}
+}
+
+func sameID(t *harness.T) {
+	root, id := rootfs(t), harness.FreshID("c")
 	var dying int
 	for range 4 {
-		// Not tt.ByHand, whose containers all end with the test.
-		h, err := tt.Daemon.ByHand(tt.Ctx, harness.HandConfig{ID: id, Runtime: tt.Runtime, RootFS: root, Args: []string{"/hello.wasm"}})
+		// Not t.ByHand, whose containers all end with the test.
+		h, err := t.Daemon.ByHand(t.Ctx, harness.HandConfig{ID: id, Runtime: t.Runtime, RootFS: root, Args: []string{"/hello.wasm"}})
 		require.NoError(t, err)
 		socket := strings.TrimPrefix(h.Address, "unix://")
 		if dying != 0 {
 			require.NoError(t, syscall.Kill(dying, syscall.SIGCONT))
-			require.Eventually(t, func() bool { return len(tt.Shims()) == 1 }, 10*time.Second, time.Millisecond)
+			require.Eventually(t, func() bool { return len(t.Shims()) == 1 }, 10*time.Second, time.Millisecond)
 		}
 		require.FileExists(t, socket, "a daemon removed its successor's socket")
-		_, err = h.Create(tt.Ctx)
+		_, err = h.Create(t.Ctx)
 		require.NoError(t, err)
-		start(tt, h)
-		require.Zero(t, wait(tt, h))
-		_, err = h.Delete(tt.Ctx, &task.DeleteRequest{ID: h.ID})
+		start(t, h)
+		require.Zero(t, wait(t, h))
+		_, err = h.Delete(t.Ctx, &task.DeleteRequest{ID: h.ID})
 		require.NoError(t, err)
-		shims := tt.Shims()
+		shims := t.Shims()
 		require.Len(t, shims, 1)
-		_, err = h.Shutdown(tt.Ctx, &task.ShutdownRequest{ID: h.ID})
+		_, err = h.Shutdown(t.Ctx, &task.ShutdownRequest{ID: h.ID})
 		require.NoError(t, err)
 		// It gets no further until the next one is there, or has ended.
 		dying = shims[0].Pid
@@ -53,7 +58,7 @@ func TestSameIDWhileItsDaemonEnds(t *testing.T) {
 		}
 		require.NoError(t, h.Shim.Close())
 		h.Shim = nil // the daemon does not answer any more
-		require.NoError(t, h.Close(tt.Ctx))
+		require.NoError(t, h.Close(t.Ctx))
 	}
 	if dying != 0 {
 		require.NoError(t, syscall.Kill(dying, syscall.SIGCONT))

@@ -41,7 +41,7 @@ func forkAndEnd(path string) {
 	if err := child.Start(); err != nil {
 		panic(err)
 	}
-	fmt.Println("child", child.Process.Pid)
+	fmt.Fprintln(os.Stdout, "child", child.Process.Pid)
 	os.Exit(0)
 }
 
