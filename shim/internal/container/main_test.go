@@ -65,6 +65,9 @@ func run(m *testing.M) int {
 		panic(err)
 	}
 	defer os.RemoveAll(dir)
+	if os.Getenv("WASMSHIM_TEST_SYSTEMD") != "" {
+		defer pretendSystemd()()
+	}
 	rootfs = filepath.Join(dir, "rootfs")
 	if err := os.MkdirAll(filepath.Join(rootfs, "bin"), 0o755); err != nil {
 		panic(err)
