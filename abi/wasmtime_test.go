@@ -3,10 +3,12 @@
 package abi
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 
@@ -46,6 +48,72 @@ func limited(t *testing.T, limits, text string, more ...record) *runner {
 		c.Args = append([]string{"sh", "-c", limits + `; exec "$@"`, "sh", c.Path}, c.Args[1:]...)
 		c.Path = "/bin/sh"
 	})
+}
+
+// What is said of a guest that is built for something else, before it is
+// compiled: none of these would be.
+func TestBuiltForSomethingElse(t *testing.T) {
+	const broken = `(type (struct (field i32))) (func (export "_start"))` // a proposal that is off
+	server := `(component (core module $m) (instance $i) (export "wasi:http/incoming-handler@0.2.3" (instance $i))`
+	command := `(component %s (core module $m ` + broken + `) (instance $i) (export "wasi:cli/run@0.2.3" (instance $i)))`
+	for text, want := range map[string]string{
+		`(module (import "env" "abort" (func (param i32 i32 i32 i32))) ` + broken + `)`:          "imports env::abort: it is AssemblyScript, built without WASI; build it with @assemblyscript/wasi-shim",
+		`(module (import "wasi_unstable" "proc_exit" (func (param i32))) ` + broken + `)`:        "imports wasi_unstable::proc_exit: that is WASI of before preview 1; build it with a current toolchain",
+		`(module (import "wasi_snapshot_preview1" "sock_open" (func)) ` + broken + `)`:           "imports wasi_snapshot_preview1::sock_open: that is one of WasmEdge's sockets",
+		`(module (import "wasi" "thread-spawn" (func (param i32) (result i32))) ` + broken + `)`: "imports wasi::thread-spawn: it is built for threads",
+		`(module (import "env" "memory" (memory 1 2 shared)) ` + broken + `)`:                    "imports env::memory: it is built for threads",
+		`(module (import "env" "memory" (memory 1 2)) ` + broken + `)`:                           "imports env::memory: this engine has wasi_snapshot_preview1 and nothing else",
+		`(module (import "gojs" "runtime.wasmExit" (func (param i32))) ` + broken + `)`:          "it is built for a browser; build it with GOOS=wasip1",
+		`(module (import "line\n" "\7f" (func)) ` + broken + `)`:                                 "imports line?::?: this engine",
+		`(module (type (struct (field i32))) (func (export "main")))`:                            `has no export "_start"; exported functions: main`,
+		server + `)`: "is a server (it exports wasi:http/incoming-handler@0.2.3), and this engine serves no HTTP yet; accepted: wasi:cli/run@0.2",
+		server + `(import "fermyon:spin/key-value" (instance)))`:                "is built for Spin (fermyon:spin/key-value), and only Spin runs it",
+		`(component (instance $i) (export "wasi:cli/run@0.3.0" (instance $i)))`: "exports wasi:cli/run@0.3.0, which this engine does not run yet; accepted: wasi:cli/run@0.2",
+		`(component (instance $i) (export "a:b/c" (instance $i)))`:              "does not export wasi:cli/run@0.2; its exports: a:b/c",
+		fmt.Sprintf(command, `(import "wasi:http/types@0.2.3" (instance))`):     "imports wasi:http/types@0.2.3: this engine gives guests no HTTP; a guest in JavaScript is built without by --disable http",
+		fmt.Sprintf(command, `(import "wasi:cli/stdout@0.3.0" (instance))`):     "imports wasi:cli/stdout@0.3.0: this engine has cli, clocks, filesystem, io, random and sockets of WASI 0.2",
+		fmt.Sprintf(command, `(import "a:b/c" (instance))`):                     "imports a:b/c: this engine has WASI 0.2 and nothing else",
+		`(component)`: "does not export wasi:cli/run@0.2; its exports: none",
+	} {
+		t.Run(want, func(t *testing.T) {
+			r := limited(t, "true", text)
+			code, failure := r.end(t)
+			require.Equal(t, 126, code)
+			require.Contains(t, failure, "load\x00")
+			require.Contains(t, failure, want)
+			// In the compiler, too, unless only the entrypoint is the matter.
+			compiler := startRunner(t, encode(record{tagKind, u32(4)}, layer(6, 7, "", "")), []string{"compiler"}, wasmtime(t), func(c *exec.Cmd) {
+				c.Env = []string{"_WASMSHIM_ROLE=compiler"}
+				c.ExtraFiles = append(c.ExtraFiles, memory(t, text), memory(t, ""))
+			})
+			code, failure = compiler.end(t)
+			require.Equal(t, 126, code)
+			if !strings.Contains(want, "_start") {
+				require.Contains(t, failure, want)
+			}
+		})
+	}
+}
+
+// Who runs out of memory while it compiles is ended by the kernel, and cannot say
+// why; so it is said before.
+func TestMemoryForCompiling(t *testing.T) {
+	code, err := guests.Read("hello.wasm")
+	require.NoError(t, err)
+	// A custom section of 4 MiB.
+	code = append(append(code, 0, 0x80, 0x80, 0x80, 0x02), make([]byte, 4<<20)...)
+	path := filepath.Join(t.TempDir(), "hello.wasm")
+	require.NoError(t, os.WriteFile(path, code, 0o600))
+	for limit, want := range map[uint64][]string{
+		0: nil, 1 << 30: nil,
+		64 << 20: {"2 compiling " + path + " may take more memory than the container has: about 96 MiB, and its limit is 64 MiB"},
+	} {
+		args := []string{"hello"}
+		r := startRunner(t, guest(args, record{tagEntryPath, path}, record{tagMemory, u64(limit)}), args, wasmtime(t))
+		exit, failure := r.end(t)
+		require.Equal(t, 0, exit, failure)
+		require.Equal(t, want, r.log)
+	}
 }
 
 // However small the container's limit on the stack is, a guest has the stack

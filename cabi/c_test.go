@@ -14,6 +14,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/libwasmshim/libwasmshim/test/guests"
 )
 
 var update = flag.Bool("update", false, "write the corpus anew")
@@ -151,14 +153,30 @@ func TestStageDecodeHostile(t *testing.T) {
 	require.Positive(t, refused)
 }
 
-// The corpus is that of the fuzzer in Go, whose test compares the decoders.
+// guestCorpus has modules and components in it.
+func guestCorpus(t *testing.T) string {
+	dir := t.TempDir()
+	for _, name := range []string{"hello.wasm", "import.wasm", "files.wasm", "component-hello.wasm", "component-err.wasm"} {
+		code, err := guests.Read(name)
+		require.NoError(t, err)
+		require.NoError(t, os.WriteFile(filepath.Join(dir, name), code, 0o600))
+	}
+	return dir
+}
+
+// The corpus of the context's decoder is that of the fuzzer in Go, whose test
+// compares the decoders. The reader of imports and exports is wasmtime's.
 func TestLibFuzzer(t *testing.T) {
 	if _, err := exec.LookPath("clang"); err != nil {
 		t.Skip("clang is not installed: the C side is not fuzzed by libFuzzer")
 	}
-	for name, sources := range map[string][]string{
-		"stage":      {"stage.c", "testdata/fuzz_stage.c"},
-		"descriptor": {"descriptor.c", "testdata/fuzz_descriptor.c"},
+	for name, fuzzed := range map[string]struct {
+		sources []string
+		corpus  string
+	}{
+		"stage":      {[]string{"stage.c", "testdata/fuzz_stage.c"}, "testdata/corpus"},
+		"descriptor": {[]string{"descriptor.c", "testdata/fuzz_descriptor.c"}, "testdata/corpus"},
+		"items":      {[]string{"../engines/wasmtime/items.c", "../engines/wasmtime/testdata/fuzz_items.c"}, guestCorpus(t)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
@@ -166,15 +184,53 @@ func TestLibFuzzer(t *testing.T) {
 				"-std=c11", "-D_GNU_SOURCE", "-g", "-O1", "-Wall", "-Wextra", "-Werror", "-I../include",
 				"-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all", "-o", dir + "/fuzz",
 			}
-			out, err := exec.Command("clang", append(args, sources...)...).CombinedOutput()
+			out, err := exec.Command("clang", append(args, fuzzed.sources...)...).CombinedOutput()
 			require.NoError(t, err, "%s", out)
 			require.NoError(t, os.Mkdir(dir+"/new", 0o700))
 			runs := cmp.Or(os.Getenv("WASMSHIM_FUZZ_RUNS"), "50000")
-			cmd := exec.Command(dir+"/fuzz", "-runs="+runs, "-seed=1", "-max_len=4096", "-artifact_prefix="+dir+"/", dir+"/new", "testdata/corpus")
+			cmd := exec.Command(dir+"/fuzz", "-runs="+runs, "-seed=1", "-max_len=4096", "-artifact_prefix="+dir+"/", dir+"/new", fuzzed.corpus)
 			out, err = cmd.CombinedOutput()
 			require.NoError(t, err, "%s", out)
 			require.Contains(t, string(out), "Done "+runs+" runs")
 		})
+	}
+}
+
+// What wasmtime's engine reads of a module or a component before it compiles it.
+func TestItems(t *testing.T) {
+	program := build(t, "../engines/wasmtime/items.c", "../engines/wasmtime/testdata/items.c")
+	items := func(bytes string) string {
+		cmd := exec.Command(program)
+		cmd.Stdin = strings.NewReader(bytes)
+		out, err := cmd.CombinedOutput()
+		require.NoError(t, err, "%s", out)
+		return string(out)
+	}
+	module := "\x00asm\x01\x00\x00\x00"
+	imports := "\x06" + // six
+		"\x03env\x01f\x00\x00" +
+		"\x03env\x01t\x01\x70\x01\x01\x80\x01" + // a table with a maximum
+		"\x03env\x01m\x02\x0b\x01\x02\x00" + // a shared memory with a page size
+		"\x03env\x01g\x03\x63\x00\x01" + // a global of a reference type
+		"\x03env\x01e\x04\x00\x00" + // a tag
+		"\x00\x00\x00\x00"
+	require.Equal(t, "import 0 env f\nimport 1 env t\nimport 2 env m shared\nimport 3 env g\nimport 4 env e\nimport 0  \n"+
+		"export 2  memory\nunderstood\n", items(module+"\x02"+string(rune(len(imports)))+imports+"\x07\x0a\x01\x06memory\x02\x00"+"\x0a\x01\x00"))
+
+	component := "\x00asm\x0d\x00\x01\x00"
+	require.Equal(t, "import 5  a:b/c\nimport 3  r\nexport 1  run\nunderstood\n",
+		items(component+"\x0a\x0f\x02\x00\x05a:b/c\x05\x00\x01\x01r\x03\x01"+"\x0b\x0b\x01\x00\x03run\x01\x00\x01\x01\x00"))
+
+	for _, name := range []string{"hello.wasm", "component-hello.wasm", "go.wasm"} {
+		code, err := guests.Read(name)
+		require.NoError(t, err)
+		require.Contains(t, items(string(code)), "\nunderstood\n")
+	}
+	for _, bad := range []string{
+		"", "\x00asm", "\x00asm\x02\x00\x00\x00", module + "\x02", module + "\x02\x05\x01", module + "\x02\x80\x80\x80\x80\x80\x80\x80\x80\x80\x80\x00",
+		module + "\x02\x02\x01\xff", module + "\x02\x02\x00\x00", module + "\x02\x05\x01\x00\x00\x07\x00", component + "\x0a\x04\x01\x02\x00\x05",
+	} {
+		require.Contains(t, items(bad), "not understood\n", "%q", bad)
 	}
 }
 

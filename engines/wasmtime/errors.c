@@ -97,10 +97,50 @@ bool lacks_memory(const char *why) {
     return strstr(why, strerror(ENOMEM)) != NULL;
 }
 
+// By what words wasmtime says that a proposal is off. Where one is part of
+// another, the longer comes first.
+static const struct {
+    const char *words;
+    const char *proposal;
+} switched_off[] = {
+    {"bulk memory support is not enabled", "bulk-memory"},
+    {"custom page sizes proposal must be enabled", "custom-page-sizes"},
+    {"exceptions proposal not enabled", "exceptions"},
+    {"exceptions support is not enabled", "exceptions"},
+    {"function references support is not enabled", "function-references"},
+    {"function references required", "function-references"},
+    {"without the gc feature", "gc"},
+    {"gc proposal not enabled", "gc"},
+    {"gc support is not enabled", "gc"},
+    {"memory64 must be enabled", "memory64"},
+    {"multiple memories", "multi-memory"},
+    {"multi-value feature is not enabled", "multi-value"},
+    {"multi-value is not enabled", "multi-value"},
+    {"reference types support is not enabled", "reference-types"},
+    {"relaxed SIMD support is not enabled", "relaxed-simd"},
+    {"SIMD support is not enabled", "simd"},
+    {"tail calls support is not enabled", "tail-call"},
+    {"threads must be enabled", "threads"},
+    {"threads support is not enabled", "threads"},
+    {"wide arithmetic support is not enabled", "wide-arithmetic"},
+};
+
 // What is to be done about an error, behind it; "" if that is not known.
 static void advise(const char *why, char *advice, size_t size) {
     struct rlimit limit;
     advice[0] = 0;
+    for (size_t i = 0; i < sizeof(switched_off) / sizeof(switched_off[0]); i++)
+        if (strstr(why, switched_off[i].words) != NULL) {
+            snprintf(advice, size, ": the engine option wasm-%s = true allows it", switched_off[i].proposal);
+            return;
+        }
+    if (strstr(why, "legacy_exceptions") != NULL)
+        snprintf(advice, size,
+                 ": the guest uses exceptions in their old form, which no option allows; build it for the new one "
+                 "(with clang: -mllvm -wasm-use-legacy-eh=false)");
+    if (strstr(why, "shared memory support is disabled") != NULL)
+        snprintf(advice, size,
+                 ": it is built for threads, which this engine does not give to guests; build it for one");
     if (lacks_memory(why) && getrlimit(RLIMIT_AS, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY)
         snprintf(advice, size,
                  ": the container limits its address space (RLIMIT_AS) to %" PRIu64

@@ -78,7 +78,7 @@ static int32_t assemble(struct guest *g) {
 }
 
 // Bytes 4 to 7 are version and layer; layer 1 is a component.
-static bool is_component(const struct guest *g) {
+bool is_component(const struct guest *g) {
     return is_wasm(g->bytes, g->size) && g->bytes[6] == 1 && g->bytes[7] == 0;
 }
 
@@ -96,15 +96,33 @@ static void say(struct guest *g, const char *what, size_t size, uint64_t begun) 
     wasm_shim_log(g->ctx, WASM_SHIM_LOG_DEBUG, line, NULL);
 }
 
-static int32_t compile(struct guest *g) {
+// Compiling takes some twenty times as much memory as the code has bytes. Where
+// the container has less, the kernel may end it, which nobody could explain then.
+static void warn_of_memory(struct guest *g) {
+    const uint64_t mib = 1 << 20;
+    uint64_t limit = wasm_shim_memory_limit(g->ctx), need = 20 * (uint64_t)g->size + 16 * mib;
+    char line[512];
+    if (limit == 0 || limit >= need)
+        return;
+    snprintf(line, sizeof(line),
+             "compiling %s may take more memory than the container has: about %llu MiB, and its limit is %llu MiB",
+             g->path, (unsigned long long)(need / mib), (unsigned long long)(limit / mib));
+    wasm_shim_log(g->ctx, WASM_SHIM_LOG_WARN, line, NULL);
+}
+
+// entry is as in check_items.
+static int32_t compile(struct guest *g, const char *entry) {
     uint64_t begun = now_us();
     int32_t status = g->bytes != NULL ? WASM_SHIM_OK : read_layer(g);
     if (status == WASM_SHIM_OK && g->size == 0)
         status = fail(g, WASM_SHIM_ERROR_LOAD, "%s is empty", g->path);
     if (status == WASM_SHIM_OK && wasm_shim_kind(g->ctx) == WASM_SHIM_KIND_TEXT)
         status = assemble(g);
+    if (status == WASM_SHIM_OK)
+        status = check_items(g, entry);
     if (status != WASM_SHIM_OK)
         return status;
+    warn_of_memory(g);
     wasmtime_error_t *error = is_component(g) ? wasmtime_component_new(g->engine, g->bytes, g->size, &g->component)
                                               : wasmtime_module_new(g->engine, g->bytes, g->size, &g->module);
     if (error != NULL)
@@ -157,12 +175,12 @@ static bool load_artifact(struct guest *g) {
 }
 
 int32_t load(struct guest *g) {
-    return load_artifact(g) ? WASM_SHIM_OK : compile(g);
+    return load_artifact(g) ? WASM_SHIM_OK : compile(g, wasm_shim_entry_func(g->ctx));
 }
 
 int32_t write_artifact(struct guest *g) {
     wasm_byte_vec_t bytes;
-    int32_t status = compile(g);
+    int32_t status = compile(g, NULL);
     if (status != WASM_SHIM_OK)
         return status;
     wasmtime_error_t *error = g->component != NULL ? wasmtime_component_serialize(g->component, &bytes)

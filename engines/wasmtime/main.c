@@ -77,16 +77,21 @@ static bool has_stack(void) {
     return getrlimit(RLIMIT_STACK, &limit) == 0 && limit.rlim_cur >= GUEST_STACK;
 }
 
+void new_store(struct guest *g) {
+    g->store = wasmtime_store_new(g->engine, NULL, NULL);
+    g->context = wasmtime_store_context(g->store);
+}
+
 int32_t execute(struct guest *g) {
     int32_t status = find_guest(g);
     if (status == WASM_SHIM_OK)
         status = new_engine(g);
-    if (status == WASM_SHIM_OK)
-        status = load(g);
     if (status != WASM_SHIM_OK)
         return status;
-    g->store = wasmtime_store_new(g->engine, NULL, NULL);
-    g->context = wasmtime_store_context(g->store);
+    new_store(g);
+    status = load(g);
+    if (status != WASM_SHIM_OK)
+        return status;
     status = set_limits(g);
     if (status != WASM_SHIM_OK)
         return status;
@@ -110,7 +115,10 @@ static int32_t compile(wasm_shim_context *ctx, void *user_data) {
     int32_t status = find_guest(&g);
     if (status == WASM_SHIM_OK)
         status = new_engine(&g);
-    return status == WASM_SHIM_OK ? write_artifact(&g) : status;
+    if (status != WASM_SHIM_OK)
+        return status;
+    new_store(&g);
+    return write_artifact(&g);
 }
 
 static const wasm_shim_engine engine = {

@@ -79,7 +79,7 @@ static wasm_trap_t *proc_exit(void *env, wasmtime_caller_t *caller, const wasmti
     return wasmtime_trap_new("exit", 4);
 }
 
-static wasmtime_error_t *define_wasi(struct guest *g, wasmtime_linker_t *linker) {
+wasmtime_error_t *define_wasi(struct guest *g, wasmtime_linker_t *linker) {
     static const char wasi[] = "wasi_snapshot_preview1";
     static const char name[] = "proc_exit";
     wasmtime_error_t *error = wasmtime_linker_define_wasi(linker);

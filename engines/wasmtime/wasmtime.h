@@ -54,6 +54,9 @@ int32_t set_limits(struct guest *g);
 int32_t execute(struct guest *g);
 int32_t execute_within(struct guest *g);
 
+// Makes the guest's store, after the engine and before all that follows.
+void new_store(struct guest *g);
+
 // Finds the layer that is the guest.
 int32_t find_guest(struct guest *g);
 
@@ -62,6 +65,16 @@ int32_t load(struct guest *g);
 
 // Compiles the guest and writes its artifact.
 int32_t write_artifact(struct guest *g);
+
+// Says what the guest's bytes are.
+bool is_component(const struct guest *g);
+
+// Refuses, before it is compiled, a guest with imports that nobody has, or with
+// nothing to run. entry: what is run; NULL if that is not known.
+int32_t check_items(struct guest *g, const char *entry);
+
+// Gives a linker what a module may import.
+wasmtime_error_t *define_wasi(struct guest *g, wasmtime_linker_t *linker);
 
 int32_t run_module(struct guest *g);
 int32_t run_component(struct guest *g);

@@ -126,6 +126,7 @@ func TestTrust3Proposals(t *testing.T) {
 				} else {
 					require.EqualValues(t, 126, result.Code, "%q: %+v", value, result)
 					require.Contains(t, result.Stderr, "cannot compile")
+					require.Contains(t, result.Stderr, ": the engine option wasm-"+name+" = true allows it\n")
 				}
 			}
 		})
