@@ -89,7 +89,8 @@ func Cleanup(id, bundle, socket string) ([]byte, error) {
 		leaveToDaemon(socket, id)
 	}
 	err := container.Cleanup(id, filepath.Join(bundle, rootDir))
-	if uerr := mount.UnmountRecursive(filepath.Join(bundle, "rootfs"), 0); uerr != nil {
+	// Somebody else may be at it as well, and have removed the bundle.
+	if uerr := mount.UnmountRecursive(filepath.Join(bundle, "rootfs"), 0); uerr != nil && !errors.Is(uerr, os.ErrNotExist) {
 		err = errors.Join(err, fmt.Errorf("unmount root file system: %w", uerr))
 	}
 	if err != nil {

@@ -96,15 +96,12 @@ func (s *Service) await(t *task) {
 	s.Publish(topicExit, &events.TaskExit{ContainerID: t.id, ID: t.id, Pid: t.pid, ExitStatus: resp.ExitStatus, ExitedAt: resp.ExitedAt})
 }
 
-// giveUp forgets a container that somebody else cleans up, who tells of its exit, and
-// asks this daemon for nothing any more.
+// giveUp forgets a container that somebody else cleans up, who removes all that there
+// is of it, tells of its exit, and asks this daemon for nothing any more.
 func (s *Service) giveUp(t *task) {
 	t.log.Info("the container is being cleaned up from outside")
-	if _, err := s.delete(s.ctx, &api.DeleteRequest{ID: t.id}); err != nil && !errdefs.IsNotFound(err) {
-		t.log.WithError(err).Debug("the rest is left to who cleans up from outside")
-		t.streams.close()
-		s.drop(t)
-	}
+	t.streams.close()
+	s.drop(t)
 	s.stopIfEmpty()
 }
 
