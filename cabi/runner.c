@@ -130,6 +130,21 @@ static int run(wasm_shim_context *ctx) {
     return o.code;
 }
 
+// Hides what the context says. Returns an exit code, or 0.
+static int hide(wasm_shim_context *ctx) {
+    char why[512], line[640];
+    const struct wasmshim_stage *s = &ctx->stage;
+    if (s->hidden.count == 0 || wasmshim_hide(s, why, sizeof(why)) == 0)
+        return 0;
+    bool is_usual = errno == ENOSYS || errno == EOPNOTSUPP; // the kernel has no Landlock
+    if ((s->flags & WASMSHIM_FLAG_MUST_HIDE) != 0)
+        return fail("sandbox", "cannot hide %s from the guest: %s; set guest_proc to readonly to run without",
+                    s->hidden.items[0], why);
+    snprintf(line, sizeof(line), "%s is read-only, and not hidden from the guest: %s", s->hidden.items[0], why);
+    wasm_shim_log(ctx, is_usual ? WASM_SHIM_LOG_DEBUG : WASM_SHIM_LOG_WARN, line, NULL);
+    return 0;
+}
+
 int wasmshim_runner(int argc, char **argv, const wasm_shim_engine *e) {
     engine = e;
     // First of all: until then, a signal to this PID 1 is lost.
@@ -141,13 +156,6 @@ int wasmshim_runner(int argc, char **argv, const wasm_shim_engine *e) {
     const char *bad = wasmshim_take_over(argc, argv, e, &ctx);
     if (bad != NULL)
         return fail("load", "context: %s", bad);
-    if (ctx.stage.hidden.count > 0 && wasmshim_hide(&ctx.stage) < 0) {
-        if ((ctx.stage.flags & WASMSHIM_FLAG_MUST_HIDE) != 0)
-            return fail("sandbox",
-                        "cannot hide %s from the guest: Landlock: %s; set guest_proc to readonly to run without",
-                        ctx.stage.hidden.items[0], strerror(errno));
-        wasm_shim_log(&ctx, WASM_SHIM_LOG_DEBUG, "/proc is read-only and not hidden from the guest: no Landlock here",
-                      NULL);
-    }
-    return run(&ctx);
+    int hidden = hide(&ctx);
+    return hidden != 0 ? hidden : run(&ctx);
 }

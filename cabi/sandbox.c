@@ -52,6 +52,8 @@ struct sandbox {
     const struct wasmshim_list *hidden;
     uint64_t handled;
     int ruleset;
+    char unlisted[PATH_MAX]; // a directory on the way to a hidden one that this user may not list; empty if there is
+                             // none
 };
 
 static bool is_hidden(const struct sandbox *s, const char *path) {
@@ -75,30 +77,45 @@ static int allow(const struct sandbox *s, int fd, uint64_t access) {
     return (int)syscall(ADD_RULE, s->ruleset, PATH_BENEATH, &rule, 0);
 }
 
-static int allow_entries(const struct sandbox *s, const char *path);
+static int allow_entries(struct sandbox *s, const char *path);
 
 // Allows one entry with all that is below it, as far as it is not hidden.
-static int allow_entry(const struct sandbox *s, int dir, const char *name, const char *path) {
+static int allow_entry(struct sandbox *s, int dir, const char *name, const char *path) {
     if (is_hidden(s, path))
         return 0;
-    if (leads_to_hidden(s, path))
-        return allow_entries(s, path);
     int fd = openat(dir, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
     // One that this user may not reach, or that has just gone, needs no rule.
     if (fd < 0)
         return 0;
     struct stat st;
     int result = fstat(fd, &st);
-    if (result == 0 && !S_ISLNK(st.st_mode))
+    if (result == 0 && S_ISDIR(st.st_mode) && leads_to_hidden(s, path))
+        result = allow_entries(s, path);
+    else if (result == 0 && !S_ISLNK(st.st_mode))
         result = allow(s, fd, S_ISDIR(st.st_mode) ? s->handled : FS_OF_FILES);
     close(fd);
     return result;
 }
 
-static int allow_entries(const struct sandbox *s, const char *path) {
+// What cannot be listed cannot be allowed. Where this user cannot pass through
+// the directory either, nothing is lost by that; else everything in it would be,
+// as with "/" of mode 0711.
+static int cannot_list(struct sandbox *s, const char *path) {
+    if (errno == ENOENT || errno == ENOTDIR)
+        return 0;
+    if (errno != EACCES)
+        return -1;
+    if (faccessat(AT_FDCWD, path, X_OK, AT_EACCESS) != 0)
+        return 0;
+    snprintf(s->unlisted, sizeof(s->unlisted), "%s", path);
+    errno = EACCES;
+    return -1;
+}
+
+static int allow_entries(struct sandbox *s, const char *path) {
     DIR *dir = opendir(path[0] != 0 ? path : "/");
     if (dir == NULL)
-        return errno == EACCES || errno == ENOENT || errno == ENOTDIR ? 0 : -1;
+        return cannot_list(s, path[0] != 0 ? path : "/");
     int result = 0;
     struct dirent *e;
     while (result == 0 && (e = readdir(dir)) != NULL) {
@@ -173,16 +190,28 @@ static int enforce(const struct sandbox *s, int result) {
     return result;
 }
 
-int wasmshim_hide(const struct wasmshim_stage *stage) {
-    struct sandbox s = {.hidden = &stage->hidden};
-    if (begin(&s) < 0)
+static int hide(struct sandbox *s, const struct wasmshim_stage *stage) {
+    if (begin(s) < 0)
         return -1;
-    int result = allow_listing(&s);
+    int result = allow_listing(s);
     if (result == 0)
-        result = allow_entries(&s, "");
+        result = allow_entries(s, "");
     if (result == 0)
-        result = allow_layers(&s, stage);
-    return enforce(&s, result);
+        result = allow_layers(s, stage);
+    return enforce(s, result);
+}
+
+int wasmshim_hide(const struct wasmshim_stage *stage, char *why, size_t size) {
+    struct sandbox s = {.hidden = &stage->hidden};
+    int result = hide(&s, stage);
+    int saved = errno;
+    if (result < 0 && s.unlisted[0] != 0)
+        snprintf(why, size, "the container's user may not list %s, where everything else has to be allowed",
+                 s.unlisted);
+    else if (result < 0)
+        snprintf(why, size, "Landlock: %s", strerror(saved));
+    errno = saved;
+    return result;
 }
 
 int wasmshim_hide_all(void) {

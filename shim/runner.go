@@ -94,9 +94,14 @@ func (g *guest) hide(c *stage.Context) error {
 			err = unix.Exec(stage.Exe, os.Args, []string{stage.RoleEnv, hiddenEnv + "=1"})
 		}
 	} else if !c.MustHide {
+		level := "warn"
+		if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EOPNOTSUPP) {
+			level = "debug" // the kernel has no Landlock
+		}
+		g.context(c).Log(level, "%s is read-only, and not hidden from the guest: %v", c.Hidden[0], err)
 		return nil
 	}
-	return fmt.Errorf("cannot hide %s from the guest: Landlock: %w; set guest_proc to readonly to run without", c.Hidden[0], err)
+	return fmt.Errorf("cannot hide %s from the guest: %w; set guest_proc to readonly to run without", c.Hidden[0], err)
 }
 
 // readable are the descriptors that stay readable by their names in /proc: this

@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"os"
 	"strings"
 	"testing"
 
@@ -102,6 +103,34 @@ func TestTrust8NoLandlock(t *testing.T) {
 		require.EqualValues(t, 125, result.Code)
 		require.Equal(t, "wasmtime: cannot hide /proc from the guest: Landlock: Function not implemented; set guest_proc to readonly to run without\n", result.Stderr)
 		require.Empty(t, result.Stdout)
+	}
+}
+
+// Where the container's user may not list "/", Landlock would take everything
+// away: a guest for which it was not asked runs without.
+func TestTrust8RootThatCannotBeListed(t *testing.T) {
+	for _, shim := range []string{smoke.Ours, smoke.Go} {
+		tt := harness.New(t, shim)
+		root := rootfs(tt) // containerd leaves out what a layer says of "/"
+		require.NoError(t, os.Chmod(root, 0o711))
+		for mode, want := range map[string]struct {
+			code   uint32
+			stderr string
+			log    string
+		}{
+			"auto":     {0, "", "/proc is read-only, and not hidden from the guest: the container's user may not list /, where everything else has to be allowed"},
+			"readonly": {0, "", ""},
+			"hidden":   {125, "cannot hide /proc from the guest: the container's user may not list /, where everything else has to be allowed; set guest_proc to readonly to run without\n", ""},
+		} {
+			id := harness.FreshID("c")
+			result := tt.Once(harness.Config{
+				ID: id, Image: smoke.Image(tt), Args: []string{"/hello.wasm"}, RuntimeOptions: body("guest_proc = '" + mode + "'"),
+				Opts: []oci.SpecOpts{oci.WithUserID(1000), oci.WithRootFSPath(root), oci.WithRootFSReadonly()},
+			})
+			require.Equal(t, want.code, result.Code, "%s: %+v", mode, result)
+			require.Equal(t, want.stderr, result.Stderr[len(result.Stderr)-len(want.stderr):])
+			require.Contains(t, strings.Join(logLines(tt, id), "\n"), want.log)
+		}
 	}
 }
 

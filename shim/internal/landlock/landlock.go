@@ -6,6 +6,7 @@ package landlock
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -33,10 +34,25 @@ type ruleset struct {
 
 // Hide makes the calling thread, and what it executes, unable to open, change
 // or rename files below the given absolute paths. The caller has locked the
-// thread. readable are descriptors whose files stay readable. The error is
-// ENOSYS or EOPNOTSUPP where the kernel has no Landlock; nothing is changed
-// then.
+// thread. readable are descriptors whose files stay readable. With an error
+// nothing is changed; it is ENOSYS or EOPNOTSUPP where the kernel has no
+// Landlock.
 func Hide(hidden []string, readable ...int) error {
+	err := hide(hidden, readable)
+	if err == nil || errors.As(err, new(unlisted)) {
+		return err
+	}
+	return fmt.Errorf("Landlock: %w", err)
+}
+
+// unlisted is a directory on the way to a hidden one that this user may not list.
+type unlisted string
+
+func (u unlisted) Error() string {
+	return "the container's user may not list " + string(u) + ", where everything else has to be allowed"
+}
+
+func hide(hidden []string, readable []int) error {
 	r, err := newRuleset()
 	if err != nil {
 		return err
@@ -123,14 +139,14 @@ func (r *ruleset) allow(fd int, access uint64) error {
 func (r *ruleset) allowEntries(dir string) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return nil // one that this user may not read needs no rule
+		return cannotList(dir, err)
 	}
 	for _, e := range entries {
 		path := filepath.Join(dir, e.Name())
 		if slices.Contains(r.hidden, path) || e.Type() == os.ModeSymlink {
 			continue
 		}
-		if slices.ContainsFunc(r.hidden, func(h string) bool { return strings.HasPrefix(h, path+"/") }) {
+		if e.IsDir() && slices.ContainsFunc(r.hidden, func(h string) bool { return strings.HasPrefix(h, path+"/") }) {
 			if err := r.allowEntries(path); err != nil {
 				return err
 			}
@@ -141,6 +157,21 @@ func (r *ruleset) allowEntries(dir string) error {
 		}
 	}
 	return nil
+}
+
+// cannotList: what cannot be listed cannot be allowed. Where this user cannot
+// pass through the directory either, nothing is lost by that; else everything in
+// it would be, as with "/" of mode 0711.
+func cannotList(dir string, err error) error {
+	switch {
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR):
+		return nil
+	case !errors.Is(err, unix.EACCES):
+		return err
+	case unix.Faccessat(unix.AT_FDCWD, dir, unix.X_OK, unix.AT_EACCESS) != nil:
+		return nil
+	}
+	return unlisted(dir)
 }
 
 func (r *ruleset) allowEntry(path string, dir bool) error {
