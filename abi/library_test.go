@@ -165,6 +165,26 @@ func TestLinkers(t *testing.T) {
 	}
 }
 
+// Where there is no Go to start, calling it would wait for ever.
+func TestNoGoInTheBinary(t *testing.T) {
+	dir := t.TempDir()
+	stub := filepath.Join(dir, "stub.c")
+	require.NoError(t, os.WriteFile(stub, []byte("#include <unistd.h>\n#include \"_cgo_export.h\"\n"+
+		"void wasmshimGoInit(void) { pause(); }\nint wasmshimGoMain(wasm_shim_engine *e, int fd) { (void)e; (void)fd; return pause(); }\n"), 0o600))
+	sources, err := filepath.Glob("../cabi/*.c")
+	require.NoError(t, err)
+	shim := filepath.Join(dir, "shim")
+	args := append([]string{"-std=gnu11", "-D_GNU_SOURCE", "-static", "-w", "-Itestdata/stub", "-I../include", "-o", shim, stub, "testdata/probe/engine.c"}, sources...)
+	out, err := exec.Command("gcc", args...).CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, shim, "--version")
+	out, _ = cmd.CombinedOutput()
+	require.Equal(t, 1, cmd.ProcessState.ExitCode())
+	require.Equal(t, "wasm_shim_main: no Go runtime in this binary: link it with the libwasmshim.a of `make build`\n", string(out))
+}
+
 // libcontainer's constructor runs before main: given nonsense, it refuses,
 // even in a process that otherwise would be a runner.
 func TestNsexecRunsBeforeMain(t *testing.T) {

@@ -42,8 +42,11 @@ func Hide(hidden []string, readable ...int) error {
 	if err == nil || errors.As(err, new(unlisted)) {
 		return err
 	}
-	return fmt.Errorf("Landlock: %w", err)
+	return fmt.Errorf("%s: %w", name, err)
 }
+
+// name is how the kernel's mechanism is called in errors.
+const name = "Landlock"
 
 // unlisted is a directory on the way to a hidden one that this user may not list.
 type unlisted string
