@@ -153,9 +153,26 @@ func TestAddressSpaceLimit(t *testing.T) {
 			require.Regexp(t, `: the container limits its address space \(RLIMIT_AS\) to \d+ bytes, of which wasmtime reserves 4\.1 GiB for each memory of a guest: remove it; the container's limit on memory holds$`, failure)
 		})
 	}
+	// Nothing is wrong with an artifact, or a layer, for which there is no room.
+	code, err := guests.Read("hello.wasm")
+	require.NoError(t, err)
+	huge := memory(t, "")
+	require.NoError(t, huge.Truncate(1<<30))
+	for _, layers := range [][]*os.File{{memory(t, string(code)), huge}, {huge, huge}} {
+		args := []string{"hello"}
+		r := startRunner(t, guest(args, layer(6, 7, "", "sha256:aa")), args, wasmtime(t), func(c *exec.Cmd) {
+			c.ExtraFiles = append(c.ExtraFiles, layers...)
+			c.Args = append([]string{"sh", "-c", `ulimit -v 500000; exec "$@"`, "sh", c.Path}, c.Args[1:]...)
+			c.Path = "/bin/sh"
+		})
+		exit, failure := r.end(t)
+		require.Equal(t, 126, exit)
+		require.Contains(t, failure, "(RLIMIT_AS)")
+		require.Empty(t, r.log)
+	}
 	r := limited(t, "ulimit -v 8000000", string(hello))
-	code, _ := r.end(t)
-	require.Equal(t, 0, code, r.stderr.String())
+	exit, _ := r.end(t)
+	require.Equal(t, 0, exit, r.stderr.String())
 }
 
 // Where an artifact loads, the guest's file is not read: for that it would be

@@ -125,8 +125,7 @@ static const struct {
     {"wide arithmetic support is not enabled", "wide-arithmetic"},
 };
 
-// What is to be done about an error, behind it; "" if that is not known.
-static void advise(const char *why, char *advice, size_t size) {
+void advise(const char *why, char *advice, size_t size) {
     struct rlimit limit;
     advice[0] = 0;
     for (size_t i = 0; i < sizeof(switched_off) / sizeof(switched_off[0]); i++)

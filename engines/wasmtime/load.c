@@ -26,9 +26,12 @@ static void choose(struct guest *g, size_t layer) {
 
 static int32_t read_layer(struct guest *g) {
     g->bytes = wasm_shim_layer_bytes(g->ctx, g->layer, &g->size);
-    if (g->bytes == NULL)
-        return fail(g, WASM_SHIM_ERROR_LOAD, "cannot read %s: %s", g->path, strerror(errno));
-    return WASM_SHIM_OK;
+    if (g->bytes != NULL)
+        return WASM_SHIM_OK;
+    char advice[512];
+    const char *why = strerror(errno);
+    advise(why, advice, sizeof(advice));
+    return fail(g, WASM_SHIM_ERROR_LOAD, "cannot read %s: %s%s", g->path, why, advice);
 }
 
 // The guest is the first layer with WebAssembly in it: an image may have others,

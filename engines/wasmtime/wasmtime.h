@@ -100,6 +100,10 @@ int32_t fail_with(struct guest *g, int32_t status, wasmtime_error_t *error, cons
 // What wasmtime says, in one line; the caller frees it. Consumes error.
 char *error_line(wasmtime_error_t *error);
 
+// Sets advice to what is to be done about an error, which it is to stand behind;
+// "" if that is not known.
+void advise(const char *why, char *advice, size_t size);
+
 // Says whether an error, in one line, is that there was no memory.
 bool lacks_memory(const char *why);
 
