@@ -191,6 +191,26 @@ $`, text)
 	require.Equal(t, []string{"linux/arm/v7", "wasi/wasm"}, []string{i.Manifests[0].Platform, i.Manifests[1].Platform})
 }
 
+// What other tools make of a module becomes an image, whatever they leave in the
+// place of a configuration.
+func TestCLIConvertKinds(t *testing.T) {
+	tt := newCLITest(t)
+	for _, layer := range []string{harness.WasmLayer, harness.ContentLayer} { // of today's tools, and of wasm-to-oci
+		for _, config := range []string{
+			"application/vnd.wasm.config.v0+json", "application/vnd.wasm.config.v1+json", "application/vnd.oci.empty.v1+json", "application/vnd.unknown.config.v1+json", harness.NoConfig,
+		} {
+			module := fresh(t)
+			v := harness.Wasm("", harness.Blob{MediaType: layer, Data: module})
+			v.Artifact, v.ConfigType = true, config
+			source, name := tt.imported(harness.ImageName(harness.FreshID("artifact")), v).Name(), harness.ImageName(harness.FreshID("converted"))
+			tt.ok("image", "convert", source, name)
+			image := tt.open(name, wasmPlatform)
+			require.NoError(t, image.Unpack(tt.Ctx, harness.Snapshotter))
+			require.Equal(t, hello, tt.out(harness.Config{Runtime: smoke.Ours, Image: image}), "%s, %s", layer, config)
+		}
+	}
+}
+
 func TestCLIConvert(t *testing.T) {
 	tt := newCLITest(t)
 	module := fresh(t)

@@ -153,7 +153,7 @@ func (t *imageTest) removeImage(image client.Image) {
 
 func TestImage1LayerTypes(t *testing.T) {
 	tt := newImageTest(t)
-	for _, mediaType := range []string{harness.WasmLayer, harness.ComponentLayer} {
+	for _, mediaType := range []string{harness.WasmLayer, harness.ComponentLayer, harness.ContentLayer} {
 		for name, want := range map[string]string{"hello.wasm": "hello\n", "component-hello.wasm": "hello from a component\n", "hello.wat": "hello\n"} {
 			image := tt.wasm(harness.Wasm("/app.wasm", harness.Blob{MediaType: mediaType, Data: guest(t, name)}))
 			for range 2 {
@@ -209,7 +209,7 @@ func TestImage1NoSupportedLayers(t *testing.T) {
 	_, err := tt.Daemon.Create(tt.Ctx, harness.Config{Runtime: tt.shim, Image: image})
 	require.ErrorContains(t, err, `entrypoint "/app.wasm": /app.wasm does not exist in the container: not found (image `+image.Name()+
 		` has no layer of a type that the engine takes; found: application/vnd.unknown; accepted: application/wasm, `+
-		`application/vnd.bytecodealliance.wasm.component.layer.v0+wasm, application/vnd.test.data, application/vnd.test.code: not found)`)
+		`application/vnd.bytecodealliance.wasm.component.layer.v0+wasm, application/vnd.wasm.content.layer.v1+wasm, application/vnd.test.data, application/vnd.test.code: not found)`)
 	require.Contains(t, tt.LogTail(10), "has no layer of a type that the engine takes")
 	layer, err := harness.LayerTar(map[string]harness.File{"app.wasm": {Data: guest(t, "hello.wasm")}})
 	require.NoError(t, err)

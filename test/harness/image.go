@@ -34,6 +34,9 @@ type File struct {
 	UID  int
 }
 
+// NoConfig is the ConfigType of a variant whose manifest names no configuration.
+const NoConfig = "none"
+
 // Blob is a layer.
 type Blob struct {
 	MediaType string
@@ -89,6 +92,7 @@ func Plain(module []byte) (Variant, error) {
 const (
 	WasmLayer      = "application/wasm"
 	ComponentLayer = "application/vnd.bytecodealliance.wasm.component.layer.v0+wasm"
+	ContentLayer   = "application/vnd.wasm.content.layer.v1+wasm"
 )
 
 // Archive is an OCI layout tar: of more than one variant with an index.
@@ -122,6 +126,9 @@ func Archive(name string, variants ...Variant) ([]byte, error) {
 		}
 		if v.ConfigType != "" {
 			config.MediaType = v.ConfigType
+		}
+		if v.ConfigType == NoConfig {
+			config = ocispec.Descriptor{}
 		}
 		manifest := addJSON(ocispec.MediaTypeImageManifest, ocispec.Manifest{
 			Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, Config: config, Layers: layers,

@@ -16,8 +16,11 @@ import (
 	"github.com/libwasmshim/libwasmshim/shim/internal/stage"
 )
 
-// LayerTypes are the media types of layers that every engine takes.
-var LayerTypes = []string{"application/wasm", "application/vnd.bytecodealliance.wasm.component.layer.v0+wasm"}
+// LayerTypes are the media types of layers that every engine takes: the one of today,
+// and those of earlier tools, wasm-to-oci the last.
+var LayerTypes = []string{
+	"application/wasm", "application/vnd.bytecodealliance.wasm.component.layer.v0+wasm", "application/vnd.wasm.content.layer.v1+wasm",
+}
 
 // Engine is what of an engine decides which code it gets and what is compiled of
 // it.

@@ -39,9 +39,9 @@ func layer(t *testing.T, mediaType, text string) Layer {
 
 func TestTypes(t *testing.T) {
 	e := Engine{LayerTypes: []string{own}}
-	require.Equal(t, []string{"application/wasm", "application/vnd.bytecodealliance.wasm.component.layer.v0+wasm", own}, e.Types())
+	require.Equal(t, []string{"application/wasm", "application/vnd.bytecodealliance.wasm.component.layer.v0+wasm", "application/vnd.wasm.content.layer.v1+wasm", own}, e.Types())
 	require.Equal(t, LayerTypes, Engine{}.Types())
-	require.Len(t, LayerTypes, 2, "they are nobody's to change")
+	require.Len(t, LayerTypes, 3, "they are nobody's to change")
 }
 
 func TestClassify(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -91,7 +92,8 @@ func TestPublisherKeepsOrderAndLosesNothing(t *testing.T) {
 	stop = d.serve(t, path)
 	want = publish(25, 30)
 	p.Close(30 * time.Second)
-	require.Equal(t, want, d.pids())
+	// One that was taken when containerd ended, and not answered, comes once more.
+	require.Equal(t, want, slices.Compact(d.pids()))
 	stop()
 }
 
