@@ -41,7 +41,7 @@ func (d *Daemon) Snapshot() Snapshot {
 		s["file "+f] = true
 	}
 	for _, f := range files(memory(d.Namespace)...) {
-		if !strings.HasSuffix(f, ".json") && !strings.HasSuffix(f, "/asked") && !strings.HasPrefix(f, "d") { // what is remembered stays
+		if !strings.HasSuffix(f, ".json") && !strings.Contains(f, "/asked-") && !strings.HasPrefix(f, "d") { // what is remembered stays
 			s["file "+f] = true
 		}
 	}

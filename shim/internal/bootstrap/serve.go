@@ -11,7 +11,6 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
-	"runtime/debug"
 	"syscall"
 	"time"
 
@@ -38,8 +37,7 @@ func serve(e Engine, c invocation, req request, l *socket, config []byte, took *
 	if err := os.Chdir("/"); err != nil {
 		return 1
 	}
-	// The garbage collector runs early: a node has a daemon for every pod.
-	debug.SetGCPercent(40)
+	collectLate()
 	if !e.NoLogger {
 		level := e.LogLevel
 		if req.debug {

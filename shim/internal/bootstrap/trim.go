@@ -3,6 +3,7 @@
 package bootstrap
 
 import (
+	"math"
 	"os"
 	"runtime/debug"
 	"strconv"
@@ -27,10 +28,27 @@ func newTrimmer() *trimmer {
 // busy puts the trimming off.
 func (t *trimmer) busy() { t.timer.Reset(trimDelay) }
 
+// A daemon that has just been started has a container to create, which takes less time
+// than the garbage collector would: it waits until the daemon is idle, or has this
+// many bytes.
+const lateHeap = 32 << 20
+
+func collectLate() {
+	debug.SetGCPercent(-1)
+	debug.SetMemoryLimit(lateHeap)
+}
+
+// collectEarly has the garbage collector run often: a node has a daemon for every pod.
+func collectEarly() {
+	debug.SetGCPercent(40)
+	debug.SetMemoryLimit(math.MaxInt64)
+}
+
 // trim returns free heap to the kernel, and unmaps the code and constants of
 // this program, which the kernel maps again from the page cache, page by page,
 // as they are used: after a create that is much less than before.
 func trim() {
+	collectEarly()
 	debug.FreeOSMemory()
 	maps, err := os.ReadFile("/proc/self/maps")
 	if err != nil {

@@ -73,7 +73,7 @@ func (c *Client) open(ctx context.Context, b *blobs, d digest.Digest) (*os.File,
 		return nil, fmt.Errorf("read blob %s: %w", d, err)
 	}
 	defer r.Close()
-	f, _, err := sealedCopy("layer", content.NewReader(r))
+	f, _, err := sealedCopy("layer", content.NewReader(r), r.Size())
 	if err != nil {
 		return nil, fmt.Errorf("read blob %s: %w", d, err)
 	}
@@ -182,14 +182,25 @@ func verify(f *os.File, d digest.Digest, what string) error {
 	return nil
 }
 
-// buffers are what blobs go through: a daemon never holds more of one.
-var buffers = sync.Pool{New: func() any { return new([256 << 10]byte) }}
+// A daemon never holds more of a blob than a buffer of bufferSize, and less of a
+// small one: memory that was never used before costs more than to read into it.
+const bufferSize = 256 << 10
 
-func transfer(w io.Writer, r io.Reader) error {
-	buffer := buffers.Get().(*[256 << 10]byte)
-	defer buffers.Put(buffer)
+var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
+
+// transfer copies what a reader has left, about size bytes.
+func transfer(w io.Writer, r io.Reader, size int64) error {
+	const small = 16 << 10
+	var buffer []byte
+	if size < small {
+		buffer = make([]byte, size+1)
+	} else {
+		pooled := buffers.Get().(*[bufferSize]byte)
+		defer buffers.Put(pooled)
+		buffer = pooled[:]
+	}
 	// Only Read and Write: not what would choose a buffer of its own.
-	_, err := io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{r}, buffer[:])
+	_, err := io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{r}, buffer)
 	return err
 }
 
@@ -204,14 +215,14 @@ func digestOf(f *os.File, algorithm digest.Algorithm) (digest.Digest, error) {
 		return "", fmt.Errorf("digests of type %q are not supported: %w", algorithm, errdefs.ErrInvalidArgument)
 	}
 	d := algorithm.Digester()
-	if err := transfer(d.Hash(), io.NewSectionReader(f, 0, info.Size())); err != nil {
+	if err := transfer(d.Hash(), io.NewSectionReader(f, 0, info.Size()), info.Size()); err != nil {
 		return "", fmt.Errorf("read %s: %w", f.Name(), err)
 	}
 	return d.Digest(), nil
 }
 
 // sealedCopy reads everything into a memory file that nobody can change.
-func sealedCopy(name string, r io.Reader) (_ *os.File, _ digest.Digest, retErr error) {
+func sealedCopy(name string, r io.Reader, size int64) (_ *os.File, _ digest.Digest, retErr error) {
 	f, err := memfile.New(name)
 	if err != nil {
 		return nil, "", err
@@ -222,7 +233,7 @@ func sealedCopy(name string, r io.Reader) (_ *os.File, _ digest.Digest, retErr e
 		}
 	}()
 	d := digest.Canonical.Digester()
-	if err := transfer(io.MultiWriter(f, d.Hash()), r); err != nil {
+	if err := transfer(io.MultiWriter(f, d.Hash()), r, size); err != nil {
 		return nil, "", err
 	}
 	if err := memfile.Seal(f); err != nil {

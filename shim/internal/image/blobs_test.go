@@ -103,7 +103,7 @@ func TestTransferIsSmall(t *testing.T) {
 	runtime.ReadMemStats(&before)
 	d, err := digestOf(f, digest.SHA256)
 	require.NoError(t, err)
-	copied, same, err := sealedCopy("copy", io.NewSectionReader(f, 0, size))
+	copied, same, err := sealedCopy("copy", io.NewSectionReader(f, 0, size), size)
 	require.NoError(t, err)
 	defer copied.Close()
 	runtime.ReadMemStats(&after)

@@ -58,8 +58,8 @@ type answerOrError struct {
 // Expect asks containerd about a container before anybody needs it, if such answers
 // were needed lately: asking takes some milliseconds, in which the daemon would only
 // wait for its first call.
-func (f *Finder) Expect(ctx context.Context, id string) {
-	if !f.memory().asksAhead() {
+func (f *Finder) Expect(ctx context.Context, id, entrypoint string) {
+	if !f.memory().asksAhead(entrypoint) {
 		return
 	}
 	f.expected.Lock()
@@ -77,7 +77,6 @@ func (f *Finder) memory() memory { return memoryOf(f.Address, f.Namespace) }
 // about is what containerd says of a container. It is asked at every start that
 // needs it, because the answer may change.
 func (f *Finder) about(ctx context.Context, id string) (answer, error) {
-	f.memory().asked()
 	f.expected.Lock()
 	expected := f.expected.answer
 	mine := expected != nil && f.expected.id == id
@@ -142,6 +141,7 @@ type Request struct {
 // Layers returns the guest that a container's image has as layers. ErrNotFound
 // says that it has none that the engine takes, or that there is no image.
 func (f *Finder) Layers(ctx context.Context, r Request) (_ *Guest, retErr error) {
+	f.memory().asked(r.Args[0])
 	about, err := f.about(ctx, r.ID)
 	if err != nil {
 		return nil, err
@@ -337,7 +337,7 @@ func (f *Finder) identify(ctx context.Context, r Request, l *Layer, about *answe
 		return err
 	}
 	if info.Size() <= maxSmall {
-		l.File, l.Digest, err = sealedCopy("guest", io.NewSectionReader(file, 0, info.Size()))
+		l.File, l.Digest, err = sealedCopy("guest", io.NewSectionReader(file, 0, info.Size()), info.Size())
 		return err
 	}
 	if !unchanged(rootfs, path) {
@@ -351,6 +351,7 @@ func (f *Finder) identify(ctx context.Context, r Request, l *Layer, about *answe
 	if l.File, err = readOnly(file); err != nil || !f.Engine.Compiles || r.Limits.Time == 0 {
 		return err
 	}
+	f.memory().asked(r.Args[0])
 	*about, err = f.about(ctx, r.ID)
 	if errdefs.IsNotFound(err) {
 		return nil

@@ -5,10 +5,12 @@ package image
 import (
 	"encoding/json"
 	"errors"
+	"hash/crc32"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/libwasmshim/libwasmshim/shim/internal/compiler"
@@ -130,16 +132,22 @@ func (m memory) prune() error {
 	return nil
 }
 
-// Containers whose code is found by asking containerd have the question asked
-// ahead, as long as there are such containers at all.
+// Containers whose code is found by asking containerd have the question asked ahead,
+// if others with their entrypoint had to ask lately. Entrypoints share a few files, so
+// that they are never many.
 const (
-	askedFile = "asked"
-	askedFor  = time.Hour
+	askedPrefix = "asked-"
+	askedFiles  = 64
+	askedFor    = time.Hour
 )
 
-// asked notes that somebody had to ask.
-func (m memory) asked() {
-	name := filepath.Join(m.dir, askedFile)
+func (m memory) askedFile(entrypoint string) string {
+	return filepath.Join(m.dir, askedPrefix+strconv.Itoa(int(crc32.ChecksumIEEE([]byte(entrypoint))%askedFiles)))
+}
+
+// asked notes that a container with an entrypoint had to ask.
+func (m memory) asked(entrypoint string) {
+	name := m.askedFile(entrypoint)
 	now := time.Now()
 	if info, err := os.Stat(name); err == nil {
 		if now.Sub(info.ModTime()) > askedFor/60 {
@@ -152,8 +160,8 @@ func (m memory) asked() {
 	}
 }
 
-// asksAhead says whether somebody had to ask lately.
-func (m memory) asksAhead() bool {
-	info, err := os.Stat(filepath.Join(m.dir, askedFile))
+// asksAhead says whether a container with an entrypoint is to ask ahead.
+func (m memory) asksAhead(entrypoint string) bool {
+	info, err := os.Stat(m.askedFile(entrypoint))
 	return err == nil && time.Since(info.ModTime()) < askedFor
 }

@@ -216,14 +216,19 @@ func TestDir(t *testing.T) {
 	}
 }
 
-// That somebody had to ask is known for a while.
+// That somebody had to ask is known for a while, for the same entrypoint.
 func TestAsked(t *testing.T) {
 	m := memory{filepath.Join(t.TempDir(), "made")}
-	require.False(t, m.asksAhead())
-	m.asked()
-	require.True(t, m.asksAhead())
-	old(t, m.dir, askedFile, 2*askedFor)
-	require.False(t, m.asksAhead())
-	m.asked()
-	require.True(t, m.asksAhead())
+	require.False(t, m.asksAhead("/app"))
+	m.asked("/app")
+	require.True(t, m.asksAhead("/app"))
+	require.False(t, m.asksAhead("/other"))
+	old(t, m.dir, filepath.Base(m.askedFile("/app")), 2*askedFor)
+	require.False(t, m.asksAhead("/app"))
+	m.asked("/app")
+	require.True(t, m.asksAhead("/app"))
+	for i := range 1000 {
+		m.asked(fmt.Sprint("/app", i))
+	}
+	require.Len(t, names(t, m.dir), askedFiles)
 }

@@ -298,7 +298,7 @@ func (r *run) made(ctx context.Context) ([]*os.File, error) {
 			if err != nil {
 				return nil, err
 			}
-			copied, found, err := sealedCopy("guest", io.NewSectionReader(f, 0, info.Size()))
+			copied, found, err := sealedCopy("guest", io.NewSectionReader(f, 0, info.Size()), info.Size())
 			if err != nil {
 				return nil, fmt.Errorf("read the guest's file: %w", err)
 			}

@@ -313,7 +313,9 @@ func (s *Service) Prepare(id, bundle string, config []byte) {
 		if json.Unmarshal(config, spec) == nil {
 			s.prepared.text, s.prepared.spec = config, spec
 		}
-		s.code.Expect(s.ctx, id)
+		if spec.Process != nil && len(spec.Process.Args) > 0 {
+			s.code.Expect(s.ctx, id, spec.Process.Args[0])
+		}
 		_, _ = s.exe.get(bundle) // create meets the error again, and reports it
 	}()
 }
