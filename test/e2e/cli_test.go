@@ -173,7 +173,7 @@ $`, text)
 	require.Equal(t, "cachier", i.Artifacts[0].Engine)
 
 	artifact := tt.artifact(module).Name()
-	require.Contains(t, tt.ok("image", "inspect", artifact), "Wasm artifact (CNCF), which containerd's clients refuse to run; see image convert")
+	require.Contains(t, tt.ok("image", "inspect", artifact), "Wasm artifact, which containerd's clients refuse to run; see image convert")
 	i = fromJSON[inspectedImage](t, tt.ok("image", "inspect", "--json", artifact))
 	require.Equal(t, "artifact", i.Manifests[0].Kind)
 	require.Equal(t, []string{}, i.Manifests[0].Entrypoint)
@@ -203,12 +203,18 @@ func TestCLIConvertKinds(t *testing.T) {
 			v := harness.Wasm("", harness.Blob{MediaType: layer, Data: module})
 			v.Artifact, v.ConfigType = true, config
 			source, name := tt.imported(harness.ImageName(harness.FreshID("artifact")), v).Name(), harness.ImageName(harness.FreshID("converted"))
+			require.Contains(t, tt.ok("image", "inspect", source), "Wasm artifact, which", config)
 			tt.ok("image", "convert", source, name)
 			image := tt.open(name, wasmPlatform)
 			require.NoError(t, image.Unpack(tt.Ctx, harness.Snapshotter))
 			require.Equal(t, hello, tt.out(harness.Config{Runtime: smoke.Ours, Image: image}), "%s, %s", layer, config)
 		}
 	}
+	spin := harness.Artifact(guest(t, "hello.wasm"))
+	spin.ConfigType = "application/vnd.fermyon.spin.application.v1+config"
+	name := tt.imported(harness.ImageName(harness.FreshID("spin")), spin).Name()
+	tt.fails("image "+name+" is a Spin application ("+spin.ConfigType+")", "image", "convert", name, "x")
+	require.NotContains(t, tt.ok("image", "inspect", name), "run by", "what convert and a start refuse")
 }
 
 func TestCLIConvert(t *testing.T) {

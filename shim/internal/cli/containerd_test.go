@@ -94,7 +94,10 @@ func TestManifestKinds(t *testing.T) {
 		{ocispec.MediaTypeImageConfig, ocispec.MediaTypeImageLayerGzip, "wasm", 1, kindPlain, false},
 		{image.DockerConfig, ocispec.MediaTypeImageLayerGzip, "amd64", 1, kindPlain, false},
 		{image.ArtifactConfig, "application/wasm", "wasm", 0, kindArtifact, true},
-		{"application/vnd.oci.empty.v1+json", "application/wasm", "", 0, kindOther, true},
+		{"application/vnd.oci.empty.v1+json", "application/wasm", "", 0, kindArtifact, true},
+		{"", "application/wasm", "", 0, kindArtifact, true},
+		{"application/vnd.oci.empty.v1+json", "x/other", "", 0, kindOther, false},
+		{"application/vnd.fermyon.spin.application.v1+config", "application/wasm", "", 0, kindOther, false},
 	} {
 		m := image.Manifest{Manifest: ocispec.Manifest{Config: ocispec.Descriptor{MediaType: tc.configType}, Layers: []ocispec.Descriptor{{MediaType: tc.layer, Digest: "sha256:1"}}}}
 		config := ocispec.Image{Platform: ocispec.Platform{OS: "o", Architecture: tc.arch}, RootFS: ocispec.RootFS{DiffIDs: make([]digest.Digest, tc.files)}}

@@ -27,9 +27,9 @@ ctr run --rm --platform wasi/wasm --runtime %s docker.io/library/app:1.0 ID
 
 image convert -n k8s.io --arg --verbose --env LEVEL=info registry.example.com/app:1.0 app:1.0`, p.runtime()),
 		Description: `SOURCE is an image in containerd, with layers of WebAssembly: mostly a Wasm
-artifact of the CNCF, which clients of containerd refuse to run. The new image,
-for the platform wasi/wasm, has the same layers, which are not copied, and what
-is compiled of them stays theirs.
+artifact, the CNCF's or what oras and wasm-to-oci push, which clients of
+containerd refuse to run. The new image, for the platform wasi/wasm, has the same
+layers, which are not copied, and what is compiled of them stays theirs.
 
 The same SOURCE and options make the same image. A name without host is
 completed: app is docker.io/library/app:latest.`,

@@ -30,8 +30,9 @@ image inspect docker.io/library/hello:latest
 image inspect -n k8s.io --json registry.example.com/app:1.0`,
 		Description: `Shown are the manifests whose content is in containerd. A plain image has a root
 file system, in which the entrypoint may be a WebAssembly file; a wasm image has
-layers of WebAssembly. A Wasm artifact of the CNCF is for registries: clients
-of containerd refuse to run it, "image convert" makes an image of it.
+layers of WebAssembly. A Wasm artifact, of the CNCF's kind or as oras and
+wasm-to-oci push it, is for registries: clients of containerd refuse to run it,
+"image convert" makes an image of it.
 
 An artifact is what the engine has compiled of a layer or of a file.`,
 		Flags: containerdFlags(&cli.BoolFlag{Name: "json", Usage: "print one JSON object"}),
@@ -58,7 +59,7 @@ An artifact is what the engine has compiled of a layer or of a file.`,
 const (
 	kindPlain    = "plain"    // an image with a root file system
 	kindWasm     = "wasm"     // an image with layers of WebAssembly
-	kindArtifact = "artifact" // the CNCF's Wasm artifact
+	kindArtifact = "artifact" // WebAssembly without an image's configuration: the CNCF's, or what oras makes
 	kindOther    = "other"    // something else that a registry holds
 )
 
@@ -138,12 +139,14 @@ func (p Program) manifest(m image.Manifest, config ocispec.Image) inspectedManif
 		im.Layers = append(im.Layers, inspectedLayer{ref(l), runs[l.Digest]})
 	}
 	switch m.Config.MediaType {
-	case image.ArtifactConfig:
-		im.Kind = kindArtifact
 	case ocispec.MediaTypeImageConfig, image.DockerConfig:
 		im.Kind = kindPlain
 		if len(runs) > 0 || platform.Architecture == "wasm" && len(config.RootFS.DiffIDs) == 0 {
 			im.Kind = kindWasm
+		}
+	default:
+		if m.Config.MediaType == image.ArtifactConfig || len(runs) > 0 {
+			im.Kind = kindArtifact
 		}
 	}
 	return im
@@ -158,7 +161,7 @@ func (i *inspected) print(out io.Writer, now time.Time) error {
 		line("\nManifest:\t%s\t%s", m.Digest, plain(m.Platform))
 		line("  Kind:\t%s", map[string]string{
 			kindPlain: "plain image", kindWasm: "wasm image", kindOther: "no image",
-			kindArtifact: "Wasm artifact (CNCF), which containerd's clients refuse to run; see image convert",
+			kindArtifact: "Wasm artifact, which containerd's clients refuse to run; see image convert",
 		}[m.Kind])
 		line("  Config:\t%s", plain(m.ConfigType))
 		if m.Kind == kindPlain || m.Kind == kindWasm {

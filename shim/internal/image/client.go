@@ -242,8 +242,12 @@ func (c *Client) manifests(ctx context.Context, d ocispec.Descriptor, depth int,
 	return all, nil
 }
 
-// LayersOf are those of a manifest that have one of the types, in its order.
+// LayersOf are those of a manifest that have one of the types, in its order. A Spin
+// application has none.
 func (m Manifest) LayersOf(types []string) []ocispec.Descriptor {
+	if m.spin() != "" {
+		return nil
+	}
 	var list []ocispec.Descriptor
 	for _, l := range m.Layers {
 		if slices.Contains(types, l.MediaType) {

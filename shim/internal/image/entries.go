@@ -87,7 +87,7 @@ func (c *Client) Entries(ctx context.Context, image Image, types []string) ([]En
 			e.Chain = string(identity.ChainID(config.RootFS.DiffIDs))
 		}
 		if t := m.spin(); t != "" {
-			e.Layers, e.Others = nil, []string{t}
+			e.Others = []string{t}
 		}
 		for _, l := range m.Layers {
 			if !slices.Contains(types, l.MediaType) && !slices.Contains(e.Others, l.MediaType) {

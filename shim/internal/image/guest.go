@@ -52,8 +52,6 @@ type Layer struct {
 	// runner reads it by its path.
 	File     *os.File
 	Artifact *os.File // the same; nil if there is none
-
-	stamp stamp // of a blob, as it was when its digest was verified
 }
 
 // Close closes all files.
