@@ -380,8 +380,8 @@ func (f *Finder) isRootOf(ctx context.Context, about answer) bool {
 	if err != nil {
 		return false
 	}
-	defer c.Close()
 	entries, err := f.entries(ctx, c, about.image)
+	err = errors.Join(err, c.Close())
 	return err == nil && about.parent != "" && slices.ContainsFunc(entries, func(e Entry) bool { return e.Chain == about.parent })
 }
 

@@ -99,12 +99,12 @@ func (w *Work) progress(what string, size int64) {
 
 // Run finds the artifacts of the code, or has them made and keeps them. It is the
 // only one at that; see lock. The caller looks at Result.Failed.
-func (w *Work) Run(ctx context.Context) (Result, error) {
+func (w *Work) Run(ctx context.Context) (_ Result, retErr error) {
 	c, err := Dial(w.Address, w.Namespace)
 	if err != nil {
 		return Result{}, err
 	}
-	defer c.Close()
+	defer func() { retErr = errors.Join(retErr, c.Close()) }()
 	r := &run{Work: w, Client: c, result: Result{Kind: w.Kind, Layers: make([]ResultLayer, len(w.Layers))}}
 	w.memory().recall(w.name(), &r.before)
 	if r.blobs, r.result.Root, err = c.openStore(ctx, w.Log); err != nil {
