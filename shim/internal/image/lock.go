@@ -143,7 +143,7 @@ func (l *lock) file() *os.File {
 
 // slotsDir has a file for each compiler that may run at once on this machine, for
 // whatever containerd.
-const slotsDir = "compilers"
+const slotsDir = runtimeDir + "/compilers"
 
 // slotPatience is how long a compilation waits for its turn: a start is not held up
 // for ever by what others have to compile.
@@ -151,17 +151,16 @@ const slotPatience = 15 * time.Second
 
 var errBusy = errors.New("no compiler is free")
 
-// compilerSlot waits until fewer than n compilers run on this machine, and takes
-// one's place. 0 is half the processors.
-func compilerSlot(ctx context.Context, n int) (release func(), _ error) {
+// compilerSlot waits, for a time, until fewer than n compilers run of those that have
+// a directory in common, and takes one's place. 0 is half the processors.
+func compilerSlot(ctx context.Context, dir string, n int, patience time.Duration) (release func(), _ error) {
 	if n == 0 {
 		n = max(1, runtime.NumCPU()/2)
 	}
-	dir := filepath.Join(runtimeDir, slotsDir)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	for deadline := time.Now().Add(slotPatience); ; {
+	for deadline := time.Now().Add(patience); ; {
 		for i := range n {
 			f, err := os.OpenFile(filepath.Join(dir, strconv.Itoa(i)), os.O_RDWR|os.O_CREATE, 0o600)
 			if err != nil {
@@ -173,7 +172,7 @@ func compilerSlot(ctx context.Context, n int) (release func(), _ error) {
 			f.Close()
 		}
 		if time.Now().After(deadline) {
-			return nil, fmt.Errorf("%w: as many as may run at once (%d) have been busy for %s", errBusy, n, slotPatience)
+			return nil, fmt.Errorf("%w: as many as may run at once (%d) have been busy for %s", errBusy, n, patience)
 		}
 		// No call waits for the first of several locks.
 		select {

@@ -5,6 +5,7 @@ package image
 import (
 	"os"
 	"os/exec"
+	"slices"
 	"testing"
 
 	"github.com/containerd/log"
@@ -15,11 +16,14 @@ import (
 const roleEnv = "WASMSHIM_TEST_ROLE"
 
 // roles are what such a process does.
-var roles = map[string]func() int{"lock": holdLock}
+var roles = map[string]func() int{"lock": holdLock, "work": holdWorkDir}
 
 func TestMain(m *testing.M) {
 	if role, ok := roles[os.Getenv(roleEnv)]; ok {
 		os.Exit(role())
+	}
+	if slices.Contains(os.Environ(), WorkerEnv) {
+		os.Exit(runTestWorker())
 	}
 	_ = log.SetLevel("error") // a content store says that the file system lacks something
 	os.Exit(m.Run())

@@ -278,7 +278,7 @@ func (r *run) made(ctx context.Context) ([]*os.File, error) {
 		return nil, fmt.Errorf("the code has %d MiB, and compiling may take no more than %d MiB of memory (compile_memory): %w", size>>20, r.Limits.Memory>>20, compiler.ErrTooLarge)
 	}
 	r.progress("wait", 0)
-	release, err := compilerSlot(ctx, r.Place.Compilers)
+	release, err := compilerSlot(ctx, slotsDir, r.Place.Compilers, slotPatience)
 	if err != nil {
 		return nil, err
 	}
