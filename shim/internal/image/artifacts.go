@@ -6,14 +6,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-
-	"github.com/libwasmshim/libwasmshim/shim/internal/entrypoint"
 )
 
 // work is what is to be done for a guest's artifacts. Without a key nothing can be
@@ -81,9 +78,7 @@ func (w *Work) openLayers(ctx context.Context, c *Client, g *Guest, layers []oci
 	}
 	known.Kind, w.Kind = g.Kind, g.Kind
 	if root != "" {
-		if err := w.memory().remember(w.name(), known); err != nil {
-			w.Log.WithError(err).Debug("cannot write down what was verified; the next start verifies it again")
-		}
+		w.memory().note(w.name(), known, w.Log)
 	}
 	return nil
 }
@@ -227,7 +222,7 @@ func (f *Finder) Refuse(r Request, g *Guest, index int) {
 	d := known.Layers[index].Artifact
 	known.Failed = newFailure(errors.New("the engine does not load what it has compiled"), failedFor, r.Limits)
 	known.Layers[index] = ResultLayer{Blob: known.Layers[index].Blob}
-	f.remember(g.code, known)
+	f.memory().note(g.code, known, r.Log)
 	go func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
@@ -239,64 +234,4 @@ func (f *Finder) Refuse(r Request, g *Guest, index int) {
 			r.Log.WithError(err).Warnf("artifact %s, which the engine does not load, is still there", d)
 		}
 	}()
-}
-
-// PrecompileLayers has the layers of an image compiled, in this process, as the
-// first start of a container has it done: a pod that starts at the same time waits.
-func (c *Client) PrecompileLayers(ctx context.Context, w *Work, e Entry) (Result, error) {
-	g := &Guest{}
-	defer func() { g.Close() }()
-	for _, l := range e.Layers {
-		g.Layers = append(g.Layers, Layer{MediaType: l.MediaType, Digest: l.Digest})
-		w.Layers = append(w.Layers, WorkLayer{MediaType: l.MediaType, Digest: l.Digest, Holder: l.Digest})
-	}
-	if err := w.openLayers(ctx, c, g, e.Layers); err != nil {
-		return Result{}, fmt.Errorf("image %s: %w", w.Image, err)
-	}
-	for _, l := range g.Layers {
-		w.files = append(w.files, l.File)
-	}
-	return w.alone(ctx)
-}
-
-// PrecompileFile does the same with a file of an image, which does not change.
-func (c *Client) PrecompileFile(ctx context.Context, w *Work, image Image, file *os.File, kind entrypoint.Kind) (Result, error) {
-	info, err := file.Stat()
-	if err != nil {
-		return Result{}, err
-	}
-	w.progress("read", info.Size())
-	d, err := digestOf(file, digest.Canonical)
-	if err != nil {
-		return Result{}, err
-	}
-	w.Kind, w.files = kind, []*os.File{file}
-	w.Layers = []WorkLayer{{Digest: d, Holder: image.Target.Digest}}
-	return w.alone(ctx)
-}
-
-// alone does the work when nobody else does.
-func (w *Work) alone(ctx context.Context) (Result, error) {
-	w.progress("wait", 0)
-	l, err := acquire(ctx, w.memory().dir, w.name())
-	if err != nil {
-		return Result{}, fmt.Errorf("wait for who compiles the same code: %w", err)
-	}
-	defer l.release()
-	return w.Run(ctx)
-}
-
-// Artifacts says how many artifacts there are, and how many bytes they have; or why
-// there are none.
-func (r Result) Artifacts() (n int, size int64, err error) {
-	if r.Failed != nil {
-		return 0, 0, errors.New(r.Failed.Cause)
-	}
-	for _, l := range r.Layers {
-		if l.Artifact != "" {
-			n++
-			size += l.ArtifactStamp.Size
-		}
-	}
-	return n, size, nil
 }

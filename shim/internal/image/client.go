@@ -2,16 +2,22 @@
 
 // Package image gets the code of containers from containerd: layers in, compiled
 // artifacts out and in again.
+//
+// A daemon's Finder (finder.go, entries.go, unchanged.go) finds out what a container's
+// code is, and opens it; what is known of it from before is in memory.go. If there are
+// no artifacts of it yet (artifacts.go), it starts a worker (worker.go), a process that
+// has a compiler make them and keeps them in containerd's content store (work.go,
+// store.go). Only commands need precompile.go, cache.go, convert.go and view.go.
 package image
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
-	"io"
+	"net"
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	containersapi "github.com/containerd/containerd/api/services/containers/v1"
 	contentapi "github.com/containerd/containerd/api/services/content/v1"
@@ -30,6 +36,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/protobuf/types/known/emptypb"
 	"google.golang.org/protobuf/types/known/fieldmaskpb"
 )
 
@@ -157,116 +164,35 @@ func (c *Client) root(ctx context.Context) (string, error) {
 	return "", nil
 }
 
-// readJSON reads an index or a manifest.
-func (c *Client) readJSON(ctx context.Context, d ocispec.Descriptor, v any) error {
-	r, err := c.content.ReaderAt(c.in(ctx), d)
+// Ping says whether containerd answers within a time.
+func (c *Client) Ping(ctx context.Context, within time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	// gRPC would say the same in more words.
+	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", c.address)
 	if err != nil {
-		return fmt.Errorf("read %s %s: %w", d.MediaType, d.Digest, err)
+		return err
 	}
-	defer r.Close()
-	if r.Size() > maxManifest {
-		return fmt.Errorf("%s %s has %d bytes, more than %d: %w", d.MediaType, d.Digest, r.Size(), maxManifest, errdefs.ErrInvalidArgument)
+	if err := conn.Close(); err != nil {
+		return err
 	}
-	text, err := io.ReadAll(content.NewReader(r))
+	_, err = introspectionapi.NewIntrospectionClient(c.conn).Server(ctx, &emptypb.Empty{})
+	if err != nil && ctx.Err() != nil {
+		return fmt.Errorf("nothing within %s: %w", within, ctx.Err())
+	}
+	return errgrpc.ToNative(err)
+}
+
+// Images are all of the namespace.
+func (c *Client) Images(ctx context.Context) ([]Image, error) {
+	resp, err := imagesapi.NewImagesClient(c.conn).List(c.in(ctx), &imagesapi.ListImagesRequest{})
 	if err != nil {
-		return fmt.Errorf("read %s %s: %w", d.MediaType, d.Digest, err)
+		return nil, fmt.Errorf("ask containerd for its images: %w", errgrpc.ToNative(err))
 	}
-	if err := d.Digest.Validate(); err != nil {
-		return fmt.Errorf("digest %q: %w: %w", d.Digest, err, errdefs.ErrInvalidArgument)
+	var all []Image
+	for _, i := range resp.Images {
+		all = append(all, fromProto(i))
 	}
-	if found := d.Digest.Algorithm().FromBytes(text); found != d.Digest {
-		return mismatch(d.MediaType, d.Digest, found)
-	}
-	if err := json.Unmarshal(text, v); err != nil {
-		return fmt.Errorf("parse %s %s: %w: %w", d.MediaType, d.Digest, err, errdefs.ErrInvalidArgument)
-	}
-	return nil
-}
-
-func mismatch(what string, want, found digest.Digest) error {
-	return fmt.Errorf("%s %s is damaged in containerd's content store, its bytes are %s; remove the image and pull it again: %w", what, want, found, errdefs.ErrDataLoss)
-}
-
-// Manifest is an image for one platform.
-type Manifest struct {
-	Descriptor ocispec.Descriptor
-	ocispec.Manifest
-}
-
-// Manifests are those of an image whose content is there, in the index's order.
-// What is named again counts once: an index could multiply with each level.
-func (c *Client) Manifests(ctx context.Context, target ocispec.Descriptor) ([]Manifest, error) {
-	return c.manifests(ctx, target, 0, map[digest.Digest]bool{})
-}
-
-// maxDepth is how deep indexes may be nested.
-const maxDepth = 4
-
-func (c *Client) manifests(ctx context.Context, d ocispec.Descriptor, depth int, seen map[digest.Digest]bool) ([]Manifest, error) {
-	// The type of a descriptor may be missing; the content says it again.
-	var both struct {
-		ocispec.Manifest
-		Manifests []ocispec.Descriptor `json:"manifests"`
-	}
-	if err := c.readJSON(ctx, d, &both); err != nil {
-		return nil, err
-	}
-	if len(both.Manifests) == 0 {
-		return []Manifest{{d, both.Manifest}}, nil
-	}
-	if depth == maxDepth {
-		return nil, fmt.Errorf("index %s: more than %d indexes in each other: %w", d.Digest, maxDepth, errdefs.ErrInvalidArgument)
-	}
-	var all []Manifest
-	for _, child := range both.Manifests {
-		// Attestations are about the others, and nothing that runs.
-		if seen[child.Digest] || child.Annotations["vnd.docker.reference.type"] != "" {
-			continue
-		}
-		seen[child.Digest] = true
-		list, err := c.manifests(ctx, child, depth+1, seen)
-		if errdefs.IsNotFound(err) {
-			continue // of a platform that was not pulled
-		}
-		if err != nil {
-			return nil, err
-		}
-		if len(list) == 1 && child.Platform != nil {
-			list[0].Descriptor.Platform = child.Platform
-		}
-		all = append(all, list...)
-	}
-	if len(all) == 0 {
-		return nil, fmt.Errorf("index %s: the content of none of its %d manifests is here: %w", d.Digest, len(both.Manifests), errdefs.ErrNotFound)
-	}
+	slices.SortFunc(all, func(x, y Image) int { return strings.Compare(x.Name, y.Name) })
 	return all, nil
 }
-
-// LayersOf are those of a manifest that have one of the types, in its order. A Spin
-// application has none.
-func (m Manifest) LayersOf(types []string) []ocispec.Descriptor {
-	if m.spin() != "" {
-		return nil
-	}
-	var list []ocispec.Descriptor
-	for _, l := range m.Layers {
-		if slices.Contains(types, l.MediaType) {
-			list = append(list, l)
-		}
-	}
-	return list
-}
-
-// IsRootFS says whether containerd unpacks layers of a type into a root file
-// system. (Package images of containerd's says it as well, and brings
-// decompressors that every process of a shim would initialise.)
-func IsRootFS(mediaType string) bool {
-	return strings.HasPrefix(mediaType, "application/vnd.oci.image.layer.") || strings.HasPrefix(mediaType, "application/vnd.docker.image.rootfs.") ||
-		mediaType == "application/vnd.erofs.layer.v1"
-}
-
-// Platform is what containerd knows images for WebAssembly by.
-var Platform = ocispec.Platform{OS: "wasi", Architecture: wasm}
-
-// wasm is the architecture of images for WebAssembly.
-const wasm = "wasm"

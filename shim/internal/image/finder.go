@@ -258,16 +258,9 @@ func (f *Finder) entries(ctx context.Context, c *Client, image Image) (entries [
 	}
 	entries, err := c.Entries(ctx, image, types)
 	if err == nil {
-		f.remember(name, entries)
+		f.memory().note(name, entries, log.L)
 	}
 	return entries, err
-}
-
-// remember writes a record. That there is none costs time at a later start.
-func (f *Finder) remember(name string, v any) {
-	if err := f.memory().remember(name, v); err != nil {
-		log.L.WithError(err).Debug("cannot write down what was found out; the next start finds it out again")
-	}
 }
 
 // How large a file may be whose digest is found out at every start, in bytes:
@@ -368,7 +361,7 @@ func (f *Finder) identify(ctx context.Context, r Request, l *Layer, about *answe
 		return nil
 	}
 	if l.Digest, err = digestOf(l.File, digest.Canonical); err == nil && known {
-		f.remember(name, l.Digest)
+		f.memory().note(name, l.Digest, r.Log)
 	}
 	return err
 }

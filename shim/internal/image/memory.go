@@ -13,6 +13,8 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/containerd/log"
+
 	"github.com/libwasmshim/libwasmshim/shim/internal/compiler"
 )
 
@@ -81,6 +83,13 @@ func (m memory) remember(name string, v any) error {
 		return errors.Join(err, os.Remove(f.Name()))
 	}
 	return m.prune()
+}
+
+// note writes a record. That there is none costs time at a later start.
+func (m memory) note(name string, v any, logger *log.Entry) {
+	if err := m.remember(name, v); err != nil {
+		logger.WithError(err).Debug("cannot write down what was found out; the next start finds it out again")
+	}
 }
 
 // clear removes all records.

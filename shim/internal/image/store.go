@@ -244,70 +244,34 @@ func (c *Client) collect(ctx context.Context) error {
 	return nil
 }
 
-// Kept is an artifact in containerd's content store, as what was compiled of some
-// code: where the same came out of different code, one blob is all of them.
-type Kept struct {
-	Digest  digest.Digest `json:"digest"`
-	Engine  string        `json:"engine"`
-	ID      string        `json:"id"`
-	Source  digest.Digest `json:"source"` // the layer or module that it was compiled from
-	Size    int64         `json:"size"`   // bytes
-	Created time.Time     `json:"created"`
-	// Blobs are those that keep it: layers, or an image's index or manifest.
-	Blobs []digest.Digest `json:"blobs"`
-}
-
-// Artifacts are those of all engines in the namespace, the newest first.
-func (c *Client) Artifacts(ctx context.Context) ([]Kept, error) {
-	var all []Kept
-	holders := map[string][]digest.Digest{} // by engine/id
-	err := c.content.Walk(c.in(ctx), func(info content.Info) error {
-		for key, value := range info.Labels {
-			if name, ok := strings.CutPrefix(key, labelArtifact); ok {
-				engine, id, _ := strings.Cut(name, "/")
-				all = append(all, Kept{
-					Digest: info.Digest, Engine: engine, ID: id, Source: digest.Digest(value), Size: info.Size, Created: info.CreatedAt,
-				})
-			}
-			if name, ok := strings.CutPrefix(key, labelReference); ok {
-				at := strings.LastIndexByte(name, '-') // an engine's name may have one
-				name = name[:max(at, 0)] + "/" + name[at+1:]
-				holders[name] = append(holders[name], info.Digest)
-			}
-		}
-		return nil
-	})
+// hold keeps what is written or made in the returned context until done is
+// called, and at most for a time, should this process be killed. What nothing else
+// keeps is gone when done returns, if it is told to wait for that. named gives the
+// lease its id.
+func (c *Client) hold(ctx context.Context, within time.Duration, named leases.Opt) (_ context.Context, id string, done func(wait bool) error, _ error) {
+	ctx = c.in(ctx)
+	brief, cancel := uninterrupted(ctx)
+	defer cancel()
+	lease, err := c.leases.Create(brief, named, leases.WithExpiration(within))
 	if err != nil {
-		return nil, fmt.Errorf("list containerd's content: %w", err)
+		return nil, "", nil, fmt.Errorf("create a lease: %w", err)
 	}
-	for i := range all {
-		all[i].Blobs = holders[all[i].Engine+"/"+all[i].ID]
-		slices.Sort(all[i].Blobs)
-	}
-	slices.SortFunc(all, func(x, y Kept) int { return cmp.Or(y.Created.Compare(x.Created), strings.Compare(x.ID, y.ID)) })
-	return all, nil
+	return leases.WithLease(ctx, lease.ID), lease.ID, func(wait bool) error {
+		var opts []leases.DeleteOpt
+		if wait {
+			opts = append(opts, leases.SynchronousDelete)
+		}
+		brief, cancel := uninterrupted(ctx)
+		defer cancel()
+		if err := ignoreNotFound(c.leases.Delete(brief, lease, opts...)); err != nil {
+			return fmt.Errorf("remove lease %s: %w", lease.ID, err)
+		}
+		return nil
+	}, nil
 }
 
-// RemoveArtifacts removes artifacts. Their disk space is free when it returns, if
-// nothing else came out the same. The next start of a container that needs one
-// makes it anew.
-func (c *Client) RemoveArtifacts(ctx context.Context, list []Kept) error {
-	for _, k := range list {
-		for _, blob := range k.Blobs {
-			if err := ignoreNotFound(c.label(ctx, blob, map[string]string{referenceLabel(k.Engine, k.ID): ""})); err != nil {
-				return err
-			}
-		}
-		err := c.label(ctx, k.Digest, map[string]string{artifactLabel(k.Engine, k.ID): ""})
-		if err := ignoreNotFound(err); err != nil {
-			return err
-		}
-	}
-	if len(list) == 0 {
-		return nil
-	}
-	if err := memoryOf(c.address, c.namespace).clear(); err != nil {
-		return err
-	}
-	return c.collect(ctx)
+// uninterrupted is for what is made or removed: an interruption on the way would
+// leave it unknown whether it is there.
+func uninterrupted(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 }

@@ -129,9 +129,7 @@ func (w *Work) Run(ctx context.Context) (_ Result, retErr error) {
 		w.Log.WithError(errors.New(f.Cause)).Warn("the guest's original is run, without an artifact")
 	}
 	if f := r.result.Failed; f == nil || time.Now().Before(f.Until) {
-		if err := w.memory().remember(w.name(), r.result); err != nil {
-			w.Log.WithError(err).Debug("cannot write down what was compiled; the next start finds it out again")
-		}
+		w.memory().note(w.name(), r.result, w.Log)
 	}
 	return r.result, nil
 }
