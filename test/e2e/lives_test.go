@@ -58,6 +58,47 @@ func TestLivesStalledCreate(t *testing.T) {
 	}
 }
 
+// So it is where the daemon has other containers, for which it goes on.
+func TestLivesStalledCreateInPod(t *testing.T) {
+	tt := harness.New(t, smoke.Ours)
+	root := rootfs(tt)
+	sandbox := tt.ByHand(harness.HandConfig{RootFS: root, Args: []string{"/native", "sleep"}})
+	_, err := sandbox.Create(tt.Ctx)
+	require.NoError(t, err)
+	daemon := tt.Shims()[0].Pid
+	late := tt.ByHand(harness.HandConfig{RootFS: root, Args: []string{"/native", "sleep"}, Shim: sandbox})
+	_, err = late.DeleteCommand(tt.Ctx)
+	require.NoError(t, err)
+	_, err = late.Create(tt.Ctx)
+	require.ErrorContains(t, err, "it was given up meanwhile")
+	for range 4 {
+		h := tt.ByHand(harness.HandConfig{RootFS: root, Args: []string{"/native", "sleep"}, Shim: sandbox})
+		// What containerd leaves there for containers of a pod.
+		result := fmt.Sprintf(`{"version":3,"address":%q,"protocol":"ttrpc"}`, sandbox.Address)
+		require.NoError(t, os.WriteFile(filepath.Join(h.Bundle, "bootstrap.json"), []byte(result), 0o600))
+		require.NoError(t, unix.Kill(daemon, unix.SIGSTOP))
+		_, err := h.Create(within(tt, 100*time.Millisecond))
+		require.Error(t, err)
+		_, err = h.Delete(within(tt, 20*time.Millisecond), &task.DeleteRequest{ID: h.ID})
+		require.Error(t, err)
+		require.NoError(t, unix.Kill(daemon, unix.SIGCONT))
+		_, err = h.DeleteCommand(tt.Ctx)
+		require.NoError(t, err)
+		// However the create went that was on its way, it ends without a container.
+		require.Eventually(t, func() bool {
+			_, err := h.State(tt.Ctx, &task.StateRequest{ID: h.ID})
+			return status.Code(err) == codes.NotFound && strings.Contains(err.Error(), "is not in this shim")
+		}, 20*time.Second, 10*time.Millisecond)
+		require.NoError(t, os.Rename(h.Bundle, h.Bundle+".deleted")) // as containerd does
+		require.NoError(t, os.RemoveAll(h.Bundle+".deleted"))
+		require.NoError(t, os.Mkdir(h.Bundle, 0o700))
+		_, err = h.State(tt.Ctx, &task.StateRequest{ID: h.ID})
+		require.Equal(t, codes.NotFound, status.Code(err))
+	}
+	_, err = sandbox.State(tt.Ctx, &task.StateRequest{ID: sandbox.ID})
+	require.NoError(t, err)
+}
+
 // What the command "delete" cleans up while its daemon lives, the daemon gives up:
 // it ends, and the exit is told once.
 func TestLivesCleanedUpFromOutside(t *testing.T) {
@@ -102,27 +143,26 @@ func TestLivesCleanedUpFromOutside(t *testing.T) {
 	}
 }
 
-// A client that goes away while it deletes leaves a daemon that ends by itself.
+// A client that goes away while it deletes leaves a daemon that ends by itself, and
+// with it what containerd knew of the container: its name is free.
 func TestLivesClientGone(t *testing.T) {
 	tt := harness.New(t, smoke.Ours)
-	h := tt.ByHand(harness.HandConfig{RootFS: rootfs(tt), Args: []string{"/hello.wasm"}})
-	_, err := h.Create(tt.Ctx)
+	config := harness.Config{
+		Runtime: tt.Runtime, ID: harness.FreshID("c"), Image: smoke.Image(tt), Args: []string{"/hello.wasm"}, NoIO: true,
+		Opts: []oci.SpecOpts{harness.WithSpec(func(s *oci.Spec) {
+			s.Hooks = &specs.Hooks{Poststop: []specs.Hook{{Path: "/bin/sleep", Args: []string{"sleep", "0.5"}}}}
+		})},
+	}
+	c, err := tt.Daemon.Run(tt.Ctx, config)
 	require.NoError(t, err)
-	_, err = h.Start(tt.Ctx, &task.StartRequest{ID: h.ID})
-	require.NoError(t, err)
-	_, err = h.Wait(tt.Ctx, &task.WaitRequest{ID: h.ID})
-	require.NoError(t, err)
-	ctx, cancel := context.WithCancel(tt.Ctx)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_, _ = h.Delete(ctx, &task.DeleteRequest{ID: h.ID})
-	}()
-	time.Sleep(time.Millisecond)
-	cancel()
-	<-done
-	require.NoError(t, h.Shim.Close())
+	require.NoError(t, c.Wait(tt.Ctx))
+	_, err = c.Task.Delete(within(tt, 100*time.Millisecond))
+	require.Error(t, err)
 	require.Eventually(t, func() bool { return len(tt.Shims()) == 0 }, 20*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { // containerd takes a while to notice
+		again, err := tt.RunTask(tt.Ctx, c.Container, config)
+		return err == nil && tt.Remove(tt.Ctx, again) == nil
+	}, 20*time.Second, 10*time.Millisecond)
 }
 
 // Of two deletes at once one deletes, and the other finds nothing; as runc's shim has
@@ -274,7 +314,7 @@ func (*namedIO) Close() error         { return nil }
 // All that a container has written is in the file when it is deleted.
 func TestLivesFilesAreComplete(t *testing.T) {
 	tt := harness.New(t, smoke.Ours)
-	for range 20 {
+	for range 5 {
 		file := filepath.Join(t.TempDir(), "log")
 		for program, want := range outputs {
 			require.NoError(t, os.RemoveAll(file))

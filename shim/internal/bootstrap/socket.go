@@ -4,6 +4,7 @@ package bootstrap
 
 import (
 	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -20,7 +21,8 @@ import (
 const (
 	defaultSocketDir = "/run/containerd/s"
 	scheme           = "unix://"
-	addressFile      = "address" // in the bundle; containerd 1.6 reloads from it
+	addressFile      = "address"        // in the bundle; containerd 1.6 reloads from it
+	containerdsFile  = "bootstrap.json" // in the bundle; later ones reload from it
 	// socketPathLimit is sun_path less its NUL.
 	socketPathLimit = 107
 )
@@ -203,13 +205,18 @@ func removeUnused(bundle string) {
 	}
 }
 
-// namedSocket is the socket that a bundle names; empty if it names none.
+// namedSocket is the socket that a bundle names; empty if it names none. For a
+// container of a pod containerd writes its own file only, since 2.0.
 func namedSocket(bundle string) string {
-	b, err := os.ReadFile(filepath.Join(bundle, addressFile))
-	if err != nil {
-		return ""
+	address := ""
+	if b, err := os.ReadFile(filepath.Join(bundle, addressFile)); err == nil {
+		address = strings.TrimSpace(string(b))
+	} else if b, err := os.ReadFile(filepath.Join(bundle, containerdsFile)); err == nil {
+		var params struct{ Address string }
+		_ = json.Unmarshal(b, &params) // or it is empty
+		address = params.Address
 	}
-	path, ok := strings.CutPrefix(strings.TrimSpace(string(b)), scheme)
+	path, ok := strings.CutPrefix(address, scheme)
 	if !ok {
 		return ""
 	}

@@ -277,3 +277,17 @@ func TestSocketPath(t *testing.T) {
 	_, err = socketPath("/"+strings.Repeat("d", 80), runtime, "/c.sock", "ns", "pod")
 	require.ErrorContains(t, err, "choose a shorter socket directory")
 }
+
+func TestNamedSocket(t *testing.T) {
+	bundle := t.TempDir()
+	for _, step := range []struct{ file, text, want string }{
+		{"none", "", ""},
+		{containerdsFile, "no JSON", ""},
+		{containerdsFile, `{"version":3,"address":"vsock://3:1","protocol":"ttrpc"}`, ""},
+		{containerdsFile, `{"version":3,"address":"unix:///pod","protocol":"ttrpc"}`, "/pod"},
+		{addressFile, "unix:///own\n", "/own"},
+	} {
+		require.NoError(t, os.WriteFile(filepath.Join(bundle, step.file), []byte(step.text), 0o600))
+		require.Equal(t, step.want, namedSocket(bundle), step.text)
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
@@ -17,24 +18,25 @@ import (
 // and a file of the host, which it must not have: a descriptor that was opened for
 // appending, or for reading, can be opened again for anything by its name in /proc.
 type copied struct {
-	pipe  *os.File // the process's end; nil once it has it
-	ours  *os.File // the daemon's end of the pipe
-	done  chan struct{}
-	input bool
+	pipe    *os.File      // the process's end; nil once it has it
+	ours    *os.File      // the daemon's end of the pipe
+	file    *os.File      // the host's
+	done    chan struct{} // closed once nothing is copied any more
+	isInput bool
 }
 
 // copyOutput copies what the process writes to a file, which it closes.
-func copyOutput(file *os.File) (stream, error) {
+func copyOutput(file *os.File, l *log.Entry) (stream, error) {
 	reader, writer, err := os.Pipe()
 	if err != nil {
 		file.Close()
 		return nil, err
 	}
-	c := &copied{pipe: writer, ours: reader, done: make(chan struct{})}
+	c := &copied{pipe: writer, ours: reader, file: file, done: make(chan struct{})}
 	go func() {
 		defer close(c.done)
 		defer file.Close()
-		c.writeTo(file)
+		c.writeFile(l)
 	}()
 	return c, nil
 }
@@ -46,7 +48,7 @@ func copyInput(file *os.File) (stream, error) {
 		file.Close()
 		return nil, err
 	}
-	c := &copied{pipe: reader, ours: writer, done: make(chan struct{}), input: true}
+	c := &copied{pipe: reader, ours: writer, file: file, done: make(chan struct{}), isInput: true}
 	go func() {
 		defer close(c.done)
 		defer file.Close()
@@ -62,10 +64,10 @@ const copyBufferSize = 32 << 10
 // nothing for weeks.
 var copyBuffers = sync.Pool{New: func() any { return new([copyBufferSize]byte) }}
 
-// writeTo copies until everybody has closed the other end, or this one is closed. A
+// writeFile copies until everybody has closed the other end, or this one is closed. A
 // file that cannot be written does not hold up the process: what does not fit is
 // lost, and the log says so once.
-func (c *copied) writeTo(file *os.File) {
+func (c *copied) writeFile(l *log.Entry) {
 	conn, err := c.ours.SyscallConn()
 	if err != nil {
 		return
@@ -74,9 +76,9 @@ func (c *copied) writeTo(file *os.File) {
 	for {
 		buffer, n, err := readWhenReady(conn)
 		if n > 0 {
-			if _, werr := file.Write(buffer[:n]); werr != nil && !told {
+			if _, werr := c.file.Write(buffer[:n]); werr != nil && !told {
 				told = true
-				log.L.WithError(werr).Warn("a container's output is lost: its file cannot be written")
+				l.WithError(werr).Warn("output of the container is lost: its file cannot be written")
 			}
 		}
 		if buffer != nil {
@@ -118,7 +120,7 @@ func (c *copied) handOver() {
 func (c *copied) endInput() {} // it ends where the file does
 
 func (c *copied) drain(giveUp <-chan struct{}) {
-	if c.input {
+	if c.isInput {
 		return
 	}
 	select {
@@ -127,10 +129,19 @@ func (c *copied) drain(giveUp <-chan struct{}) {
 	}
 }
 
+// lastWriteTime is how long a file may take for the last that was read for it.
+const lastWriteTime = time.Second
+
 func (c *copied) close() {
 	c.handOver()
-	c.ours.Close()
-	if !c.input { // a read of a device may never come back
-		<-c.done
+	c.ours.Close() // nothing more is read
+	if !c.isInput {
+		timer := time.NewTimer(lastWriteTime)
+		defer timer.Stop()
+		select {
+		case <-c.done:
+		case <-timer.C:
+		}
 	}
+	c.file.Close() // ends what still waits for it, a device
 }

@@ -3,17 +3,13 @@
 package task
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
-	"sync"
 
 	"github.com/containerd/containerd/api/events"
 	api "github.com/containerd/containerd/api/runtime/task/v2"
@@ -42,35 +38,17 @@ const imageAnnotation = "io.kubernetes.cri.image-name"
 // initPidFile is where tools look for a container's pid.
 const initPidFile = "init.pid"
 
-func (s *Service) create(ctx context.Context, r *api.CreateTaskRequest) (_ *api.CreateTaskResponse, retErr error) {
+func (s *Service) create(ctx context.Context, r *api.CreateTaskRequest) (*api.CreateTaskResponse, error) {
 	t, ctx, err := s.reserve(ctx, r.ID)
 	if err != nil {
 		return nil, err
 	}
+	defer s.endCreation(t, r.Bundle) // also after a panic
 	c := &creation{Service: s, t: t, r: r, took: steps.New(), made: made{bundle: r.Bundle}}
-	isMade := false
-	defer func() { // also after a panic
-		t.abort()
-		c.close()
-		if !isMade {
-			retErr = errors.Join(retErr, c.undo())
-			s.drop(t)
-			// containerd was killed, and started again while the container was created: it
-			// has removed the bundle then, and does not know of this daemon.
-			if _, err := os.Stat(r.Bundle); errors.Is(err, os.ErrNotExist) {
-				s.stopIfEmpty()
-			}
-		}
-		<-t.turn
-	}()
-	if err := c.run(ctx); err != nil {
+	if t.made, err = c.run(ctx); err != nil {
 		t.log.WithError(err).Error("create container")
-		return nil, fmt.Errorf("create container %s: %w", r.ID, err)
+		return nil, fmt.Errorf("create container %s: %w", r.ID, neverUnimplemented(err))
 	}
-	c.took.Log(t.log, "create")
-	isMade = true
-	made := c.made // and nothing else of the creation, which is large
-	t.made = &made
 	t.become(created)
 	s.Publish(topicCreate, &events.TaskCreate{
 		ContainerID: r.ID, Bundle: r.Bundle, Rootfs: r.Rootfs, Checkpoint: r.Checkpoint, Pid: t.pid,
@@ -81,6 +59,30 @@ func (s *Service) create(ctx context.Context, r *api.CreateTaskRequest) (_ *api.
 	}
 	go s.await(t)
 	return &api.CreateTaskResponse{Pid: t.pid}, nil
+}
+
+// endCreation ends the turn of a create; a task that was not made is forgotten.
+func (s *Service) endCreation(t *task, bundle string) {
+	t.abort()
+	if t.now() == creating {
+		s.drop(t)
+		// containerd was killed, and started again while the container was created: it
+		// has removed the bundle then, and does not know of this daemon.
+		if !exists(bundle) {
+			s.stopIfEmpty()
+		}
+	}
+	<-t.turn
+}
+
+// neverUnimplemented gives an error of a create another code, if it has that one:
+// containerd would take this shim for an older one, and try again in the older
+// version of the API, for good.
+func neverUnimplemented(err error) error {
+	if errdefs.IsNotImplemented(err) {
+		return fmt.Errorf("%v: %w", err, errdefs.ErrFailedPrecondition) //nolint:errorlint // its code is what must not be seen
+	}
+	return err
 }
 
 // creation is the making of one container, step by step. Each step says how it is
@@ -106,7 +108,15 @@ type creation struct {
 	made made
 }
 
-func (c *creation) run(ctx context.Context) error {
+// run takes all the steps. Of a container that was not made nothing is left.
+func (c *creation) run(ctx context.Context) (_ *made, retErr error) {
+	isMade := false
+	defer func() {
+		if !isMade { // also after a panic
+			retErr = errors.Join(retErr, c.undo())
+		}
+	}()
+	defer c.close()
 	for _, step := range []struct {
 		name string
 		do   func(context.Context) error
@@ -115,9 +125,28 @@ func (c *creation) run(ctx context.Context) error {
 		{"libcontainer", c.createContainer}, {"pidfile", c.writePidFile},
 	} {
 		if err := step.do(ctx); err != nil {
-			return err
+			return nil, err
+		}
+		if err := c.wanted(ctx); err != nil {
+			return nil, err
 		}
 		c.took.Done(step.name)
+	}
+	c.took.Log(c.t.log, "create")
+	isMade = true
+	made := c.made // and nothing else of the creation, which is large
+	return &made, nil
+}
+
+// wanted says whether somebody still waits for the container. A delete of what
+// containerd has given up may have come before this create.
+func (c *creation) wanted(ctx context.Context) error {
+	err := ctx.Err()
+	if err == nil && cleanedUpOutside(c.r.Bundle) {
+		err = context.Canceled
+	}
+	if err != nil {
+		return fmt.Errorf("it was given up meanwhile: %w", err)
 	}
 	return nil
 }
@@ -180,7 +209,8 @@ func (c *creation) mountRootfs(context.Context) error {
 }
 
 func (c *creation) openStreams(context.Context) (err error) {
-	if c.made.streams, err = openStreams(c.r.Stdin, c.r.Stdout, c.r.Stderr, c.r.ID, c.Namespace); err != nil {
+	n := names{stdin: c.r.Stdin, stdout: c.r.Stdout, stderr: c.r.Stderr}
+	if c.made.streams, err = openStreams(n, c.r.ID, c.Namespace, c.t.log); err != nil {
 		return err
 	}
 	c.undos = append(c.undos, func() error { c.made.streams.close(); return nil })
@@ -258,12 +288,12 @@ const maxCommandLine = 32 << 10
 // guest itself gets them from the context, where they have no limit of the
 // kernel's.
 func commandLine(args []string) []string {
-	left := maxCommandLine
+	room := maxCommandLine
 	for i, a := range args {
-		if len(a) >= left {
-			return append(slices.Clone(args[:i]), a[:left])
+		if len(a) >= room {
+			return append(slices.Clone(args[:i]), a[:room])
 		}
-		left -= len(a) + 1
+		room -= len(a) + 1
 	}
 	return args
 }
@@ -300,84 +330,6 @@ func runnerContext(namespace, id string, spec *specs.Spec, e entrypoint.Entry, e
 		}
 	}
 	return c
-}
-
-// Prepare does what can be done for the first container before containerd asks
-// for it: while containerd connects, the other processor has nothing to do.
-// id and config, the text of the bundle's config.json, are that container's.
-func (s *Service) Prepare(id, bundle string, config []byte) {
-	s.prepared.Lock()
-	go func() {
-		defer s.prepared.Unlock()
-		spec := &specs.Spec{}
-		if json.Unmarshal(config, spec) == nil {
-			s.prepared.text, s.prepared.spec = config, spec
-		}
-		if spec.Process != nil && len(spec.Process.Args) > 0 {
-			s.code.Expect(s.ctx, id, spec.Process.Args[0])
-		}
-		_, _ = s.exe.get(bundle) // create meets the error again, and reports it
-	}()
-}
-
-// prepared is a spec that was parsed ahead, to be taken once.
-type prepared struct {
-	sync.Mutex
-	text []byte      // guarded by Mutex
-	spec *specs.Spec // guarded by Mutex
-}
-
-func (p *prepared) take(text []byte) *specs.Spec {
-	p.Lock()
-	defer p.Unlock()
-	defer func() { p.text, p.spec = nil, nil }()
-	if p.spec == nil || !bytes.Equal(text, p.text) {
-		return nil
-	}
-	return p.spec
-}
-
-func (s *Service) readSpec(bundle string) (*specs.Spec, error) {
-	if !filepath.IsAbs(bundle) {
-		return nil, fmt.Errorf("bundle %q is not an absolute path: %w", bundle, errdefs.ErrInvalidArgument)
-	}
-	name := filepath.Join(bundle, "config.json")
-	text, err := os.ReadFile(name)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("%w: %w", err, errdefs.ErrNotFound)
-	}
-	if err != nil {
-		return nil, err
-	}
-	spec := s.prepared.take(text)
-	if spec == nil {
-		spec = &specs.Spec{}
-		if err := json.Unmarshal(text, spec); err != nil {
-			return nil, fmt.Errorf("parse %s: %w: %w", name, err, errdefs.ErrInvalidArgument)
-		}
-	}
-	if err := container.Validate(spec); err != nil {
-		return nil, err
-	}
-	return spec, validateStrings(spec.Process)
-}
-
-// validateStrings checks what a kernel would refuse or cut off.
-func validateStrings(p *specs.Process) error {
-	if len(p.Args) == 0 {
-		return fmt.Errorf("config.json has no process.args; they must name what to run: %w", errdefs.ErrInvalidArgument)
-	}
-	for _, a := range p.Args {
-		if strings.Contains(a, "\x00") {
-			return fmt.Errorf("process.args has %q; an argument cannot hold a NUL byte: %w", a, errdefs.ErrInvalidArgument)
-		}
-	}
-	for _, kv := range p.Env {
-		if strings.Contains(kv, "\x00") || strings.IndexByte(kv, '=') < 1 {
-			return fmt.Errorf("process.env has %q; it must be NAME=value, without a NUL byte: %w", kv, errdefs.ErrInvalidArgument)
-		}
-	}
-	return nil
 }
 
 // abandon undoes a create whose container exists already.

@@ -97,10 +97,19 @@ func (s *Service) await(t *task) {
 }
 
 // giveUp forgets a container that somebody else cleans up, who removes all that there
-// is of it, tells of its exit, and asks this daemon for nothing any more.
+// is of it, tells of its exit, and asks this daemon for nothing any more, except
+// perhaps for the delete that is under way.
 func (s *Service) giveUp(t *task) {
+	end, err := t.takeTurn(s.ctx)
+	if err != nil {
+		return
+	}
+	defer end()
+	if t.now() == gone {
+		return
+	}
 	t.log.Info("the container is being cleaned up from outside")
-	t.streams.close()
+	t.streams.finish()
 	s.drop(t)
 	s.stopIfEmpty()
 }

@@ -52,6 +52,8 @@ type Service struct {
 	stopping bool             // guarded by mu
 	used     bool             // guarded by mu; a container was asked for
 
+	end sync.Once // of the daemon
+
 	exe      sealedExe
 	code     image.Finder
 	prepared prepared
@@ -178,8 +180,11 @@ func (s *Service) get(id, execID string) (*task, error) {
 	if err != nil {
 		return nil, err
 	}
-	if t.now() == creating {
+	switch t.now() {
+	case creating:
 		return nil, fmt.Errorf("container %s is still being created: %w", id, errdefs.ErrNotFound)
+	case gone:
+		return nil, notHere(id)
 	}
 	if execID != "" {
 		return nil, fmt.Errorf("process %s of container %s: %w", execID, id, errdefs.ErrNotFound)
@@ -213,13 +218,15 @@ func (s *Service) StopIfUnused() {
 	}
 }
 
+// stopIfEmpty ends a daemon that has no container, and returns when its socket is
+// gone, whoever ends it.
 func (s *Service) stopIfEmpty() {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.tasks) == 0 && !s.stopping {
-		s.stopping = true
-		s.exe.close()
-		s.Shutdown()
+	s.stopping = s.stopping || len(s.tasks) == 0
+	stopping := s.stopping
+	s.mu.Unlock()
+	if stopping {
+		s.end.Do(func() { s.exe.close(); s.Shutdown() })
 	}
 }
 

@@ -111,6 +111,47 @@ func TestCreatePanics(t *testing.T) {
 	<-stopped
 }
 
+// A container that is not there any more, or never was, is not found, also in the
+// moment before its name is free.
+func TestGone(t *testing.T) {
+	s := New(context.Background(), Config{})
+	one, _, err := s.reserve(t.Context(), "one")
+	require.NoError(t, err)
+	one.become(gone)
+	_, err = s.kill(t.Context(), &api.KillRequest{ID: "one", Signal: 9})
+	require.True(t, errdefs.IsNotFound(err), "%v", err)
+}
+
+// The end of a daemon waits for the lock on the directory of its socket. Nothing else
+// waits with it, but whoever asks for the end as well.
+func TestShutdownHoldsUpNobody(t *testing.T) {
+	began, proceed := make(chan struct{}), make(chan struct{})
+	s := New(context.Background(), Config{Shutdown: func() { close(began); <-proceed }})
+	ended := make(chan error, 2)
+	for range cap(ended) {
+		go func() {
+			_, err := s.shutdown(t.Context(), &api.ShutdownRequest{})
+			ended <- err
+		}()
+	}
+	<-began
+	_, err := s.state(t.Context(), &api.StateRequest{ID: "one"})
+	require.True(t, errdefs.IsNotFound(err), "%v", err)
+	require.Empty(t, ended)
+	close(proceed)
+	for range cap(ended) {
+		require.NoError(t, <-ended)
+	}
+}
+
+func TestNeverUnimplemented(t *testing.T) {
+	err := neverUnimplemented(fmt.Errorf("containerd: %w", errdefs.ErrNotImplemented))
+	require.True(t, errdefs.IsFailedPrecondition(err))
+	require.False(t, errdefs.IsNotImplemented(err))
+	require.ErrorContains(t, err, "containerd: not implemented")
+	require.ErrorIs(t, neverUnimplemented(os.ErrNotExist), os.ErrNotExist)
+}
+
 func TestStopIfUnused(t *testing.T) {
 	var stopped atomic.Int32
 	s := New(context.Background(), Config{Shutdown: func() { stopped.Add(1) }})

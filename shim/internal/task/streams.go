@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
 )
 
@@ -36,46 +37,51 @@ type stream interface {
 
 // streams are the three of a process.
 type streams struct {
-	in, out, err stream
+	names
+	in, out, err stream  // err may be out
 	logger       *logger // that takes out and err; nil if none was asked for
-
-	// What containerd named for them.
-	stdin, stdout, stderr string
 }
 
-// openStreams opens the streams that containerd names for a container. An empty
-// name is /dev/null.
-func openStreams(stdin, stdout, stderr, id, namespace string) (_ *streams, retErr error) {
-	s := &streams{stdin: stdin, stdout: stdout, stderr: stderr}
+// names are what containerd calls the streams of a process.
+type names struct{ stdin, stdout, stderr string }
+
+// openStreams opens the streams of a process of a container. An empty name is
+// /dev/null.
+func openStreams(n names, id, namespace string, l *log.Entry) (_ *streams, retErr error) {
+	s := &streams{names: n}
 	defer func() {
 		if retErr != nil {
 			s.close()
 		}
 	}()
 	var err error
-	if s.in, err = openInput(stdin); err != nil {
-		return nil, fmt.Errorf("stdin %q: %w", stdin, err)
+	if s.in, err = openInput(n.stdin); err != nil {
+		return nil, fmt.Errorf("stdin %q: %w", n.stdin, err)
 	}
-	if isLogger(stdout) {
+	if isLogger(n.stdout) {
 		var out, errors *os.File
-		if s.logger, out, errors, err = startLogger(stdout, id, namespace); err != nil {
-			return nil, fmt.Errorf("stdout %q: %w", stdout, err)
+		if s.logger, out, errors, err = startLogger(n.stdout, id, namespace); err != nil {
+			return nil, fmt.Errorf("stdout %q: %w", n.stdout, err)
 		}
 		s.out, s.err = &handedOver{file: out}, &handedOver{file: errors}
 		return s, nil
 	}
-	if s.out, err = openOutput(stdout); err != nil {
-		return nil, fmt.Errorf("stdout %q: %w", stdout, err)
+	if s.out, err = openOutput(n.stdout, l); err != nil {
+		return nil, fmt.Errorf("stdout %q: %w", n.stdout, err)
 	}
-	if s.err, err = openOutput(stderr); err != nil {
-		return nil, fmt.Errorf("stderr %q: %w", stderr, err)
+	if _, isCopied := s.out.(*copied); isCopied && n.stderr == n.stdout {
+		s.err = s.out // one pipe, or lines would change places
+		return s, nil
+	}
+	if s.err, err = openOutput(n.stderr, l); err != nil {
+		return nil, fmt.Errorf("stderr %q: %w", n.stderr, err)
 	}
 	return s, nil
 }
 
 func (s *streams) each(do func(stream)) {
-	for _, one := range []stream{s.in, s.out, s.err} {
-		if one != nil {
+	for i, one := range []stream{s.in, s.out, s.err} {
+		if one != nil && (i < 2 || one != s.out) {
 			do(one)
 		}
 	}
@@ -134,14 +140,14 @@ func openInput(name string) (stream, error) {
 		reader, writer, err := openBoth(path)
 		return &handedOver{file: reader, keeps: writer, isInput: true}, err
 	}
-	file, err := openFile(path, unix.O_RDONLY)
+	file, err := openFile(path, unix.O_RDONLY|unix.O_NONBLOCK)
 	if err != nil {
 		return nil, err
 	}
 	return copyInput(file)
 }
 
-func openOutput(name string) (stream, error) {
+func openOutput(name string, l *log.Entry) (stream, error) {
 	if name == "" {
 		return openNull(unix.O_WRONLY)
 	}
@@ -156,11 +162,11 @@ func openOutput(name string) (stream, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, err
 	}
-	file, err := openFile(path, unix.O_WRONLY|unix.O_APPEND|unix.O_CREAT)
+	file, err := openFile(path, unix.O_WRONLY|unix.O_APPEND|unix.O_CREAT|unix.O_NONBLOCK)
 	if err != nil {
 		return nil, err
 	}
-	return copyOutput(file)
+	return copyOutput(file, l)
 }
 
 func openNull(flags int) (stream, error) {
@@ -220,6 +226,9 @@ func openBoth(path string) (reader, writer *os.File, err error) {
 	return os.NewFile(uintptr(fds[0]), path), os.NewFile(uintptr(fds[1]), path), nil
 }
 
+// openFile opens a file of the host. With O_NONBLOCK, which is nothing to a regular
+// file, nobody waits for a device: not to open it, and not in a thread of this
+// process.
 func openFile(path string, flags int) (*os.File, error) {
 	fd, err := unix.Open(path, flags|unix.O_CLOEXEC|unix.O_NOCTTY, 0o644)
 	if err != nil {
@@ -243,7 +252,9 @@ func locate(name string) (path string, fifo bool, err error) {
 			if !filepath.IsAbs(u.Path) {
 				return "", false, fmt.Errorf("%q is not an absolute path, as in file:///var/log/x: %w", u.Path, errdefs.ErrInvalidArgument)
 			}
-			return u.Path, false, nil
+			if path = u.Path; !exists(path) {
+				return path, false, nil
+			}
 		default:
 			return "", false, fmt.Errorf("streams of scheme %s:// are not supported here; accepted: fifo, file, and for stdout binary, binary-v2: %w", u.Scheme, errdefs.ErrInvalidArgument)
 		}
@@ -256,4 +267,9 @@ func locate(name string) (path string, fifo bool, err error) {
 		return "", false, err
 	}
 	return path, st.Mode&unix.S_IFMT == unix.S_IFIFO, nil
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return !errors.Is(err, os.ErrNotExist)
 }

@@ -4,12 +4,15 @@ package task
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 )
@@ -24,7 +27,7 @@ func fifoAt(t *testing.T, name string) string {
 // was written is lost.
 func TestStreamsOutlivesItsClient(t *testing.T) {
 	in, out := fifoAt(t, "in"), fifoAt(t, "out")
-	s, err := openStreams(in, out, "", "id", "ns")
+	s, err := openStreams(names{in, out, ""}, "id", "ns", log.L)
 	require.NoError(t, err)
 	_, err = s.out.processEnd().WriteString("early")
 	require.NoError(t, err)
@@ -45,7 +48,7 @@ func TestStreamsOutlivesItsClient(t *testing.T) {
 
 func TestStdinEndsOnlyWithCloseIO(t *testing.T) {
 	in := fifoAt(t, "in")
-	s, err := openStreams(in, "", "", "id", "ns")
+	s, err := openStreams(names{in, "", ""}, "id", "ns", log.L)
 	require.NoError(t, err)
 	defer s.close()
 	for range 2 { // two clients, one after the other
@@ -69,12 +72,12 @@ func TestStdinEndsOnlyWithCloseIO(t *testing.T) {
 	require.ErrorIs(t, err, io.EOF)
 }
 
-// A file is the daemon's: the process has a pipe, and what it writes is in the file
-// when the streams are finished.
+// A file is the daemon's: the process has a pipe, and what it writes is in the file,
+// behind what was there, when the streams are finished.
 func TestStreamsFiles(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "log")
+	file := filepath.Join(t.TempDir(), "new", "log")
 	for range 2 {
-		s, err := openStreams("", "file://"+file, "file://"+file, "id", "ns")
+		s, err := openStreams(names{"", "file://" + file, "file://" + file + ".err"}, "id", "ns", log.L)
 		require.NoError(t, err)
 		for i, one := range []stream{s.out, s.err} {
 			info, err := one.processEnd().Stat()
@@ -82,14 +85,60 @@ func TestStreamsFiles(t *testing.T) {
 			require.NotZero(t, info.Mode()&os.ModeNamedPipe)
 			_, err = one.processEnd().WriteString([]string{"o", "e"}[i])
 			require.NoError(t, err)
-			one.handOver()
-			one.drain(nil)
 		}
+		s.handOver()
 		s.finish()
 	}
+	for name, want := range map[string]string{file: "oo", file + ".err": "ee"} {
+		b, err := os.ReadFile(name)
+		require.NoError(t, err)
+		require.Equal(t, want, string(b))
+	}
+}
+
+// What goes to one file stays in order.
+func TestStreamsOrder(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "log")
+	s, err := openStreams(names{"", "file://" + file, "file://" + file}, "id", "ns", log.L)
+	require.NoError(t, err)
+	for range 1000 {
+		_, err = s.out.processEnd().WriteString("o")
+		require.NoError(t, err)
+		_, err = s.err.processEnd().WriteString("e")
+		require.NoError(t, err)
+	}
+	s.handOver()
+	s.finish()
 	b, err := os.ReadFile(file)
 	require.NoError(t, err)
-	require.Equal(t, "oeoe", string(b))
+	require.Equal(t, strings.Repeat("oe", 1000), string(b))
+}
+
+// A FIFO may be named as a file, too: nobody waits for whoever is to read it.
+func TestStreamsFIFOAsFile(t *testing.T) {
+	s, err := openStreams(names{"", "file://" + fifoAt(t, "out"), ""}, "id", "ns", log.L)
+	require.NoError(t, err)
+	_, err = s.out.processEnd().WriteString("text")
+	require.NoError(t, err)
+	s.finish()
+}
+
+// A file that takes nothing, here a terminal that nobody reads, is waited for, but
+// not for ever.
+func TestStreamsStuck(t *testing.T) {
+	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
+	require.NoError(t, err)
+	defer master.Close()
+	require.NoError(t, unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0))
+	number, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
+	require.NoError(t, err)
+	s, err := openStreams(names{"", fmt.Sprintf("file:///dev/pts/%d", number), ""}, "id", "ns", log.L)
+	require.NoError(t, err)
+	_, err = s.out.processEnd().Write(make([]byte, 48<<10))
+	require.NoError(t, err)
+	s.handOver()
+	s.finish()
+	<-s.out.(*copied).done
 }
 
 // So is one that the process reads: it has no descriptor that it could open again.
@@ -97,7 +146,7 @@ func TestStreamsInputFile(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "in")
 	text := bytes.Repeat([]byte("0123456789abcdef"), 1<<16)
 	require.NoError(t, os.WriteFile(file, text, 0o600))
-	s, err := openStreams(file, "", "", "id", "ns")
+	s, err := openStreams(names{file, "", ""}, "id", "ns", log.L)
 	require.NoError(t, err)
 	info, err := s.in.processEnd().Stat()
 	require.NoError(t, err)
@@ -106,7 +155,7 @@ func TestStreamsInputFile(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, text, got)
 	s.finish()
-	s, err = openStreams(file, "", "", "id", "ns")
+	s, err = openStreams(names{file, "", ""}, "id", "ns", log.L)
 	require.NoError(t, err)
 	s.finish() // of a process that has read nothing
 }
@@ -115,10 +164,10 @@ func TestStreamsInputFile(t *testing.T) {
 // ever. What was written meanwhile is there.
 func TestStreamsKeptOpen(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "log")
-	s, err := openStreams("", file+"-not-there", "", "id", "ns")
+	s, err := openStreams(names{"", file + "-not-there", ""}, "id", "ns", log.L)
 	require.ErrorContains(t, err, "no such FIFO")
 	require.Nil(t, s)
-	s, err = openStreams("", "file://"+file, "", "id", "ns")
+	s, err = openStreams(names{"", "file://" + file, ""}, "id", "ns", log.L)
 	require.NoError(t, err)
 	fd, err := unix.Dup(int(s.out.processEnd().Fd()))
 	require.NoError(t, err)
@@ -134,7 +183,7 @@ func TestStreamsKeptOpen(t *testing.T) {
 
 // A file that cannot be written, a full disk for one, holds up no process.
 func TestStreamsFull(t *testing.T) {
-	s, err := openStreams("", "file:///dev/full", "", "id", "ns")
+	s, err := openStreams(names{"", "file:///dev/full", ""}, "id", "ns", log.L)
 	require.NoError(t, err)
 	_, err = s.out.processEnd().Write(make([]byte, 1<<20))
 	require.NoError(t, err)
@@ -158,11 +207,11 @@ func TestStreamsErrors(t *testing.T) {
 		{"", "binary:///no/such/logger", "", errdefs.IsNotFound, `stdout "binary:///no/such/logger": start logger: fork/exec /no/such/logger: no such file or directory: not found`},
 		{"", "binary-v2:///bin/true", "", errdefs.IsUnavailable, `stdout "binary-v2:///bin/true": logger /bin/true closed descriptor 5 without writing to it: it has ended, or does not know binary-v2: unavailable`},
 	} {
-		_, err := openStreams(tc.stdin, tc.stdout, tc.stderr, "id", "ns")
+		_, err := openStreams(names{tc.stdin, tc.stdout, tc.stderr}, "id", "ns", log.L)
 		require.ErrorContains(t, err, tc.want)
 		require.True(t, tc.is(err), "%v", err)
 	}
-	s, err := openStreams(t.TempDir(), "", "", "id", "ns")
+	s, err := openStreams(names{t.TempDir(), "", ""}, "id", "ns", log.L)
 	require.NoError(t, err) // there is nothing to read
 	s.close()
 }
@@ -179,7 +228,7 @@ func TestLogger(t *testing.T) {
 		script := filepath.Join(t.TempDir(), "logger")
 		require.NoError(t, os.WriteFile(script, []byte("#!/bin/sh\n"+ready+"exec 5>&-\n"+
 			`{ echo "$CONTAINER_ID $CONTAINER_NAMESPACE $*"; cat <&3; cat <&4; } >"$2"`+"\n"), 0o755))
-		s, err := openStreams("", scheme+"://"+script+"?to="+out, "", "id", "ns")
+		s, err := openStreams(names{"", scheme + "://" + script + "?to=" + out, ""}, "id", "ns", log.L)
 		require.NoError(t, err)
 		_, err = s.out.processEnd().WriteString("from stdout\n")
 		require.NoError(t, err)
