@@ -199,25 +199,25 @@ func TestLivesTwoDeletes(t *testing.T) {
 // State answers at once, whatever else is waited for.
 func TestLivesStateAnswers(t *testing.T) {
 	stubborn := filepath.Join(t.TempDir(), "logger")
-	require.NoError(t, os.WriteFile(stubborn, []byte("#!/bin/sh\nexec 5>&-\ntrap '' TERM\nsleep 4\n"), 0o755))
+	require.NoError(t, os.WriteFile(stubborn, []byte("#!/bin/sh\nexec 5>&-\ntrap '' TERM\nsleep 2\n"), 0o755))
 	for name, test := range map[string]struct {
 		spec   func(s *oci.Spec)
 		stdout string
-		slow   func(h *harness.ByHand, ctx context.Context) error
-		before func(h *harness.ByHand, ctx context.Context) error
+		slow   func(ctx context.Context, h *harness.ByHand) error
+		before func(ctx context.Context, h *harness.ByHand) error
 	}{
 		"a hook of the creation": {
 			func(s *oci.Spec) {
-				s.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/sleep", Args: []string{"sleep", "2"}}}}
+				s.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/sleep", Args: []string{"sleep", "1"}}}}
 			}, "",
-			func(h *harness.ByHand, ctx context.Context) error {
+			func(ctx context.Context, h *harness.ByHand) error {
 				_, err := h.Create(ctx)
 				return err
 			}, nil,
 		},
 		"a hook after the end": {
 			func(s *oci.Spec) {
-				s.Hooks = &specs.Hooks{Poststop: []specs.Hook{{Path: "/bin/sleep", Args: []string{"sleep", "2"}}}}
+				s.Hooks = &specs.Hooks{Poststop: []specs.Hook{{Path: "/bin/sleep", Args: []string{"sleep", "1"}}}}
 			}, "", deleteByHand, killByHand,
 		},
 		"a logger that does not end": {func(*oci.Spec) {}, "binary://" + stubborn, deleteByHand, killByHand},
@@ -232,10 +232,10 @@ func TestLivesStateAnswers(t *testing.T) {
 			if test.before != nil {
 				_, err := h.Shim.Create(tt.Ctx, r)
 				require.NoError(t, err)
-				require.NoError(t, test.before(h, tt.Ctx))
+				require.NoError(t, test.before(tt.Ctx, h))
 			}
 			slow := make(chan error, 1)
-			go func() { slow <- test.slow(h, tt.Ctx) }()
+			go func() { slow <- test.slow(tt.Ctx, h) }()
 			answers := 0
 			for done := false; !done; {
 				select {
@@ -244,7 +244,7 @@ func TestLivesStateAnswers(t *testing.T) {
 					done = true
 				default:
 					// containerd gives it two seconds; the slow call takes longer.
-					_, err := h.State(within(tt, time.Second), &task.StateRequest{ID: h.ID})
+					_, err := h.State(within(tt, time.Second/2), &task.StateRequest{ID: h.ID})
 					if status.Code(err) != codes.NotFound { // not yet created, or just deleted
 						require.NoError(t, err)
 					}
@@ -257,12 +257,12 @@ func TestLivesStateAnswers(t *testing.T) {
 	}
 }
 
-func deleteByHand(h *harness.ByHand, ctx context.Context) error {
+func deleteByHand(ctx context.Context, h *harness.ByHand) error {
 	_, err := h.Delete(ctx, &task.DeleteRequest{ID: h.ID})
 	return err
 }
 
-func killByHand(h *harness.ByHand, ctx context.Context) error {
+func killByHand(ctx context.Context, h *harness.ByHand) error {
 	if _, err := h.Start(ctx, &task.StartRequest{ID: h.ID}); err != nil {
 		return err
 	}

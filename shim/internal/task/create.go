@@ -121,8 +121,13 @@ func (c *creation) run(ctx context.Context) (_ *made, retErr error) {
 		name string
 		do   func(context.Context) error
 	}{
-		{"spec", c.readSpecAndOptions}, {"rootfs", c.mountRootfs}, {"streams", c.openStreams}, {"guest", c.findGuest}, {"stage", c.prepareProcess},
-		{"libcontainer", c.createContainer}, {"pidfile", c.writePidFile},
+		{"spec", c.readSpecAndOptions},
+		{"rootfs", c.mountRootfs},
+		{"streams", c.openStreams},
+		{"guest", c.findGuest},
+		{"stage", c.prepareProcess},
+		{"libcontainer", c.createContainer},
+		{"pidfile", c.writePidFile},
 	} {
 		if err := step.do(ctx); err != nil {
 			return nil, err

@@ -153,6 +153,7 @@ func TestNeverUnimplemented(t *testing.T) {
 }
 
 func TestStopIfUnused(t *testing.T) {
+	t.Parallel()
 	var stopped atomic.Int32
 	s := New(context.Background(), Config{Shutdown: func() { stopped.Add(1) }})
 	s.StopIfUnused()

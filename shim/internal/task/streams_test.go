@@ -126,6 +126,7 @@ func TestStreamsFIFOAsFile(t *testing.T) {
 // A file that takes nothing, here a terminal that nobody reads, is waited for, but
 // not for ever.
 func TestStreamsStuck(t *testing.T) {
+	t.Parallel()
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
 	require.NoError(t, err)
 	defer master.Close()
@@ -163,6 +164,7 @@ func TestStreamsInputFile(t *testing.T) {
 // Somebody may keep an end of the output for ever: it is waited for, but not for
 // ever. What was written meanwhile is there.
 func TestStreamsKeptOpen(t *testing.T) {
+	t.Parallel()
 	file := filepath.Join(t.TempDir(), "log")
 	s, err := openStreams(names{"", file + "-not-there", ""}, "id", "ns", log.L)
 	require.ErrorContains(t, err, "no such FIFO")
