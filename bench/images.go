@@ -98,7 +98,7 @@ func (b *bench) forget() error {
 	err := store.Walk(b.ctx, func(info content.Info) error {
 		var paths []string
 		for key := range info.Labels {
-			if strings.HasPrefix(key, "containerd.io/gc.ref.content.libwasmshim") || strings.HasPrefix(key, "libwasmshim.io/precompiled/") {
+			if strings.HasPrefix(key, "containerd.io/gc.ref.content.libwasmshim") {
 				paths = append(paths, "labels."+key)
 			}
 		}

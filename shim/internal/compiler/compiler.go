@@ -119,16 +119,16 @@ func Run(ctx context.Context, job Job) (_ []*os.File, retErr error) {
 		return nil, fmt.Errorf("the compiler took more than %d MiB of memory: %w", job.Limits.Memory>>20, ErrTooLarge)
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
-	case exit == stage.ExitUnsupported:
+	case exit.Status == stage.ExitUnsupported:
 		return nil, ErrUnsupported
 	case said.Cause != "":
 		return nil, errors.New(said.Cause)
-	case exit == 128+int(syscall.SIGKILL):
+	case exit.Signal == syscall.SIGKILL:
 		return nil, ErrKilled
-	case exit > 128:
-		return nil, fmt.Errorf("the compiler was ended by signal %d (%s)", exit-128, syscall.Signal(exit-128))
-	case exit != 0:
-		return nil, fmt.Errorf("the compiler exited with %d", exit)
+	case exit.Signal != 0:
+		return nil, fmt.Errorf("the compiler was ended by signal %d (%s)", int(exit.Signal), exit.Signal)
+	case exit.Status != 0:
+		return nil, fmt.Errorf("the compiler exited with %d", exit.Status)
 	}
 	return seal(artifacts)
 }
@@ -190,21 +190,21 @@ func start(job Job, artifacts []*os.File, said *status.Status) (_ *container.Con
 
 // await waits for the end and removes the container. late says that its time
 // was up, oom that its memory was.
-func await(ctx context.Context, c *container.Container, limits Limits) (exit int, late, oom bool, err error) {
+func await(ctx context.Context, c *container.Container, limits Limits) (exit container.Exit, late, oom bool, err error) {
 	within, cancel := context.WithTimeout(ctx, limits.Time)
 	defer cancel()
-	e, err := c.Wait(within)
+	exit, err = c.Wait(within)
 	if err != nil {
 		late = ctx.Err() == nil
 		if err := c.Signal(syscall.SIGKILL, true); err != nil && !errdefs.IsNotFound(err) {
-			return 0, late, false, fmt.Errorf("kill the compiler: %w", err)
+			return exit, late, false, fmt.Errorf("kill the compiler: %w", err)
 		}
-		if e, err = c.Wait(context.Background()); err != nil {
-			return 0, late, false, err
+		if exit, err = c.Wait(context.Background()); err != nil {
+			return exit, late, false, err
 		}
 	}
 	oom = !late && c.OutOfMemory()
-	return e.Status, late, oom, c.Delete()
+	return exit, late, oom, c.Delete()
 }
 
 // containerID is libcontainer's name for a compiler; its state is in a

@@ -53,7 +53,7 @@ func TestValidate(t *testing.T) {
 	t.Run("terminal", func(t *testing.T) {
 		spec := validSpec()
 		spec.Process.Terminal = true
-		require.ErrorIs(t, Validate(spec), errdefs.ErrNotImplemented)
+		require.ErrorIs(t, Validate(spec), errdefs.ErrInvalidArgument)
 	})
 	t.Run("a bind mount is a /proc, too", func(t *testing.T) {
 		spec := validSpec()
