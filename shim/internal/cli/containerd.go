@@ -22,6 +22,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/urfave/cli/v2"
 
+	"github.com/libwasmshim/libwasmshim/shim/internal/containerd"
 	"github.com/libwasmshim/libwasmshim/shim/internal/image"
 	"github.com/libwasmshim/libwasmshim/shim/internal/imagefile"
 )
@@ -44,8 +45,7 @@ func containerdFlags(more ...cli.Flag) []cli.Flag {
 
 // session is a connection to a containerd that has answered.
 type session struct {
-	*image.Client
-	address, namespace string
+	image.Store
 }
 
 // withContainerd does something with the containerd that a command line names.
@@ -91,22 +91,22 @@ func whichContainerd(c *cli.Context) (address, namespace string, _ error) {
 
 // connect fails within a time if no containerd answers.
 func connect(ctx context.Context, address, namespace string, within time.Duration) (*session, error) {
-	client, err := image.Dial(address, namespace)
+	store, err := image.Dial(address, namespace)
 	if err != nil {
 		return nil, err
 	}
-	if err := client.Ping(ctx, within); err != nil {
+	if err := store.Ping(ctx, within); err != nil {
 		help := "say --address if it listens elsewhere"
 		if errors.Is(err, fs.ErrPermission) {
 			help = "run this as root"
 		}
-		return nil, errors.Join(fmt.Errorf("containerd at %s does not answer: %w; %s", address, err, help), client.Close())
+		return nil, errors.Join(fmt.Errorf("containerd at %s does not answer: %w; %s", address, err, help), store.Close())
 	}
-	return &session{client, address, namespace}, nil
+	return &session{store}, nil
 }
 
 // image finds an image by the name that containerd has, or by a short one.
-func (s *session) image(ctx context.Context, name string) (image.Image, error) {
+func (s *session) image(ctx context.Context, name string) (containerd.Image, error) {
 	found, err := s.Get(ctx, name)
 	if errdefs.IsNotFound(err) {
 		if full := fullName(name); full != "" && full != name {
@@ -114,7 +114,7 @@ func (s *session) image(ctx context.Context, name string) (image.Image, error) {
 		}
 	}
 	if errdefs.IsNotFound(err) {
-		return found, fmt.Errorf("image %s is not in containerd's namespace %s: pull or import it, or say --namespace; Kubernetes uses k8s.io", plain(name), s.namespace)
+		return found, fmt.Errorf("image %s is not in containerd's namespace %s: pull or import it, or say --namespace; Kubernetes uses k8s.io", plain(name), s.Namespace)
 	}
 	return found, err
 }
@@ -125,7 +125,7 @@ func fullName(name string) string {
 	if _, err := imagefile.ParseTag(strings.SplitN(name, "@", 2)[0]); err != nil {
 		return ""
 	}
-	return image.FullName(name)
+	return containerd.FullName(name)
 }
 
 // oneImage is the argument of a command that takes one image.

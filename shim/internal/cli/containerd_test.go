@@ -12,6 +12,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/stretchr/testify/require"
 
+	"github.com/libwasmshim/libwasmshim/shim/internal/containerd"
 	"github.com/libwasmshim/libwasmshim/shim/internal/image"
 )
 
@@ -92,14 +93,14 @@ func TestManifestKinds(t *testing.T) {
 		{ocispec.MediaTypeImageConfig, "x/own", "", 0, kindWasm, true},
 		{ocispec.MediaTypeImageConfig, "x/other", "wasm", 0, kindWasm, false},
 		{ocispec.MediaTypeImageConfig, ocispec.MediaTypeImageLayerGzip, "wasm", 1, kindPlain, false},
-		{image.DockerConfig, ocispec.MediaTypeImageLayerGzip, "amd64", 1, kindPlain, false},
-		{image.ArtifactConfig, "application/wasm", "wasm", 0, kindArtifact, true},
+		{containerd.DockerConfig, ocispec.MediaTypeImageLayerGzip, "amd64", 1, kindPlain, false},
+		{containerd.ArtifactConfig, "application/wasm", "wasm", 0, kindArtifact, true},
 		{"application/vnd.oci.empty.v1+json", "application/wasm", "", 0, kindArtifact, true},
 		{"", "application/wasm", "", 0, kindArtifact, true},
 		{"application/vnd.oci.empty.v1+json", "x/other", "", 0, kindOther, false},
 		{"application/vnd.fermyon.spin.application.v1+config", "application/wasm", "", 0, kindOther, false},
 	} {
-		m := image.Manifest{Manifest: ocispec.Manifest{Config: ocispec.Descriptor{MediaType: tc.configType}, Layers: []ocispec.Descriptor{{MediaType: tc.layer, Digest: "sha256:1"}}}}
+		m := containerd.Manifest{Manifest: ocispec.Manifest{Config: ocispec.Descriptor{MediaType: tc.configType}, Layers: []ocispec.Descriptor{{MediaType: tc.layer, Digest: "sha256:1"}}}}
 		config := ocispec.Image{Platform: ocispec.Platform{OS: "o", Architecture: tc.arch}, RootFS: ocispec.RootFS{DiffIDs: make([]digest.Digest, tc.files)}}
 		found := p.manifest(m, config)
 		require.Equal(t, tc.kind, found.Kind, tc)

@@ -17,7 +17,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/progress"
 	"github.com/urfave/cli/v2"
 
-	"github.com/libwasmshim/libwasmshim/shim/internal/image"
+	"github.com/libwasmshim/libwasmshim/shim/internal/containerd"
 	"github.com/libwasmshim/libwasmshim/shim/internal/imagefile"
 )
 
@@ -161,7 +161,7 @@ func checkLayerType(flag, mediaType string) error {
 	if before, after, _ := strings.Cut(mediaType, "/"); before == "" || after == "" {
 		return &usageError{text + "one with a /, like " + imagefile.ModuleType}
 	}
-	if image.IsRootFS(mediaType) {
+	if containerd.IsRootFS(mediaType) {
 		return &usageError{text + "any that is not for a root file system, like " + imagefile.ModuleType}
 	}
 	return nil

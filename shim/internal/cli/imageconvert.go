@@ -10,7 +10,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/urfave/cli/v2"
 
-	"github.com/libwasmshim/libwasmshim/shim/internal/image"
+	"github.com/libwasmshim/libwasmshim/shim/internal/containerd"
 	"github.com/libwasmshim/libwasmshim/shim/internal/imagefile"
 )
 
@@ -59,7 +59,7 @@ completed: app is docker.io/library/app:latest.`,
 				if err != nil {
 					return err
 				}
-				made, isNew, err := s.Convert(ctx, source, image.Conversion{
+				made, isNew, err := s.Convert(ctx, source, containerd.Conversion{
 					Name: name, Types: p.Engine.Types(), Entrypoint: c.String("entrypoint"), Cmd: c.StringSlice("arg"), Env: c.StringSlice("env"), Replace: c.Bool("force"),
 				})
 				if errdefs.IsAlreadyExists(err) {
@@ -74,7 +74,7 @@ completed: app is docker.io/library/app:latest.`,
 	}
 }
 
-func (p Program) reportConversion(c *cli.Context, made image.Image, isNew bool) error {
+func (p Program) reportConversion(c *cli.Context, made containerd.Image, isNew bool) error {
 	if c.Bool("json") {
 		return printJSON(c.App.Writer, struct {
 			Name     string        `json:"name"`

@@ -16,6 +16,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/urfave/cli/v2"
 
+	"github.com/libwasmshim/libwasmshim/shim/internal/containerd"
 	"github.com/libwasmshim/libwasmshim/shim/internal/image"
 )
 
@@ -119,7 +120,7 @@ func (p Program) inspect(ctx context.Context, s *session, name string) (*inspect
 	return seen, nil
 }
 
-func (p Program) manifest(m image.Manifest, config ocispec.Image) inspectedManifest {
+func (p Program) manifest(m containerd.Manifest, config ocispec.Image) inspectedManifest {
 	platform := m.Platform(config)
 	im := inspectedManifest{
 		blobRef: ref(m.Descriptor), Kind: kindOther, ConfigType: m.Config.MediaType,
@@ -139,13 +140,13 @@ func (p Program) manifest(m image.Manifest, config ocispec.Image) inspectedManif
 		im.Layers = append(im.Layers, inspectedLayer{ref(l), runs[l.Digest]})
 	}
 	switch m.Config.MediaType {
-	case ocispec.MediaTypeImageConfig, image.DockerConfig:
+	case ocispec.MediaTypeImageConfig, containerd.DockerConfig:
 		im.Kind = kindPlain
 		if len(runs) > 0 || platform.Architecture == "wasm" && len(config.RootFS.DiffIDs) == 0 {
 			im.Kind = kindWasm
 		}
 	default:
-		if m.Config.MediaType == image.ArtifactConfig || len(runs) > 0 {
+		if m.Config.MediaType == containerd.ArtifactConfig || len(runs) > 0 {
 			im.Kind = kindArtifact
 		}
 	}

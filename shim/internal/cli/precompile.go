@@ -14,13 +14,15 @@ import (
 
 	"github.com/containerd/containerd/v2/pkg/progress"
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/urfave/cli/v2"
+
 	"github.com/libwasmshim/libwasmshim/shim/internal/compiler"
 	"github.com/libwasmshim/libwasmshim/shim/internal/container"
+	"github.com/libwasmshim/libwasmshim/shim/internal/containerd"
 	"github.com/libwasmshim/libwasmshim/shim/internal/entrypoint"
 	"github.com/libwasmshim/libwasmshim/shim/internal/image"
 	"github.com/libwasmshim/libwasmshim/shim/internal/options"
-	"github.com/opencontainers/runtime-spec/specs-go"
-	"github.com/urfave/cli/v2"
 )
 
 const (
@@ -86,8 +88,8 @@ is unpacked.`,
 				return err
 			}
 			return withContainerd(c, func(ctx context.Context, s *session) (retErr error) {
-				image.Sweep(s.address, s.namespace)
-				dir, remove, err := image.WorkDir(s.address, s.namespace)
+				image.Sweep(s.Address, s.Namespace)
+				dir, remove, err := image.WorkDir(s.Address, s.Namespace)
 				if err != nil {
 					return err
 				}
@@ -100,7 +102,7 @@ is unpacked.`,
 				w := &precompiler{
 					session: s, snapshotter: cmp.Or(c.String("snapshotter"), defaultSnapshotter), status: newStatusLine(c.App.ErrWriter), dir: dir,
 					work: image.Work{
-						Address: s.address, Namespace: s.namespace, Engine: p.Engine, Key: key, Options: options.CompilerList(values, p.Options), LogLevel: level,
+						Address: s.Address, Namespace: s.Namespace, Engine: p.Engine, Key: key, Options: options.CompilerList(values, p.Options), LogLevel: level,
 						Limits: limits, Retry: true, Exe: exe,
 					},
 				}
@@ -217,7 +219,7 @@ func (w *precompiler) one(ctx context.Context, name string) (o outcome, _ error)
 	}
 	entries, err := w.Entries(ctx, i, w.work.Engine.Types())
 	if err == nil {
-		entries, err = image.Runnable(i.Name, entries)
+		entries, err = containerd.Runnable(i.Name, entries)
 	}
 	if err != nil {
 		return o, err
@@ -258,7 +260,7 @@ func (w *precompiler) one(ctx context.Context, name string) (o outcome, _ error)
 
 // entry compiles one entry of an image: the file that its entrypoint names, or its
 // layers. why says that there is nothing to compile.
-func (w *precompiler) entry(ctx context.Context, i image.Image, e image.Entry, progress func(string, int64)) (_ image.Result, why string, retErr error) {
+func (w *precompiler) entry(ctx context.Context, i containerd.Image, e containerd.Entry, progress func(string, int64)) (_ image.Result, why string, retErr error) {
 	work := w.work
 	work.Image, work.Progress = i.Name, progress
 	if e.Chain != "" {
@@ -293,7 +295,7 @@ func (o outcome) nothing(why string) outcome {
 // imageEntry is the entrypoint of an image, in a view of its root file system.
 type imageEntry struct {
 	entrypoint.Entry
-	view *image.View
+	view *containerd.View
 }
 
 func (e *imageEntry) close() error {
@@ -308,7 +310,7 @@ func (e *imageEntry) close() error {
 
 // file finds what an entry's containers start, if they are not told otherwise. The
 // caller closes it, with an error also.
-func (w *precompiler) file(ctx context.Context, e image.Entry) (*imageEntry, error) {
+func (w *precompiler) file(ctx context.Context, e containerd.Entry) (*imageEntry, error) {
 	args := append(slices.Clone(e.Entrypoint), e.Cmd...)
 	if len(args) == 0 {
 		return nil, errors.New("the image does not say what its containers run, it has neither entrypoint nor arguments")

@@ -42,7 +42,7 @@ func (f *Finder) work(r Request, g *Guest, holders []digest.Digest) *Work {
 // openLayers opens the layers of an image and says what kind of guest they are.
 // Digests are verified of what was not verified before, or is not the same file any
 // more.
-func (w *Work) openLayers(ctx context.Context, c *Client, g *Guest, layers []ocispec.Descriptor) error {
+func (w *Work) openLayers(ctx context.Context, c Store, g *Guest, layers []ocispec.Descriptor) error {
 	var known Result
 	if w.memory().recall(w.name(), &known) && len(known.Layers) == len(layers) && known.Kind != 0 && w.reopenLayers(known, g) == nil {
 		g.Kind, w.Kind = known.Kind, known.Kind

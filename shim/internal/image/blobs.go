@@ -18,6 +18,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
 
+	"github.com/libwasmshim/libwasmshim/shim/internal/containerd"
 	"github.com/libwasmshim/libwasmshim/shim/internal/memfile"
 )
 
@@ -64,11 +65,11 @@ func (b *blobs) open(d digest.Digest) (*os.File, error) {
 
 // open opens a blob: its file where that is possible, else a sealed copy in
 // memory that belongs to no process.
-func (c *Client) open(ctx context.Context, b *blobs, d digest.Digest) (*os.File, error) {
+func (c Store) open(ctx context.Context, b *blobs, d digest.Digest) (*os.File, error) {
 	if b != nil {
 		return b.open(d)
 	}
-	r, err := c.content.ReaderAt(c.in(ctx), ocispec.Descriptor{Digest: d})
+	r, err := c.Content.ReaderAt(c.In(ctx), ocispec.Descriptor{Digest: d})
 	if err != nil {
 		return nil, fmt.Errorf("read blob %s: %w", d, err)
 	}
@@ -155,8 +156,8 @@ func (b *blobs) openSame(d digest.Digest, want stamp) (*os.File, error) {
 
 // openStore opens the content store where it is a directory of this machine, and
 // returns its path; else neither.
-func (c *Client) openStore(ctx context.Context, logger *log.Entry) (b *blobs, root string, _ error) {
-	root, err := c.root(ctx)
+func (c Store) openStore(ctx context.Context, logger *log.Entry) (b *blobs, root string, _ error) {
+	root, err := c.ContentRoot(ctx)
 	if err != nil {
 		return nil, "", err
 	}
@@ -177,7 +178,7 @@ func verify(f *os.File, d digest.Digest, what string) error {
 		return err
 	}
 	if found != d {
-		return mismatch(what, d, found)
+		return containerd.Damaged(what, d, found)
 	}
 	return nil
 }

@@ -32,7 +32,7 @@ func reopen(f *os.File) error {
 // can change.
 func TestOpenRemote(t *testing.T) {
 	s := newStore(t)
-	d := s.add("text", []byte("some text"))
+	d := s.add([]byte("some text"))
 	f, err := s.open(t.Context(), nil, d.Digest)
 	require.NoError(t, err)
 	defer f.Close()
@@ -49,7 +49,7 @@ func TestOpenRemote(t *testing.T) {
 func TestOpenBlobs(t *testing.T) {
 	needsRoot(t, "the blobs are mounted once more")
 	s := newStore(t)
-	d := s.add("text", []byte("some text"))
+	d := s.add([]byte("some text"))
 	b, err := openBlobs(s.dir)
 	require.NoError(t, err)
 	f, err := b.open(d.Digest)
@@ -66,7 +66,7 @@ func TestOpenBlobs(t *testing.T) {
 func TestOpenBlobsNot(t *testing.T) {
 	needsRoot(t, "the blobs are mounted once more")
 	s := newStore(t)
-	d := s.add("text", []byte("some text"))
+	d := s.add([]byte("some text"))
 	b, err := openBlobs(s.dir)
 	require.NoError(t, err)
 	defer b.close()

@@ -5,15 +5,15 @@ package image
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/content"
-	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
+
+	"github.com/libwasmshim/libwasmshim/shim/internal/containerd"
 )
 
 // Kept is an artifact in containerd's content store, as what was compiled of some
@@ -30,10 +30,10 @@ type Kept struct {
 }
 
 // Artifacts are those of all engines in the namespace, the newest first.
-func (c *Client) Artifacts(ctx context.Context) ([]Kept, error) {
+func (c Store) Artifacts(ctx context.Context) ([]Kept, error) {
 	var all []Kept
 	holders := map[string][]digest.Digest{} // by engine/id
-	err := c.content.Walk(c.in(ctx), func(info content.Info) error {
+	err := c.Content.Walk(c.In(ctx), func(info content.Info) error {
 		for key, value := range info.Labels {
 			if name, ok := strings.CutPrefix(key, labelArtifact); ok {
 				engine, id, _ := strings.Cut(name, "/")
@@ -63,25 +63,25 @@ func (c *Client) Artifacts(ctx context.Context) ([]Kept, error) {
 // RemoveArtifacts removes artifacts. Their disk space is free when it returns, if
 // nothing else came out the same. The next start of a container that needs one
 // makes it anew.
-func (c *Client) RemoveArtifacts(ctx context.Context, list []Kept) error {
+func (c Store) RemoveArtifacts(ctx context.Context, list []Kept) error {
 	for _, k := range list {
 		for _, blob := range k.Blobs {
-			if err := ignoreNotFound(c.label(ctx, blob, map[string]string{referenceLabel(k.Engine, k.ID): ""})); err != nil {
+			if err := containerd.IgnoreNotFound(c.Label(ctx, blob, map[string]string{referenceLabel(k.Engine, k.ID): ""})); err != nil {
 				return err
 			}
 		}
-		err := c.label(ctx, k.Digest, map[string]string{artifactLabel(k.Engine, k.ID): ""})
-		if err := ignoreNotFound(err); err != nil {
+		err := c.Label(ctx, k.Digest, map[string]string{artifactLabel(k.Engine, k.ID): ""})
+		if err := containerd.IgnoreNotFound(err); err != nil {
 			return err
 		}
 	}
 	if len(list) == 0 {
 		return nil
 	}
-	if err := memoryOf(c.address, c.namespace).clear(); err != nil {
+	if err := memoryOf(c.Address, c.Namespace).clear(); err != nil {
 		return err
 	}
-	return c.collect(ctx)
+	return c.Collect(ctx)
 }
 
 // KeptBy are the artifacts that belong to one of the blobs, or were made of one.
@@ -97,26 +97,4 @@ func KeptBy(blobs []digest.Digest, all []Kept) (found []Kept) {
 // Is says whether two are the same artifact of the same code.
 func (k Kept) Is(other Kept) bool {
 	return k.Digest == other.Digest && k.Engine == other.Engine && k.ID == other.ID
-}
-
-// Blobs are those of an image that artifacts belong to: its target, and the layers
-// of its manifests.
-func (i Image) Blobs(manifests []Manifest) []digest.Digest {
-	blobs := []digest.Digest{i.Target.Digest}
-	for _, m := range manifests {
-		for _, l := range m.Layers {
-			blobs = append(blobs, l.Digest)
-		}
-	}
-	return blobs
-}
-
-// BlobsOf are the Blobs of an image, as far as its manifests are here.
-func (c *Client) BlobsOf(ctx context.Context, image Image) ([]digest.Digest, error) {
-	all, err := c.Manifests(ctx, image.Target)
-	blobs := image.Blobs(all)
-	if errdefs.IsNotFound(err) || errors.Is(err, errdefs.ErrInvalidArgument) {
-		return blobs, nil // its content was not pulled, or it is no image
-	}
-	return blobs, err
 }

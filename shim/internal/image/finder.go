@@ -9,7 +9,6 @@ import (
 	"io"
 	"os"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -20,13 +19,10 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/libwasmshim/libwasmshim/shim/internal/compiler"
+	"github.com/libwasmshim/libwasmshim/shim/internal/containerd"
 	"github.com/libwasmshim/libwasmshim/shim/internal/entrypoint"
 	"github.com/libwasmshim/libwasmshim/shim/internal/stage"
 )
-
-// labelManifest is a label of a container: the digest of the manifest that it was
-// started from first. The name of its image may become another one's.
-const labelManifest = "libwasmshim.io/manifest"
 
 // Finder finds the code of a daemon's guests. What is known from an earlier start
 // costs some system calls; compiling is the work of another process, which ends: a
@@ -45,8 +41,8 @@ type Finder struct {
 
 // answer is what containerd says of a container.
 type answer struct {
-	Container
-	image  Image
+	containerd.Container
+	image  containerd.Image
 	parent string // the snapshot that the container's own was made of
 }
 
@@ -101,11 +97,11 @@ func (f *Finder) ask(ctx context.Context, id string) (a answer, retErr error) {
 		return a, err
 	}
 	defer func() { retErr = errors.Join(retErr, c.Close()) }()
-	if a.Container, err = c.container(ctx, id); err != nil {
+	if a.Container, err = c.Container(ctx, id); err != nil {
 		return a, err
 	}
 	if a.Image == "" {
-		return a, fmt.Errorf("container %s was made without an image: %w", id, ErrOrdinary)
+		return a, fmt.Errorf("container %s was made without an image: %w", id, containerd.ErrOrdinary)
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() (err error) {
@@ -114,7 +110,7 @@ func (f *Finder) ask(ctx context.Context, id string) (a answer, retErr error) {
 	})
 	if a.Snapshot != "" {
 		group.Go(func() (err error) {
-			a.parent, err = c.parent(ctx, a.Snapshotter, a.Snapshot)
+			a.parent, err = c.Parent(ctx, a.Snapshotter, a.Snapshot)
 			if errdefs.IsNotFound(err) { // its root file system is of another snapshotter's, or of the client's own
 				err = nil
 			}
@@ -155,7 +151,7 @@ func (f *Finder) Layers(ctx context.Context, r Request) (_ *Guest, retErr error)
 	if err != nil {
 		return nil, err
 	}
-	if about.Labels[labelManifest] == "" {
+	if about.Labels[containerd.LabelManifest] == "" {
 		go f.noteManifest(r, entry.Manifest)
 	}
 	image := about.image.Name
@@ -183,7 +179,7 @@ func (f *Finder) noteManifest(r Request, manifest digest.Digest) {
 	defer cancel()
 	c, err := Dial(f.Address, f.Namespace)
 	if err == nil {
-		err = errors.Join(c.labelContainer(ctx, r.ID, labelManifest, string(manifest)), c.Close())
+		err = errors.Join(c.LabelContainer(ctx, r.ID, containerd.LabelManifest, string(manifest)), c.Close())
 	}
 	if err != nil && !errdefs.IsNotFound(err) {
 		r.Log.WithError(err).Warn("cannot note which manifest the container was made of; if its image's name becomes another one's, that one is run")
@@ -191,39 +187,39 @@ func (f *Finder) noteManifest(r Request, manifest digest.Digest) {
 }
 
 // entryOf is the entry of its image that a container was made of.
-func (f *Finder) entryOf(ctx context.Context, c *Client, about answer, r Request) (Entry, error) {
-	origin := Origin{ID: r.ID, Args: r.Args, Env: r.Env, Labels: about.Labels}
+func (f *Finder) entryOf(ctx context.Context, c Store, about answer, r Request) (containerd.Entry, error) {
+	origin := containerd.Origin{ID: r.ID, Args: r.Args, Env: r.Env, Labels: about.Labels}
 	entries, err := f.entries(ctx, c, about.image)
 	if err != nil {
-		return Entry{}, err
+		return containerd.Entry{}, err
 	}
-	entry, err := origin.choose(about.image, entries, f.Engine.Types())
-	if err != nil || r.ImageName == "" || entry.Labels[LabelLayers] != "" {
+	entry, err := origin.Choose(about.image, entries, f.Engine.Types())
+	if err != nil || r.ImageName == "" || entry.Labels[containerd.LabelLayers] != "" {
 		return entry, err
 	}
 	// CRI names images by their configuration's digest, which images that were made
 	// elsewhere may have in common. The user's own name for it tells them apart.
-	other, err := c.Get(ctx, FullName(r.ImageName))
+	other, err := c.Get(ctx, containerd.FullName(r.ImageName))
 	switch {
 	case err == nil && other.Target.Digest == about.image.Target.Digest:
 		return entry, nil
 	case err == nil:
 		entries, err := f.entries(ctx, c, other)
 		if err != nil {
-			return Entry{}, err
+			return containerd.Entry{}, err
 		}
-		if named, err := origin.choose(other, entries, f.Engine.Types()); err == nil && named.Config == entry.Config {
+		if named, err := origin.Choose(other, entries, f.Engine.Types()); err == nil && named.Config == entry.Config {
 			return named, nil
 		}
 	case !errdefs.IsNotFound(err):
-		return Entry{}, err
+		return containerd.Entry{}, err
 	}
 	return entry, f.requireUnique(ctx, c, about.image, entry, r.ImageName)
 }
 
 // requireUnique fails if there is another image with an entry's configuration, and
 // other layers.
-func (f *Finder) requireUnique(ctx context.Context, c *Client, image Image, entry Entry, name string) error {
+func (f *Finder) requireUnique(ctx context.Context, c Store, image containerd.Image, entry containerd.Entry, name string) error {
 	images, err := c.Images(ctx)
 	if err != nil {
 		return err
@@ -240,7 +236,7 @@ func (f *Finder) requireUnique(ctx context.Context, c *Client, image Image, entr
 			return err
 		}
 		for _, e := range entries {
-			if e.Config == entry.Config && !slices.EqualFunc(e.Layers, entry.Layers, sameLayer) {
+			if e.Config == entry.Config && !slices.EqualFunc(e.Layers, entry.Layers, containerd.SameLayer) {
 				return fmt.Errorf("images %s and %s have the same configuration, %s, and different code; CRI takes them for one, and %q does not say which is meant: name the image by its tag or its manifest's digest, or make it anew with \"image build\", whose configurations differ: %w",
 					image.Name, other.Name, entry.Config, name, errdefs.ErrFailedPrecondition)
 			}
@@ -250,7 +246,7 @@ func (f *Finder) requireUnique(ctx context.Context, c *Client, image Image, entr
 }
 
 // entries are those of an image, from memory where that has them.
-func (f *Finder) entries(ctx context.Context, c *Client, image Image) (entries []Entry, _ error) {
+func (f *Finder) entries(ctx context.Context, c Store, image containerd.Image) (entries []containerd.Entry, _ error) {
 	types := f.Engine.Types()
 	name := sum(append([]string{"entries", string(image.Target.Digest)}, types...)...)
 	if f.memory().recall(name, &entries) {
@@ -375,29 +371,5 @@ func (f *Finder) isRootOf(ctx context.Context, about answer) bool {
 	}
 	entries, err := f.entries(ctx, c, about.image)
 	err = errors.Join(err, c.Close())
-	return err == nil && about.parent != "" && slices.ContainsFunc(entries, func(e Entry) bool { return e.Chain == about.parent })
-}
-
-// FullName completes an image's name as containerd's clients do: "app" is
-// "docker.io/library/app:latest". With a digest, the tag does not count.
-func FullName(name string) string {
-	name, digest, hasDigest := strings.Cut(name, "@")
-	host, rest, found := strings.Cut(name, "/")
-	if !found || host != "localhost" && !strings.ContainsAny(host, ".:") && strings.ToLower(host) == host {
-		host, rest = "docker.io", name
-	}
-	if host == "index.docker.io" {
-		host = "docker.io"
-	}
-	if host == "docker.io" && !strings.Contains(rest, "/") {
-		rest = "library/" + rest
-	}
-	base, tag, hasTag := strings.Cut(rest, ":")
-	switch {
-	case hasDigest:
-		return host + "/" + base + "@" + digest
-	case !hasTag:
-		tag = "latest"
-	}
-	return host + "/" + base + ":" + tag
+	return err == nil && about.parent != "" && slices.ContainsFunc(entries, func(e containerd.Entry) bool { return e.Chain == about.parent })
 }

@@ -1,39 +1,41 @@
 // SPDX-License-Identifier: Apache-2.0
 
+// Package image gets the code of containers from containerd: layers in, compiled
+// artifacts out and in again.
+//
+// A daemon's Finder (finder.go, unchanged.go) finds out what a container's code is,
+// and opens it; what is known of it from before is in memory.go. If there are no
+// artifacts of it yet (artifacts.go), it starts a worker (worker.go), a process that
+// has a compiler make them and keeps them in containerd's content store (work.go,
+// store.go). Only commands need precompile.go and cache.go.
 package image
 
 import (
 	"fmt"
 	"os"
 	"slices"
-	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/libwasmshim/libwasmshim/shim/internal/compiler"
+	"github.com/libwasmshim/libwasmshim/shim/internal/containerd"
 	"github.com/libwasmshim/libwasmshim/shim/internal/entrypoint"
 	"github.com/libwasmshim/libwasmshim/shim/internal/stage"
 )
-
-// LayerTypes are the media types of layers that every engine takes: the one of today,
-// and those of earlier tools, wasm-to-oci the last.
-var LayerTypes = []string{
-	"application/wasm", "application/vnd.bytecodealliance.wasm.component.layer.v0+wasm", "application/vnd.wasm.content.layer.v1+wasm",
-}
 
 // Engine is what of an engine decides which code it gets and what is compiled of
 // it.
 type Engine struct {
 	Name       string
 	Kinds      entrypoint.Kind
-	LayerTypes []string // beside LayerTypes
+	LayerTypes []string // beside containerd.LayerTypes
 	CacheKey   string
 	Compiles   bool
 }
 
 // Types are all media types of layers that the engine takes.
-func (e Engine) Types() []string { return append(slices.Clone(LayerTypes), e.LayerTypes...) }
+func (e Engine) Types() []string { return append(slices.Clone(containerd.LayerTypes), e.LayerTypes...) }
 
 // Guest is a guest's code. Its files belong to whoever gets it; see Close.
 type Guest struct {
@@ -91,7 +93,7 @@ func (g *Guest) classify(e Engine) error {
 		if err != nil {
 			return fmt.Errorf("read layer %s: %w", l.Digest, err)
 		}
-		core := slices.Contains(LayerTypes, l.MediaType)
+		core := slices.Contains(containerd.LayerTypes, l.MediaType)
 		switch kind := entrypoint.Classify(head, ""); {
 		case len(head) == 0 && core:
 			return fmt.Errorf("layer %s of type %s is empty: %w", l.Digest, l.MediaType, errdefs.ErrInvalidArgument)
@@ -110,12 +112,4 @@ func (g *Guest) classify(e Engine) error {
 		return fmt.Errorf("the image's code is %s; %s runs only: %s: %w", what, e.Name, e.Kinds, errdefs.ErrInvalidArgument)
 	}
 	return nil
-}
-
-// list is a list of words for an error.
-func list(words []string) string {
-	if len(words) == 0 {
-		return "none"
-	}
-	return strings.Join(words, ", ")
 }

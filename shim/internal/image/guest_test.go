@@ -14,6 +14,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/stretchr/testify/require"
 
+	"github.com/libwasmshim/libwasmshim/shim/internal/containerd"
 	"github.com/libwasmshim/libwasmshim/shim/internal/entrypoint"
 	"github.com/libwasmshim/libwasmshim/shim/internal/stage"
 )
@@ -40,12 +41,12 @@ func layer(t *testing.T, mediaType, text string) Layer {
 func TestTypes(t *testing.T) {
 	e := Engine{LayerTypes: []string{own}}
 	require.Equal(t, []string{"application/wasm", "application/vnd.bytecodealliance.wasm.component.layer.v0+wasm", "application/vnd.wasm.content.layer.v1+wasm", own}, e.Types())
-	require.Equal(t, LayerTypes, Engine{}.Types())
-	require.Len(t, LayerTypes, 3, "they are nobody's to change")
+	require.Equal(t, containerd.LayerTypes, Engine{}.Types())
+	require.Len(t, containerd.LayerTypes, 3, "they are nobody's to change")
 }
 
 func TestClassify(t *testing.T) {
-	core, core2 := LayerTypes[0], LayerTypes[1]
+	core, core2 := containerd.LayerTypes[0], containerd.LayerTypes[1]
 	const all = entrypoint.Module | entrypoint.Component | entrypoint.Text
 	for name, test := range map[string]struct {
 		kinds  entrypoint.Kind

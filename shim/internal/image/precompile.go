@@ -10,12 +10,13 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/libwasmshim/libwasmshim/shim/internal/containerd"
 	"github.com/libwasmshim/libwasmshim/shim/internal/entrypoint"
 )
 
 // PrecompileLayers has the layers of an image compiled, in this process, as the
 // first start of a container has it done: a pod that starts at the same time waits.
-func (c *Client) PrecompileLayers(ctx context.Context, w *Work, e Entry) (Result, error) {
+func (c Store) PrecompileLayers(ctx context.Context, w *Work, e containerd.Entry) (Result, error) {
 	g := &Guest{}
 	defer func() { g.Close() }()
 	for _, l := range e.Layers {
@@ -32,7 +33,7 @@ func (c *Client) PrecompileLayers(ctx context.Context, w *Work, e Entry) (Result
 }
 
 // PrecompileFile does the same with a file of an image, which does not change.
-func (c *Client) PrecompileFile(ctx context.Context, w *Work, image Image, file *os.File, kind entrypoint.Kind) (Result, error) {
+func (c Store) PrecompileFile(ctx context.Context, w *Work, image containerd.Image, file *os.File, kind entrypoint.Kind) (Result, error) {
 	info, err := file.Stat()
 	if err != nil {
 		return Result{}, err

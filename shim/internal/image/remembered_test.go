@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/libwasmshim/libwasmshim/shim/internal/compiler"
+	"github.com/libwasmshim/libwasmshim/shim/internal/containerd"
 )
 
 // newNamespace returns a containerd, which does not answer, and its only namespace,
@@ -33,7 +34,7 @@ func newWork(t *testing.T, layers ...digest.Digest) *Work {
 	w := &Work{Engine: Engine{Name: "test", Compiles: true}, Key: "key", Limits: compiler.DefaultLimits, Log: log.L}
 	w.Address, w.Namespace = newNamespace(t)
 	for _, d := range layers {
-		w.Layers = append(w.Layers, WorkLayer{MediaType: LayerTypes[0], Digest: d})
+		w.Layers = append(w.Layers, WorkLayer{MediaType: containerd.LayerTypes[0], Digest: d})
 	}
 	return w
 }
@@ -56,7 +57,7 @@ func TestRecall(t *testing.T) {
 	needsRoot(t, "a content store is mounted once more")
 	s := newStore(t)
 	blob := func(text string) (digest.Digest, stamp) {
-		d := s.add("text", []byte(text)).Digest
+		d := s.add([]byte(text)).Digest
 		f, err := os.Open(s.path(d))
 		require.NoError(t, err)
 		defer f.Close()

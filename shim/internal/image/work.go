@@ -105,7 +105,7 @@ func (w *Work) Run(ctx context.Context) (_ Result, retErr error) {
 		return Result{}, err
 	}
 	defer func() { retErr = errors.Join(retErr, c.Close()) }()
-	r := &run{Work: w, Client: c, result: Result{Kind: w.Kind, Layers: make([]ResultLayer, len(w.Layers))}}
+	r := &run{Work: w, Store: c, result: Result{Kind: w.Kind, Layers: make([]ResultLayer, len(w.Layers))}}
 	w.memory().recall(w.name(), &r.before)
 	if r.blobs, r.result.Root, err = c.openStore(ctx, w.Log); err != nil {
 		return Result{}, err
@@ -137,7 +137,7 @@ func (w *Work) Run(ctx context.Context) (_ Result, retErr error) {
 // run is one call of Run.
 type run struct {
 	*Work
-	*Client
+	Store
 	blobs  *blobs // nil where the content store is not a directory here
 	before Result // what was remembered
 	result Result
@@ -171,7 +171,7 @@ func (r *run) find(ctx context.Context) (bool, error) {
 			if err := r.discard(ctx, d); err != nil {
 				return false, err
 			}
-			if err := r.collect(ctx); err != nil {
+			if err := r.Collect(ctx); err != nil {
 				return false, err
 			}
 			continue

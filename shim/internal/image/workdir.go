@@ -67,7 +67,7 @@ func removeWork(dir string) error {
 	if err := compiler.Cleanup(dir); err != nil {
 		return err
 	}
-	_ = os.Remove(filepath.Join(dir, "rootfs")) // of a view; see Client.View
+	_ = os.Remove(filepath.Join(dir, "rootfs")) // of a view; see containerd.Client.View
 	if err := os.Remove(dir); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}

@@ -24,8 +24,8 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
 
+	"github.com/libwasmshim/libwasmshim/shim/internal/containerd"
 	"github.com/libwasmshim/libwasmshim/shim/internal/entrypoint"
-	"github.com/libwasmshim/libwasmshim/shim/internal/image"
 )
 
 // Flavour is what kind of thing a tag names.
@@ -217,14 +217,14 @@ func checkModule(f *os.File) error {
 // config is the configuration and its media type.
 func (i Image) config(module *os.File, layers []ocispec.Descriptor) (string, any) {
 	if i.Flavour == FlavourArtifact {
-		c := artifactConfig{Created: i.Created, Architecture: image.Platform.Architecture, OS: "wasip1", LayerDigests: []digest.Digest{layers[0].Digest}}
+		c := artifactConfig{Created: i.Created, Architecture: containerd.Platform.Architecture, OS: "wasip1", LayerDigests: []digest.Digest{layers[0].Digest}}
 		if head, err := entrypoint.Head(module); err == nil && entrypoint.Classify(head, "") == entrypoint.Component {
 			c.OS = "wasip2"
 		}
-		return image.ArtifactConfig, c
+		return containerd.ArtifactConfig, c
 	}
 	c := ocispec.Image{
-		Created: &i.Created, Platform: image.Platform,
+		Created: &i.Created, Platform: containerd.Platform,
 		Config: ocispec.ImageConfig{Entrypoint: i.Entrypoint, Cmd: i.Cmd, Env: i.Env, Labels: i.Labels},
 		// containerd compares these with the layers that it can unpack, which are none.
 		RootFS: ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{}},
@@ -232,7 +232,7 @@ func (i Image) config(module *os.File, layers []ocispec.Descriptor) (string, any
 	if len(i.Entrypoint) == 0 {
 		c.Config.Entrypoint = []string{"/" + filepath.Base(i.Layers[0].Path)}
 	}
-	image.Identify(&c, layers)
+	containerd.Identify(&c, layers)
 	return ocispec.MediaTypeImageConfig, c
 }
 

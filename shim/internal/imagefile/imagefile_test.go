@@ -22,9 +22,9 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/stretchr/testify/require"
-
-	"github.com/libwasmshim/libwasmshim/shim/internal/image"
 	"golang.org/x/sys/unix"
+
+	"github.com/libwasmshim/libwasmshim/shim/internal/containerd"
 )
 
 const (
@@ -125,7 +125,7 @@ func TestImage(t *testing.T) {
 	var config ocispec.Image
 	require.NoError(t, json.Unmarshal(u.config, &config))
 	layers := digest.FromString(fmt.Sprintf("%s %s\n%s %s", ModuleType, w.Layers[0].Digest, "application/x-lib", w.Layers[1].Digest))
-	require.Equal(t, layers.String(), config.Config.Labels[image.LabelLayers], "another image's differs")
+	require.Equal(t, layers.String(), config.Config.Labels[containerd.LabelLayers], "another image's differs")
 	require.Len(t, config.History, 2)
 	config.Config.Labels, config.History = map[string]string{"l": config.Config.Labels["l"]}, nil
 	text, err := json.Marshal(config)

@@ -7,7 +7,7 @@ import (
 	"regexp"
 	"strings"
 
-	"github.com/libwasmshim/libwasmshim/shim/internal/image"
+	"github.com/libwasmshim/libwasmshim/shim/internal/containerd"
 )
 
 // ParseTag completes an image's name as containerd's clients do: "app" becomes
@@ -16,7 +16,7 @@ import (
 // The rules are those of github.com/distribution/reference, which would cost
 // every shim half a megabyte and a millisecond when it starts.
 func ParseTag(tag string) (string, error) {
-	name := image.FullName(tag)
+	name := containerd.FullName(tag)
 	const (
 		label = `(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])`
 		hosts = `(?:` + label + `(?:\.` + label + `)*|\[[a-fA-F0-9:]+\])(?::[0-9]+)?`

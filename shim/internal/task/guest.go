@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/libwasmshim/libwasmshim/shim/internal/compiler"
+	"github.com/libwasmshim/libwasmshim/shim/internal/containerd"
 	"github.com/libwasmshim/libwasmshim/shim/internal/entrypoint"
 	"github.com/libwasmshim/libwasmshim/shim/internal/image"
 	"github.com/libwasmshim/libwasmshim/shim/internal/options"
@@ -62,7 +63,7 @@ func (c *creation) findGuest(ctx context.Context) error {
 // the entrypoint, as noFile says.
 func (c *creation) findLayers(ctx context.Context, noFile error) (err error) {
 	c.guest, err = c.Service.code.Layers(ctx, c.code)
-	if errors.Is(err, image.ErrOrdinary) {
+	if errors.Is(err, containerd.ErrOrdinary) {
 		return noFile
 	}
 	if errdefs.IsNotFound(err) || errdefs.IsUnavailable(err) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package image
+package containerd
 
 import (
 	"bytes"
@@ -33,7 +33,7 @@ func newStore(t *testing.T) *store {
 	inner, err := local.NewStore(dir)
 	require.NoError(t, err)
 	s := &store{T: t, dir: dir}
-	s.Client = &Client{namespace: "test", content: counting{inner, &s.reads}}
+	s.Client = &Client{Namespace: "test", Content: counting{inner, &s.reads}}
 	return s
 }
 
@@ -54,7 +54,7 @@ func (s *store) path(d digest.Digest) string {
 
 func (s *store) add(mediaType string, data []byte) ocispec.Descriptor {
 	d := ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(data), Size: int64(len(data))}
-	require.NoError(s, content.WriteBlob(s.Context(), s.content, "test", bytes.NewReader(data), d))
+	require.NoError(s, content.WriteBlob(s.Context(), s.Content, "test", bytes.NewReader(data), d))
 	return d
 }
 
@@ -89,6 +89,7 @@ func missing(name string) ocispec.Descriptor {
 
 const (
 	tarLayer = ocispec.MediaTypeImageLayerGzip
+	own      = "application/vnd.engine"
 	unknown  = "application/vnd.unknown"
 )
 
@@ -282,7 +283,7 @@ func TestDial(t *testing.T) {
 	_, err = c.Get(t.Context(), "x")
 	require.True(t, errdefs.IsUnavailable(err), "%v", err)
 	require.ErrorContains(t, err, "ask containerd for image x")
-	_, err = c.container(t.Context(), "c1")
+	_, err = c.Container(t.Context(), "c1")
 	require.True(t, errdefs.IsUnavailable(err), "%v", err)
 	require.ErrorContains(t, err, "ask containerd for container c1")
 	require.NotErrorIs(t, err, ErrOrdinary)

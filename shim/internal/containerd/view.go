@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package image
+package containerd
 
 import (
 	"context"
@@ -37,11 +37,11 @@ type View struct {
 // unpacked. The caller closes the view.
 func (c *Client) View(ctx context.Context, snapshotter string, parent string, within time.Duration, dir string) (_ *View, retErr error) {
 	api := snapshotsapi.NewSnapshotsClient(c.conn)
-	_, err := api.Stat(c.in(ctx), &snapshotsapi.StatSnapshotRequest{Snapshotter: snapshotter, Key: parent})
+	_, err := api.Stat(c.In(ctx), &snapshotsapi.StatSnapshotRequest{Snapshotter: snapshotter, Key: parent})
 	if err != nil {
 		return nil, fmt.Errorf("ask snapshotter %s for the root file system: %w", snapshotter, errgrpc.ToNative(err))
 	}
-	held, id, done, err := c.hold(ctx, within, leases.WithRandomID())
+	held, id, done, err := c.Hold(ctx, within, leases.WithRandomID())
 	if err != nil {
 		return nil, err
 	}
@@ -102,7 +102,7 @@ func (v *View) Close() error {
 	if v.root != nil {
 		v.root.Close()
 	}
-	ctx, cancel := uninterrupted(v.client.in(context.Background()))
+	ctx, cancel := uninterrupted(v.client.In(context.Background()))
 	defer cancel()
 	_, err := snapshotsapi.NewSnapshotsClient(v.client.conn).Remove(ctx, &snapshotsapi.RemoveSnapshotRequest{Snapshotter: v.snapshotter, Key: v.key})
 	if err = errgrpc.ToNative(err); err != nil && !errdefs.IsNotFound(err) {

@@ -1,14 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package image gets the code of containers from containerd: layers in, compiled
-// artifacts out and in again.
-//
-// A daemon's Finder (finder.go, entries.go, unchanged.go) finds out what a container's
-// code is, and opens it; what is known of it from before is in memory.go. If there are
-// no artifacts of it yet (artifacts.go), it starts a worker (worker.go), a process that
-// has a compiler make them and keeps them in containerd's content store (work.go,
-// store.go). Only commands need precompile.go, cache.go, convert.go and view.go.
-package image
+// Package containerd asks containerd for what says what a container's code is:
+// containers, snapshots, images with the entries of their indexes, and content; and
+// writes content, and images of it.
+package containerd
 
 import (
 	"context"
@@ -49,10 +44,10 @@ const maxManifest = 4 << 20
 // Client speaks to one containerd in one of its namespaces. Its methods may be
 // called side by side.
 type Client struct {
-	address, namespace string
+	Address, Namespace string // which they are; not to be changed
 
 	conn    *grpc.ClientConn
-	content content.Store
+	Content content.Store // its methods want In's contexts
 	leases  leases.Manager
 }
 
@@ -69,8 +64,8 @@ func Dial(address, namespace string) (*Client, error) {
 		return nil, fmt.Errorf("containerd at %s: %w", address, err)
 	}
 	return &Client{
-		address: address, namespace: namespace, conn: conn,
-		content: contentproxy.NewContentStore(contentapi.NewContentClient(conn)),
+		Address: address, Namespace: namespace, conn: conn,
+		Content: contentproxy.NewContentStore(contentapi.NewContentClient(conn)),
 		leases:  leasesproxy.NewLeaseManager(leasesapi.NewLeasesClient(conn)),
 	}, nil
 }
@@ -78,8 +73,9 @@ func Dial(address, namespace string) (*Client, error) {
 // Close ends the connection.
 func (c *Client) Close() error { return c.conn.Close() }
 
-func (c *Client) in(ctx context.Context) context.Context {
-	return namespaces.WithNamespace(ctx, c.namespace)
+// In is a context for calls in the namespace.
+func (c *Client) In(ctx context.Context) context.Context {
+	return namespaces.WithNamespace(ctx, c.Namespace)
 }
 
 // Image is an image of containerd's.
@@ -100,9 +96,9 @@ type Container struct {
 	Snapshotter, Snapshot string
 }
 
-// container returns a container. ErrOrdinary says that there is none.
-func (c *Client) container(ctx context.Context, id string) (Container, error) {
-	resp, err := containersapi.NewContainersClient(c.conn).Get(c.in(ctx), &containersapi.GetContainerRequest{ID: id})
+// Container returns a container. ErrOrdinary says that there is none.
+func (c *Client) Container(ctx context.Context, id string) (Container, error) {
+	resp, err := containersapi.NewContainersClient(c.conn).Get(c.In(ctx), &containersapi.GetContainerRequest{ID: id})
 	if err := errgrpc.ToNative(err); errdefs.IsNotFound(err) {
 		return Container{}, fmt.Errorf("containerd has no container %s: %w", id, ErrOrdinary)
 	} else if err != nil {
@@ -112,9 +108,9 @@ func (c *Client) container(ctx context.Context, id string) (Container, error) {
 	return Container{Image: r.Image, Labels: r.Labels, Snapshotter: r.Snapshotter, Snapshot: r.SnapshotKey}, nil
 }
 
-// labelContainer adds a label to a container.
-func (c *Client) labelContainer(ctx context.Context, id, key, value string) error {
-	_, err := containersapi.NewContainersClient(c.conn).Update(c.in(ctx), &containersapi.UpdateContainerRequest{
+// LabelContainer adds a label to a container.
+func (c *Client) LabelContainer(ctx context.Context, id, key, value string) error {
+	_, err := containersapi.NewContainersClient(c.conn).Update(c.In(ctx), &containersapi.UpdateContainerRequest{
 		Container:  &containersapi.Container{ID: id, Labels: map[string]string{key: value}},
 		UpdateMask: &fieldmaskpb.FieldMask{Paths: []string{"labels." + key}},
 	})
@@ -124,9 +120,9 @@ func (c *Client) labelContainer(ctx context.Context, id, key, value string) erro
 	return nil
 }
 
-// parent is the committed snapshot that a container's is made of.
-func (c *Client) parent(ctx context.Context, snapshotter, key string) (string, error) {
-	resp, err := snapshotsapi.NewSnapshotsClient(c.conn).Stat(c.in(ctx), &snapshotsapi.StatSnapshotRequest{Snapshotter: snapshotter, Key: key})
+// Parent is the committed snapshot that a container's is made of.
+func (c *Client) Parent(ctx context.Context, snapshotter, key string) (string, error) {
+	resp, err := snapshotsapi.NewSnapshotsClient(c.conn).Stat(c.In(ctx), &snapshotsapi.StatSnapshotRequest{Snapshotter: snapshotter, Key: key})
 	if err != nil {
 		return "", fmt.Errorf("ask snapshotter %s for snapshot %s: %w", snapshotter, key, errgrpc.ToNative(err))
 	}
@@ -135,7 +131,7 @@ func (c *Client) parent(ctx context.Context, snapshotter, key string) (string, e
 
 // Get returns an image by its name.
 func (c *Client) Get(ctx context.Context, name string) (Image, error) {
-	resp, err := imagesapi.NewImagesClient(c.conn).Get(c.in(ctx), &imagesapi.GetImageRequest{Name: name})
+	resp, err := imagesapi.NewImagesClient(c.conn).Get(c.In(ctx), &imagesapi.GetImageRequest{Name: name})
 	if err != nil {
 		return Image{}, fmt.Errorf("ask containerd for image %s: %w", name, errgrpc.ToNative(err))
 	}
@@ -148,10 +144,10 @@ func fromProto(i *imagesapi.Image) Image {
 	}}
 }
 
-// root asks for the directory of the content store; empty if the content is not
+// ContentRoot asks for the directory of the content store; empty if the content is not
 // in a directory of this machine.
-func (c *Client) root(ctx context.Context) (string, error) {
-	resp, err := introspectionapi.NewIntrospectionClient(c.conn).Plugins(c.in(ctx),
+func (c *Client) ContentRoot(ctx context.Context) (string, error) {
+	resp, err := introspectionapi.NewIntrospectionClient(c.conn).Plugins(c.In(ctx),
 		&introspectionapi.PluginsRequest{Filters: []string{"type==io.containerd.content.v1"}})
 	if err != nil {
 		return "", fmt.Errorf("ask containerd for its content store: %w", errgrpc.ToNative(err))
@@ -169,7 +165,7 @@ func (c *Client) Ping(ctx context.Context, within time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	// gRPC would say the same in more words.
-	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", c.address)
+	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", c.Address)
 	if err != nil {
 		return err
 	}
@@ -185,7 +181,7 @@ func (c *Client) Ping(ctx context.Context, within time.Duration) error {
 
 // Images are all of the namespace.
 func (c *Client) Images(ctx context.Context) ([]Image, error) {
-	resp, err := imagesapi.NewImagesClient(c.conn).List(c.in(ctx), &imagesapi.ListImagesRequest{})
+	resp, err := imagesapi.NewImagesClient(c.conn).List(c.In(ctx), &imagesapi.ListImagesRequest{})
 	if err != nil {
 		return nil, fmt.Errorf("ask containerd for its images: %w", errgrpc.ToNative(err))
 	}
@@ -195,4 +191,28 @@ func (c *Client) Images(ctx context.Context) ([]Image, error) {
 	}
 	slices.SortFunc(all, func(x, y Image) int { return strings.Compare(x.Name, y.Name) })
 	return all, nil
+}
+
+// FullName completes an image's name as containerd's clients do: "app" is
+// "docker.io/library/app:latest". With a digest, the tag does not count.
+func FullName(name string) string {
+	name, digest, hasDigest := strings.Cut(name, "@")
+	host, rest, found := strings.Cut(name, "/")
+	if !found || host != "localhost" && !strings.ContainsAny(host, ".:") && strings.ToLower(host) == host {
+		host, rest = "docker.io", name
+	}
+	if host == "index.docker.io" {
+		host = "docker.io"
+	}
+	if host == "docker.io" && !strings.Contains(rest, "/") {
+		rest = "library/" + rest
+	}
+	base, tag, hasTag := strings.Cut(rest, ":")
+	switch {
+	case hasDigest:
+		return host + "/" + base + "@" + digest
+	case !hasTag:
+		tag = "latest"
+	}
+	return host + "/" + base + ":" + tag
 }

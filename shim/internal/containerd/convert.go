@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package image
+package containerd
 
 import (
 	"bytes"
@@ -54,7 +54,7 @@ func (c *Client) Convert(ctx context.Context, source Image, v Conversion) (_ Ima
 		return Image{}, false, fmt.Errorf("image %s: %w", source.Name, err)
 	}
 	for _, l := range from.Layers {
-		if _, err := c.content.Info(c.in(ctx), l.Digest); err != nil {
+		if _, err := c.Content.Info(c.In(ctx), l.Digest); err != nil {
 			return Image{}, false, fmt.Errorf("image %s: ask containerd for layer %s: %w", source.Name, l.Digest, err)
 		}
 	}
@@ -76,15 +76,15 @@ func (c *Client) Convert(ctx context.Context, source Image, v Conversion) (_ Ima
 		references[labelLayer+strconv.Itoa(i)] = string(l.Digest)
 	}
 
-	ctx, _, done, err := c.hold(ctx, leaseTime, leases.WithRandomID())
+	ctx, _, done, err := c.Hold(ctx, LeaseTime, leases.WithRandomID())
 	if err != nil {
 		return Image{}, false, err
 	}
 	defer func() { retErr = errors.Join(retErr, done(retErr != nil)) }()
-	if err := c.write(ctx, ingestName(configBlob), bytes.NewReader(configText), configBlob, nil); err != nil {
+	if err := c.Write(ctx, ingestName(configBlob), bytes.NewReader(configText), configBlob, nil); err != nil {
 		return Image{}, false, err
 	}
-	if err := c.write(ctx, ingestName(manifestBlob), bytes.NewReader(manifestText), manifestBlob, references); err != nil {
+	if err := c.Write(ctx, ingestName(manifestBlob), bytes.NewReader(manifestText), manifestBlob, references); err != nil {
 		return Image{}, false, err
 	}
 	made, err = c.name(ctx, v.Name, manifestBlob, v.Replace)
@@ -181,7 +181,7 @@ func (c *Client) name(ctx context.Context, name string, target ocispec.Descripto
 		Name:   name,
 		Target: &types.Descriptor{MediaType: target.MediaType, Digest: string(target.Digest), Size: target.Size},
 	}
-	_, err := api.Create(c.in(ctx), &imagesapi.CreateImageRequest{Image: record})
+	_, err := api.Create(c.In(ctx), &imagesapi.CreateImageRequest{Image: record})
 	if err = errgrpc.ToNative(err); !errdefs.IsAlreadyExists(err) {
 		if err != nil {
 			err = fmt.Errorf("create image %s: %w", name, err)
@@ -198,7 +198,7 @@ func (c *Client) name(ctx context.Context, name string, target ocispec.Descripto
 	if !replace {
 		return false, fmt.Errorf("image %s is there already, its digest is %s: %w", name, old.Target.Digest, errdefs.ErrAlreadyExists)
 	}
-	if _, err := api.Update(c.in(ctx), &imagesapi.UpdateImageRequest{Image: record}); err != nil {
+	if _, err := api.Update(c.In(ctx), &imagesapi.UpdateImageRequest{Image: record}); err != nil {
 		return false, fmt.Errorf("replace image %s: %w", name, errgrpc.ToNative(err))
 	}
 	return true, nil

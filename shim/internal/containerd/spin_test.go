@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package image
+package containerd
 
 import (
 	"testing"
@@ -23,7 +23,7 @@ func TestSpin(t *testing.T) {
 		image, types := Image{"docker.io/x:latest", target}, []string{"application/wasm"}
 		entries, err := s.Entries(t.Context(), image, types)
 		require.NoError(t, err)
-		return Origin{}.choose(image, entries, types)
+		return Origin{}.Choose(image, entries, types)
 	}
 	_, err := choose(spin)
 	require.ErrorContains(t, err, "image docker.io/x:latest is a Spin application ("+config+"): ")

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package image
+package containerd
 
 import (
 	"cmp"
@@ -21,6 +21,10 @@ import (
 // tells the layers of an image from any others, and clients of containerd give it
 // to their containers.
 const LabelLayers = "libwasmshim.io/layers"
+
+// LabelManifest is a label of a container: the digest of the manifest that it was
+// started from first. The name of its image may become another one's.
+const LabelManifest = "libwasmshim.io/manifest"
 
 // layersLabel is the value of LabelLayers for layers in a manifest's order.
 func layersLabel(layers []ocispec.Descriptor) string {
@@ -174,14 +178,14 @@ func (o Origin) fit(e Entry) (f [3]int) {
 	return f
 }
 
-// choose returns the entry with layers that a container was made of. ErrNotFound
+// Choose returns the entry with layers that a container was made of. ErrNotFound
 // says that there is none.
-func (o Origin) choose(image Image, entries []Entry, types []string) (Entry, error) {
+func (o Origin) Choose(image Image, entries []Entry, types []string) (Entry, error) {
 	layered := slices.DeleteFunc(slices.Clone(entries), func(e Entry) bool { return len(e.Layers) == 0 })
 	if len(layered) == 0 {
 		return Entry{}, noLayers(image, entries, types)
 	}
-	if made := digest.Digest(o.Labels[labelManifest]); made != "" {
+	if made := digest.Digest(o.Labels[LabelManifest]); made != "" {
 		for _, e := range layered {
 			if e.Manifest == made {
 				return e, nil
@@ -200,7 +204,7 @@ func (o Origin) choose(image Image, entries []Entry, types []string) (Entry, err
 	}
 	best := slices.MaxFunc(layered, o.compare)
 	for _, e := range layered {
-		if o.compare(e, best) == 0 && !slices.EqualFunc(e.Layers, best.Layers, sameLayer) {
+		if o.compare(e, best) == 0 && !slices.EqualFunc(e.Layers, best.Layers, SameLayer) {
 			return Entry{}, fmt.Errorf("image %s has several entries for WebAssembly that nothing of container %s tells apart: %s; give them entrypoints, variables or labels that differ, or use the name of one manifest, %s@%s: %w",
 				image.Name, o.ID, manifestNames([]Entry{best, e}), strings.SplitN(image.Name, "@", 2)[0], best.Manifest, errdefs.ErrFailedPrecondition)
 		}
@@ -221,7 +225,8 @@ func (o Origin) compare(x, y Entry) int {
 	return cmp.Or(slices.Compare(fx[:], fy[:]), cmp.Compare(isWasm(x), isWasm(y)))
 }
 
-func sameLayer(x, y ocispec.Descriptor) bool {
+// SameLayer says whether two layers are the same to an engine.
+func SameLayer(x, y ocispec.Descriptor) bool {
 	return x.MediaType == y.MediaType && x.Digest == y.Digest
 }
 
@@ -249,4 +254,12 @@ func manifestNames(entries []Entry) string {
 		names = append(names, fmt.Sprintf("%s (%s)", e.Manifest, platformName(e.Platform)))
 	}
 	return strings.Join(names, ", ")
+}
+
+// list is a list of words for an error.
+func list(words []string) string {
+	if len(words) == 0 {
+		return "none"
+	}
+	return strings.Join(words, ", ")
 }

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package image
+package containerd
 
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -26,7 +27,7 @@ const DockerConfig = "application/vnd.docker.container.image.v1+json"
 
 // readJSON reads an index or a manifest.
 func (c *Client) readJSON(ctx context.Context, d ocispec.Descriptor, v any) error {
-	r, err := c.content.ReaderAt(c.in(ctx), d)
+	r, err := c.Content.ReaderAt(c.In(ctx), d)
 	if err != nil {
 		return fmt.Errorf("read %s %s: %w", d.MediaType, d.Digest, err)
 	}
@@ -42,7 +43,7 @@ func (c *Client) readJSON(ctx context.Context, d ocispec.Descriptor, v any) erro
 		return fmt.Errorf("digest %q: %w: %w", d.Digest, err, errdefs.ErrInvalidArgument)
 	}
 	if found := d.Digest.Algorithm().FromBytes(text); found != d.Digest {
-		return mismatch(d.MediaType, d.Digest, found)
+		return Damaged(d.MediaType, d.Digest, found)
 	}
 	if err := json.Unmarshal(text, v); err != nil {
 		return fmt.Errorf("parse %s %s: %w: %w", d.MediaType, d.Digest, err, errdefs.ErrInvalidArgument)
@@ -50,8 +51,15 @@ func (c *Client) readJSON(ctx context.Context, d ocispec.Descriptor, v any) erro
 	return nil
 }
 
-func mismatch(what string, want, found digest.Digest) error {
+// Damaged is the ErrDataLoss of a blob.
+func Damaged(what string, want, found digest.Digest) error {
 	return fmt.Errorf("%s %s is damaged in containerd's content store, its bytes are %s; remove the image and pull it again: %w", what, want, found, errdefs.ErrDataLoss)
+}
+
+// LayerTypes are the media types of layers that every engine takes: the one of today,
+// and those of earlier tools, wasm-to-oci the last.
+var LayerTypes = []string{
+	"application/wasm", "application/vnd.bytecodealliance.wasm.component.layer.v0+wasm", "application/vnd.wasm.content.layer.v1+wasm",
 }
 
 // Manifest is an image for one platform.
@@ -157,4 +165,26 @@ func (m Manifest) Platform(config ocispec.Image) ocispec.Platform {
 		return *m.Descriptor.Platform
 	}
 	return config.Platform
+}
+
+// Blobs are those of an image that artifacts belong to: its target, and the layers
+// of its manifests.
+func (i Image) Blobs(manifests []Manifest) []digest.Digest {
+	blobs := []digest.Digest{i.Target.Digest}
+	for _, m := range manifests {
+		for _, l := range m.Layers {
+			blobs = append(blobs, l.Digest)
+		}
+	}
+	return blobs
+}
+
+// BlobsOf are the Blobs of an image, as far as its manifests are here.
+func (c *Client) BlobsOf(ctx context.Context, image Image) ([]digest.Digest, error) {
+	all, err := c.Manifests(ctx, image.Target)
+	blobs := image.Blobs(all)
+	if errdefs.IsNotFound(err) || errors.Is(err, errdefs.ErrInvalidArgument) {
+		return blobs, nil // its content was not pulled, or it is no image
+	}
+	return blobs, err
 }

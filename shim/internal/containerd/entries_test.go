@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package image
+package containerd
 
 import (
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -17,7 +18,7 @@ import (
 // been meant as something else.
 func TestChoose(t *testing.T) {
 	core, core2 := LayerTypes[0], LayerTypes[1]
-	types := Engine{LayerTypes: []string{own}}.Types()
+	types := append(slices.Clone(LayerTypes), own)
 	const ordinary = "no image with layers of WebAssembly"
 	for name, test := range map[string]struct {
 		image func(s *store) ocispec.Descriptor
@@ -77,7 +78,7 @@ func TestChoose(t *testing.T) {
 			image := Image{"docker.io/x:latest", test.image(s)}
 			entries, err := s.Entries(t.Context(), image, types)
 			require.NoError(t, err)
-			m, err := Origin{}.choose(image, entries, types)
+			m, err := Origin{}.Choose(image, entries, types)
 			if test.err == "" {
 				require.NoError(t, err)
 				var got []string
@@ -127,15 +128,15 @@ func TestChooseOrigin(t *testing.T) {
 		"the longer one":         {start("/x.wasm"), start("/x.wasm", "serve"), Origin{Args: []string{"/x.wasm", "serve", "arg"}}, "y"},
 		"entrypoint, env of x":   {func(e *Entry) { start("/x.wasm")(e); env("A=1")(e) }, start("/y.wasm"), Origin{Args: []string{"/y.wasm"}, Env: []string{"A=1"}}, "y"},
 		"label":                  {named, named, Origin{Labels: map[string]string{LabelLayers: layersLabel(entry("y", nothing).Layers)}}, "y"},
-		"started before":         {env("A=1"), env("A=2"), Origin{Env: []string{"A=1"}, Labels: map[string]string{labelManifest: string(digest.FromString("manifest y"))}}, "y"},
-		"started of another one": {nothing, nothing, Origin{ID: "c1", Labels: map[string]string{labelManifest: "sha256:0"}}, "image docker.io/x:latest has changed since container c1 was made: it was made of manifest sha256:0, the image has "},
+		"started before":         {env("A=1"), env("A=2"), Origin{Env: []string{"A=1"}, Labels: map[string]string{LabelManifest: string(digest.FromString("manifest y"))}}, "y"},
+		"started of another one": {nothing, nothing, Origin{ID: "c1", Labels: map[string]string{LabelManifest: "sha256:0"}}, "image docker.io/x:latest has changed since container c1 was made: it was made of manifest sha256:0, the image has "},
 		"made of another one":    {named, nothing, Origin{ID: "c1", Labels: map[string]string{LabelLayers: "sha256:0"}}, "image docker.io/x:latest has changed since container c1 was made: the container's label " + LabelLayers + " is sha256:0, that of the image, which is " + string(image.Target.Digest) + " now, differs"},
 		"nothing tells":          {nothing, nothing, Origin{ID: "c1", Args: []string{"/app.wasm"}}, "image docker.io/x:latest has several entries for WebAssembly that nothing of container c1 tells apart: "},
 	} {
 		t.Run(name, func(t *testing.T) {
 			x, y := entry("x", test.x), entry("y", test.y)
 			for _, entries := range [][]Entry{{x, y}, {y, x}} {
-				got, err := test.origin.choose(image, entries, LayerTypes)
+				got, err := test.origin.Choose(image, entries, LayerTypes)
 				switch test.want {
 				case "x":
 					require.NoError(t, err)
