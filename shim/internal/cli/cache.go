@@ -262,7 +262,7 @@ func reportRemoved(out io.Writer, all, removed []image.Kept) error {
 	for _, k := range removed {
 		_, _ = fmt.Fprintf(w, "removed %s\t%s\t%s\tof %s\n", k.Digest, plain(k.Engine), progress.Bytes(k.Size), shortDigest(string(k.Source))) // Flush has the error
 	}
-	left := slices.DeleteFunc(slices.Clone(all), func(k image.Kept) bool { return slices.ContainsFunc(removed, k.Is) })
-	_, _ = fmt.Fprintf(w, "%s, %s\n", count(len(removed), "artifact"), progress.Bytes(sizeOf(all)-sizeOf(left)))
+	remaining := slices.DeleteFunc(slices.Clone(all), func(k image.Kept) bool { return slices.ContainsFunc(removed, k.Is) })
+	_, _ = fmt.Fprintf(w, "%s, %s\n", count(len(removed), "artifact"), progress.Bytes(sizeOf(all)-sizeOf(remaining)))
 	return w.Flush()
 }

@@ -21,7 +21,7 @@ import (
 	"github.com/libwasmshim/libwasmshim/shim/internal/stage"
 )
 
-func compileLimits(c *cli.Context) (compiler.Limits, error) {
+func limitsOfFlags(c *cli.Context) (compiler.Limits, error) {
 	l := compiler.Limits{Time: c.Duration("compile-timeout")}
 	if l.Time <= 0 {
 		return l, &usageError{fmt.Sprintf("--compile-timeout: found %q, accepted: a duration above zero, like 90s", c.String("compile-timeout"))}

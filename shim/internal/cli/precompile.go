@@ -72,7 +72,7 @@ is unpacked.`,
 			if err != nil {
 				return err
 			}
-			limits, err := compileLimits(c)
+			limits, err := limitsOfFlags(c)
 			if err != nil {
 				return err
 			}

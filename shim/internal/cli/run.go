@@ -51,7 +51,7 @@ file system, if not told otherwise. The engine's log goes to standard error.`,
 			if !c.Bool("compile") {
 				return execute(ctx, nil)
 			}
-			limits, err := compileLimits(c)
+			limits, err := limitsOfFlags(c)
 			if err != nil {
 				return err
 			}

@@ -97,18 +97,18 @@ func Run(ctx context.Context, job Job) (_ []*os.File, retErr error) {
 		}
 		artifacts[i] = f
 	}
-	said, err := status.New(job.Log)
+	report, err := status.New(job.Log)
 	if err != nil {
 		return nil, err
 	}
-	c, err := start(job, artifacts, said)
+	c, err := start(job, artifacts, report)
 	if err != nil {
-		said.Close()
+		report.Close()
 		return nil, fmt.Errorf("start the compiler: %w", err)
 	}
-	go said.Follow()
+	go report.Follow()
 	exit, late, oom, err := await(ctx, c, job.Limits)
-	said.Drain()
+	report.Drain()
 	if err := errors.Join(err, removeRoot(job.Dir)); err != nil {
 		return nil, err
 	}
@@ -121,8 +121,8 @@ func Run(ctx context.Context, job Job) (_ []*os.File, retErr error) {
 		return nil, ctx.Err()
 	case exit.Status == stage.ExitUnsupported:
 		return nil, ErrUnsupported
-	case said.Cause != "":
-		return nil, errors.New(said.Cause)
+	case report.Cause != "":
+		return nil, errors.New(report.Cause)
 	case exit.Signal == syscall.SIGKILL:
 		return nil, ErrKilled
 	case exit.Signal != 0:
@@ -143,8 +143,8 @@ func Cleanup(dir string) error {
 	return errors.Join(err, removeRoot(dir))
 }
 
-func start(job Job, artifacts []*os.File, said *status.Status) (_ *container.Container, retErr error) {
-	defer said.HandedOver()
+func start(job Job, artifacts []*os.File, report *status.Status) (_ *container.Container, retErr error) {
+	defer report.HandedOver()
 	sc := &stage.Context{Name: "compiler", Kind: job.Kind, Options: job.Options, LogLevel: job.LogLevel}
 	var files []*os.File
 	for i, l := range job.Layers {
@@ -176,7 +176,7 @@ func start(job Job, artifacts []*os.File, said *status.Status) (_ *container.Con
 		ID: containerID, Root: stateDir(job.Dir), Bundle: job.Dir, Spec: spec, NoNewKeyring: true, SystemdCgroup: isSystemd(path),
 	}, container.Process{
 		Args: []string{stage.Exe, "compiler"}, Env: []string{stage.CompilerEnv}, Spec: spec.Process,
-		ExtraFiles: append([]*os.File{job.Exe, f, said.Peer}, files...),
+		ExtraFiles: append([]*os.File{job.Exe, f, report.Peer}, files...),
 	})
 	if err != nil {
 		return nil, err

@@ -17,8 +17,8 @@ import (
 	"github.com/libwasmshim/libwasmshim/shim/internal/stage"
 )
 
-// said gives a status with its log, and the runner's end.
-func said(t *testing.T) (*Status, *bytes.Buffer, int) {
+// newStatus gives a status with its log, and the runner's end.
+func newStatus(t *testing.T) (*Status, *bytes.Buffer, int) {
 	var out bytes.Buffer
 	logger := logrus.New()
 	logger.SetOutput(&out)
@@ -34,7 +34,7 @@ func said(t *testing.T) (*Status, *bytes.Buffer, int) {
 }
 
 func TestStatus(t *testing.T) {
-	s, out, runner := said(t)
+	s, out, runner := newStatus(t)
 	var refused []int
 	s.Refused = func(index int) { refused = append(refused, index) }
 	for _, message := range []string{"\x06x\x00", "\x06-1\x00", "\x03loaded", "\x05too fine", "\x09no such level", "\x01a\nb\x1b[31m", "\x04with\x00size=3\x00instance=c2", "\x061\x00cut", "\x00trap\x00unreachable\n"} {
@@ -55,7 +55,7 @@ func TestStatus(t *testing.T) {
 
 // A line is logged when it is said, not when the guest ends.
 func TestStatusFollows(t *testing.T) {
-	s, out, runner := said(t)
+	s, out, runner := newStatus(t)
 	require.NoError(t, unix.Send(runner, []byte("\x02early"), 0))
 	require.Eventually(t, func() bool {
 		buffer.Lock() // under which the line is written
@@ -66,7 +66,7 @@ func TestStatusFollows(t *testing.T) {
 }
 
 func TestStatusIsBounded(t *testing.T) {
-	s, out, runner := said(t)
+	s, out, runner := newStatus(t)
 	for range budgetLines + 17 {
 		require.NoError(t, unix.Send(runner, append([]byte{3}, bytes.Repeat([]byte("x"), 5000)...), 0))
 	}

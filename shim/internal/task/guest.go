@@ -25,7 +25,7 @@ func (c *creation) findGuest(ctx context.Context) error {
 	c.code = image.Request{
 		ID: c.r.ID, Bundle: c.r.Bundle, Args: c.spec.Process.Args, Env: c.spec.Process.Env, ImageName: c.spec.Annotations[imageAnnotation],
 		Options: options.CompilerList(c.engine, c.Options), KeyOptions: options.KeyList(c.engine, c.Options),
-		LogLevel: status.Level(c.t.log, c.opts.LogLevel), Limits: compileLimits(c.opts),
+		LogLevel: status.Level(c.t.log, c.opts.LogLevel), Limits: limitsOfOptions(c.opts),
 		Place: compiler.Place{Cgroup: c.opts.CompileCgroup, Compilers: c.opts.Compilers}, Log: c.t.log,
 	}
 	entry, err := entrypoint.Resolve(c.spec, c.r.Bundle, c.root, c.Engine.Name, c.Engine.Kinds)
@@ -82,8 +82,8 @@ func (c *creation) findLayers(ctx context.Context, noFile error) (err error) {
 	return nil
 }
 
-// compileLimits are what a compilation may take.
-func compileLimits(o options.Options) compiler.Limits {
+// limitsOfOptions are what a compilation may take.
+func limitsOfOptions(o options.Options) compiler.Limits {
 	l := compiler.DefaultLimits
 	if o.CompileTimeout != nil {
 		l.Time = *o.CompileTimeout
