@@ -48,6 +48,9 @@ void wasmshim_catch_signals(void (*handler)(int, siginfo_t *, void *));
 // process's own: Go finds environment and auxiliary vector behind it.
 void wasmshim_start_go(int argc, char **argv);
 
+// Writes all of it. -1 and errno if that fails.
+int wasmshim_write_all(int fd, const void *bytes, size_t size);
+
 // Says whether the bundle's address is that of a socket that nobody serves: then
 // there is something to clean up after all, in Go, which decides.
 bool wasmshim_socket_is_left(const char *bundle);

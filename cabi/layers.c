@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "cabi.h"
 #include "context.h"
 
 static const struct wasmshim_layer *layer(const wasm_shim_context *ctx, size_t index) {
@@ -140,19 +141,6 @@ const uint8_t *wasm_shim_layer_bytes(wasm_shim_context *ctx, size_t index, size_
     return give(layer_mapping(ctx, index), size);
 }
 
-static int write_all(int fd, const void *bytes, size_t size) {
-    for (const char *p = bytes; size > 0;) {
-        ssize_t n = write(fd, p, size);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return -1;
-        p += n;
-        size -= (size_t)n;
-    }
-    return 0;
-}
-
 // Makes a file of the copy that nobody can change. Returns its descriptor.
 static int seal_copy(const struct wasmshim_mapping *m) {
     struct rlimit limit;
@@ -164,7 +152,7 @@ static int seal_copy(const struct wasmshim_mapping *m) {
     int fd = memfd_create("guest", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (fd < 0)
         return -1;
-    if (write_all(fd, m->bytes, m->size) < 0 ||
+    if (wasmshim_write_all(fd, m->bytes, m->size) < 0 ||
         fcntl(fd, F_ADD_SEALS, F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE) < 0) {
         int saved = errno;
         close(fd);
@@ -224,5 +212,5 @@ int wasm_shim_artifact_write(wasm_shim_context *ctx, size_t index, const void *b
         errno = ENOENT;
         return -1;
     }
-    return write_all((int)l->artifact, bytes, size);
+    return wasmshim_write_all((int)l->artifact, bytes, size);
 }

@@ -78,19 +78,6 @@ static char *command(int argc, char **argv, const char **bundle) {
     return i == argc - 1 ? argv[i] : NULL;
 }
 
-static int write_all(int fd, const char *p, size_t n) {
-    while (n > 0) {
-        ssize_t w = write(fd, p, n);
-        if (w < 0 && errno == EINTR)
-            continue;
-        if (w < 0)
-            return -1;
-        p += w;
-        n -= (size_t)w;
-    }
-    return 0;
-}
-
 // Answers `delete` from the record that the daemon left once it had cleaned
 // up. Returns false if there is none: then the cleanup is ours, in Go.
 static bool answer_delete(const char *bundle) {
@@ -107,7 +94,7 @@ static bool answer_delete(const char *bundle) {
               read(fd, record, sizeof(record)) == st.st_size;
     close(fd);
     ok = ok && !wasmshim_socket_is_left(bundle);
-    return ok && write_all(STDOUT_FILENO, record, (size_t)st.st_size) == 0;
+    return ok && wasmshim_write_all(STDOUT_FILENO, record, (size_t)st.st_size) == 0;
 }
 
 static int null_output(void) {
@@ -125,7 +112,7 @@ static int daemon_main(int argc, char **argv, const wasm_shim_engine *engine, ch
     setsid();
     if (null_output() < 0) {
         static const char text[] = "\1open /dev/null for the shim daemon's output";
-        write_all(result_fd, text, sizeof(text) - 1);
+        wasmshim_write_all(result_fd, text, sizeof(text) - 1);
         return 1;
     }
     wasmshim_warm_cgroups();
@@ -144,7 +131,7 @@ static int relay(int fd, pid_t daemon) {
         n += r > 0 ? (size_t)r : 0;
     if (n > 0) {
         int code = (unsigned char)text[0];
-        write_all(code == 0 ? STDOUT_FILENO : STDERR_FILENO, text + 1, n - 1);
+        wasmshim_write_all(code == 0 ? STDOUT_FILENO : STDERR_FILENO, text + 1, n - 1);
         return code;
     }
     int status = 0;

@@ -104,18 +104,7 @@ func seal(code []byte) (*os.File, error) {
 	if err := unix.Getrlimit(unix.RLIMIT_FSIZE, &limit); err == nil && limit.Cur < uint64(len(code)) {
 		return nil, unix.EFBIG
 	}
-	f, err := memfile.New("guest")
-	if err != nil {
-		return nil, err
-	}
-	_, err = f.Write(code)
-	if err == nil {
-		err = memfile.Seal(f)
-	}
-	if err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	return f, nil
+	return memfile.Sealed("guest", code)
 }
 
 // Artifact maps what Compile made of the layer; nil if there is nothing. The

@@ -104,15 +104,8 @@ func (c *Client) convertible(ctx context.Context, source Image, types []string) 
 	if len(found) > 1 {
 		return Manifest{}, fmt.Errorf("image %s has several entries for WebAssembly: %s; name one, as %s@%s: %w", source.Name, manifestNames(found), source.Name, found[0].Manifest, errdefs.ErrInvalidArgument)
 	}
-	manifests, err := c.Manifests(ctx, source.Target)
-	if err != nil {
-		return Manifest{}, err
-	}
-	at := slices.IndexFunc(manifests, func(m Manifest) bool { return m.Descriptor.Digest == found[0].Manifest })
-	if at < 0 {
-		return Manifest{}, fmt.Errorf("image %s was changed meanwhile: %w", source.Name, errdefs.ErrUnavailable)
-	}
-	return manifests[at], nil
+	m := Manifest{Descriptor: ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: found[0].Manifest}}
+	return m, c.readJSON(ctx, m.Descriptor, &m.Manifest)
 }
 
 func describe(mediaType string, text []byte) ocispec.Descriptor {

@@ -119,11 +119,16 @@ func (e Entry) isHere() bool {
 	return e.Platform.OS == "linux" && e.Platform.Architecture == runtime.GOARCH
 }
 
+// withLayers are the entries that have layers of the types that were asked for.
+func withLayers(entries []Entry) []Entry {
+	return slices.DeleteFunc(slices.Clone(entries), func(e Entry) bool { return len(e.Layers) == 0 })
+}
+
 // Runnable are the entries that a container of this runtime can be made of: those
 // for WebAssembly, or else those with layers of the types that were asked for, or
 // else those for this machine. ErrNotFound says that there is none.
 func Runnable(image string, entries []Entry) ([]Entry, error) {
-	layered := slices.DeleteFunc(slices.Clone(entries), func(e Entry) bool { return len(e.Layers) == 0 })
+	layered := withLayers(entries)
 	for _, of := range []struct {
 		list []Entry
 		is   func(Entry) bool
@@ -181,7 +186,7 @@ func (o Origin) fit(e Entry) (f [3]int) {
 // Choose returns the entry with layers that a container was made of. ErrNotFound
 // says that there is none.
 func (o Origin) Choose(image Image, entries []Entry, types []string) (Entry, error) {
-	layered := slices.DeleteFunc(slices.Clone(entries), func(e Entry) bool { return len(e.Layers) == 0 })
+	layered := withLayers(entries)
 	if len(layered) == 0 {
 		return Entry{}, noLayers(image, entries, types)
 	}

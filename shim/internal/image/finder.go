@@ -330,14 +330,14 @@ func (f *Finder) identify(ctx context.Context, r Request, l *Layer, about *answe
 		return err
 	}
 	if !unchanged(rootfs, path) {
-		if info.Size() <= maxRead && f.Engine.Compiles && r.Limits.Time > 0 {
+		if info.Size() <= maxRead && f.Engine.compilesWithin(r.Limits) {
 			l.Digest, err = digestOf(file, digest.Canonical)
 		}
 		return err
 	}
 	// Not the container's own mount: whoever has a file of it open, if only to end
 	// soon, keeps it from being unmounted.
-	if l.File, err = readOnly(file); err != nil || !f.Engine.Compiles || r.Limits.Time == 0 {
+	if l.File, err = readOnly(file); err != nil || !f.Engine.compilesWithin(r.Limits) {
 		return err
 	}
 	f.memory().asked(r.Args[0])

@@ -37,6 +37,9 @@ type Engine struct {
 // Types are all media types of layers that the engine takes.
 func (e Engine) Types() []string { return append(slices.Clone(containerd.LayerTypes), e.LayerTypes...) }
 
+// compilesWithin says whether anything is to be compiled ahead within limits.
+func (e Engine) compilesWithin(l compiler.Limits) bool { return e.Compiles && l.Time > 0 }
+
 // Guest is a guest's code. Its files belong to whoever gets it; see Close.
 type Guest struct {
 	Kind   entrypoint.Kind

@@ -89,7 +89,7 @@ func (w *Work) name() string {
 }
 
 // compiles says whether the engine is to compile anything ahead.
-func (w *Work) compiles() bool { return w.Engine.Compiles && w.Limits.Time > 0 }
+func (w *Work) compiles() bool { return w.Engine.compilesWithin(w.Limits) }
 
 func (w *Work) progress(what string, size int64) {
 	if w.Progress != nil {

@@ -25,6 +25,23 @@ func New(name string) (*os.File, error) {
 	return f, nil
 }
 
+// Sealed returns a file with a content, sealed. The caller closes it.
+func Sealed(name string, content []byte) (*os.File, error) {
+	f, err := New(name)
+	if err != nil {
+		return nil, err
+	}
+	_, err = f.Write(content)
+	if err == nil {
+		err = Seal(f)
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
 // Seal makes a file unchangeable, for whoever has it and for good.
 func Seal(f *os.File) error {
 	const seals = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE

@@ -165,18 +165,7 @@ func ParsePreopens(value string) ([]stage.Preopen, error) {
 // KeyList is what of the values makes a difference to the compiler, in the order
 // of the declarations.
 func KeyList(values map[string]string, engine []Declaration) []string {
-	var list []string
-	for _, d := range engine {
-		value, ok := values[d.Key]
-		switch {
-		case !ok:
-		case d.AffectsCompilation:
-			list = append(list, d.Key+"="+value)
-		case d.PresenceAffectsCompilation:
-			list = append(list, d.Key)
-		}
-	}
-	return list
+	return compilation(values, engine, func(d Declaration) string { return d.Key })
 }
 
 // CompilerList is what of the values a compiler is shown, as "key=value" in the
@@ -184,6 +173,12 @@ func KeyList(values map[string]string, engine []Declaration) []string {
 // two containers with one key cannot have different artifacts. Of an option of
 // which only its presence is in the key, it sees one and the same value.
 func CompilerList(values map[string]string, engine []Declaration) []string {
+	return compilation(values, engine, func(d Declaration) string { return d.Key + "=" + d.anyValue() })
+}
+
+// compilation lists the values that make a difference to the compiler; present is
+// what is listed of an option that does so only by being there.
+func compilation(values map[string]string, engine []Declaration, present func(Declaration) string) []string {
 	var list []string
 	for _, d := range engine {
 		value, ok := values[d.Key]
@@ -192,7 +187,7 @@ func CompilerList(values map[string]string, engine []Declaration) []string {
 		case d.AffectsCompilation:
 			list = append(list, d.Key+"="+value)
 		case d.PresenceAffectsCompilation:
-			list = append(list, d.Key+"="+d.anyValue())
+			list = append(list, present(d))
 		}
 	}
 	return list

@@ -197,27 +197,12 @@ func (c *Context) Encode() ([]byte, error) {
 
 // File returns the encoded context in a sealed memory file, which the caller
 // closes.
-func (c *Context) File() (_ *os.File, retErr error) {
+func (c *Context) File() (*os.File, error) {
 	b, err := c.Encode()
 	if err != nil {
 		return nil, err
 	}
-	f, err := memfile.New("wasmshim-context")
-	if err != nil {
-		return nil, err
-	}
-	defer func() {
-		if retErr != nil {
-			f.Close()
-		}
-	}()
-	if _, err := f.Write(b); err != nil {
-		return nil, err
-	}
-	if err := memfile.Seal(f); err != nil {
-		return nil, err
-	}
-	return f, nil
+	return memfile.Sealed("wasmshim-context", b)
 }
 
 type encoder struct {

@@ -95,3 +95,8 @@ func validateStrings(p *specs.Process) error {
 	}
 	return nil
 }
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return !errors.Is(err, os.ErrNotExist)
+}

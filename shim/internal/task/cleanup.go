@@ -31,8 +31,7 @@ func cleanedUpOutside(bundle string) bool {
 	if _, err := os.Stat(filepath.Join(bundle, outsideMark)); err == nil {
 		return true
 	}
-	_, err := os.Stat(bundle)
-	return errors.Is(err, os.ErrNotExist)
+	return !exists(bundle)
 }
 
 // daemonTimeout is how long a daemon may take to remove a container of its own.

@@ -268,8 +268,3 @@ func locate(name string) (path string, fifo bool, err error) {
 	}
 	return path, st.Mode&unix.S_IFMT == unix.S_IFIFO, nil
 }
-
-func exists(path string) bool {
-	_, err := os.Stat(path)
-	return !errors.Is(err, os.ErrNotExist)
-}
