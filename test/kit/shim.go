@@ -264,6 +264,10 @@ func (j *job) live(ctx context.Context, c *container) (result, error) {
 	if !c.killed.IsZero() {
 		r.ended = exit.ExitedAt.AsTime().Sub(c.killed)
 	}
+	// What a daemon copies is all there when the container is deleted, not before.
+	if _, err := c.service.Delete(ctx, &task.DeleteRequest{ID: c.id}); err != nil {
+		return result{}, err
+	}
 	for name, to := range map[string]*string{"stdout": &r.stdout, "stderr": &r.stderr} {
 		text, err := os.ReadFile(c.path(name))
 		if err != nil {
