@@ -423,7 +423,7 @@ var ours = map[string]struct {
 	"create: config.json without process":       {codes.InvalidArgument, "config.json has no process"},
 	"create: config.json without root":          {codes.InvalidArgument, "config.json has no root.path"},
 	"create: config.json with an empty root":    {codes.InvalidArgument, "config.json has no root.path"},
-	"create: config.json without args":          {codes.InvalidArgument, "config.json has no process.args"},
+	"create: config.json without args":          {codes.InvalidArgument, "process.args is empty"},
 	"create: config.json without cwd":           {codes.InvalidArgument, "process.cwd is empty"},
 	"create: config.json with a relative cwd":   {codes.InvalidArgument, `process.cwd is "x"`},
 	"create: config.json with an env without =": {codes.InvalidArgument, "="},

@@ -14,8 +14,10 @@ package container
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"runtime"
+	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -26,6 +28,7 @@ import (
 	// The C constructor that turns this binary into `init` before Go starts.
 	_ "github.com/opencontainers/runc/libcontainer/nsenter"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 func init() {
@@ -59,7 +62,8 @@ type Config struct {
 
 // Process says what to run. Args and Env are used as they are; Spec has
 // everything else (user, cwd, capabilities, limits), and the environment of hooks
-// in the container. A nil stream is /dev/null.
+// in the container. A nil stream is /dev/null. Where Spec asks for a terminal it is
+// all three streams, of the size that Spec names.
 type Process struct {
 	Args, Env             []string
 	Spec                  *specs.Process
@@ -97,6 +101,29 @@ type Container struct {
 
 // Pid returns the init's process id as the host sees it.
 func (c *Container) Pid() int { return c.init.pid }
+
+// Terminal returns the daemon's end of the init's terminal, to be taken once and
+// closed by the caller; nil where there is none.
+func (c *Container) Terminal() *os.File { return c.init.takeTerminal() }
+
+// OpenRoot opens the container's root directory as its processes see it, with
+// everything that is mounted there now, as a descriptor for openat(2). The caller
+// closes it. The error is errdefs.ErrFailedPrecondition once the init has ended.
+func (c *Container) OpenRoot() (*os.File, error) {
+	path := "/proc/" + strconv.Itoa(c.Pid()) + "/root"
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	// Asked afterwards: until then the id was the init's.
+	if c.init.dead() {
+		if err == nil {
+			unix.Close(fd)
+		}
+		return nil, c.notRunning()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open the root directory of container %s: %w", c.id, err)
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
 
 // Wait waits for the init's exit, which is reported after the exits of all
 // processes started by Exec.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runc/libcontainer"
@@ -44,7 +45,7 @@ func create(cfg Config, p Process, limit patience) (*Container, error) {
 	if err != nil {
 		return nil, join(err, c.destroy())
 	}
-	c.init, err = startWithin(limit, lc, lp, func() error { return c.cgroup.kill() }, c.destroy)
+	c.init, err = startWithin(limit, lc, lp, p.Spec.Terminal, func() error { return c.cgroup.kill() }, c.destroy)
 	if err != nil {
 		return nil, err
 	}
@@ -55,13 +56,20 @@ func create(cfg Config, p Process, limit patience) (*Container, error) {
 	return c, nil
 }
 
-// initExited runs between the init's end and the news of it.
+// initExited runs between the init's end and the news of it. One that cannot be
+// killed does not keep the news back for ever.
 func (c *Container) initExited() {
 	if !c.cgroup.PrivatePID {
 		_ = c.killAll()
 	}
+	timer := time.NewTimer(killTimeout)
+	defer timer.Stop()
 	for _, e := range c.runningExecs() {
-		<-e.done
+		select {
+		case <-e.done:
+		case <-timer.C:
+			return
+		}
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"syscall"
 
@@ -18,6 +19,10 @@ type Exec struct{ *process }
 
 // Pid returns the process id as the host sees it.
 func (e *Exec) Pid() int { return e.pid }
+
+// Terminal returns the daemon's end of the process's terminal, as Container.Terminal
+// does.
+func (e *Exec) Terminal() *os.File { return e.takeTerminal() }
 
 // Wait waits for the process's exit.
 func (e *Exec) Wait(ctx context.Context) (Exit, error) { return e.wait(ctx) }
@@ -34,7 +39,7 @@ func (c *Container) Exec(p Process) (*Exec, error) {
 	if c.init.dead() {
 		return nil, c.notRunning()
 	}
-	child, err := c.startExec(lp)
+	child, err := c.startExec(lp, p.Spec.Terminal)
 	if err != nil {
 		if c.init.dying() {
 			return nil, fmt.Errorf("%w (%w)", c.notRunning(), err)
@@ -54,6 +59,9 @@ func (c *Container) Exec(p Process) (*Exec, error) {
 	// namespace nobody has killed what was not yet in the cgroup.
 	if c.init.dead() {
 		_ = e.signal(syscall.SIGKILL)
+		if terminal := e.Terminal(); terminal != nil {
+			terminal.Close()
+		}
 		<-e.done
 		return nil, c.notRunning()
 	}
@@ -67,7 +75,7 @@ func (c *Container) runningExecs() []*Exec {
 	return slices.Collect(maps.Keys(c.execs))
 }
 
-func (c *Container) startExec(lp *libcontainer.Process) (*process, error) {
+func (c *Container) startExec(lp *libcontainer.Process, terminal bool) (*process, error) {
 	lc, err := load(c.root, c.id)
 	if err != nil {
 		return nil, err
@@ -80,7 +88,7 @@ func (c *Container) startExec(lp *libcontainer.Process) (*process, error) {
 		return nil, fmt.Errorf("it is paused: %w", errdefs.ErrFailedPrecondition)
 	}
 	nothing := func() error { return nil } // the cgroup is the container's, which goes on
-	return startWithin(usualPatience, lc, lp, nothing, nothing)
+	return startWithin(usualPatience, lc, lp, terminal, nothing, nothing)
 }
 
 func (c *Container) notRunning() error {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -17,8 +18,9 @@ import (
 
 // process is a child of this process, waited for by one goroutine.
 type process struct {
-	pid   int
-	pidfd *os.File
+	pid      int
+	pidfd    *os.File
+	terminal atomic.Pointer[os.File] // the daemon's end, until it is taken
 
 	reaped chan struct{} // closed once exit and err are set
 	done   chan struct{} // closed once everybody may know
@@ -38,6 +40,8 @@ func newChild(lp *libcontainer.Process) (*process, error) {
 	}
 	return &process{pid: pid, pidfd: pidfd, reaped: make(chan struct{}), done: make(chan struct{})}, nil
 }
+
+func (p *process) takeTerminal() *os.File { return p.terminal.Swap(nil) }
 
 func openPidfd(pid int) (*os.File, error) {
 	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)

@@ -16,7 +16,7 @@ import (
 // newProcess turns p into libcontainer's form, field by field as runc's
 // utils_linux.go does.
 func newProcess(p Process, init bool) (*libcontainer.Process, error) {
-	if err := validateProcess(p.Spec); err != nil {
+	if err := ValidateProcess(p.Spec); err != nil {
 		return nil, err
 	}
 	if len(p.Args) == 0 || p.Args[0] == "" {
@@ -51,6 +51,9 @@ func newProcess(p Process, init bool) (*libcontainer.Process, error) {
 	}
 	if p.Stderr != nil {
 		lp.Stderr = p.Stderr
+	}
+	if size := s.ConsoleSize; size != nil {
+		lp.ConsoleWidth, lp.ConsoleHeight = uint16(size.Width), uint16(size.Height)
 	}
 	for _, g := range s.User.AdditionalGids {
 		lp.AdditionalGroups = append(lp.AdditionalGroups, int(g))

@@ -34,7 +34,7 @@ func Validate(spec *specs.Spec) error {
 	case spec.Linux.Seccomp != nil && !seccomp.Enabled:
 		return fmt.Errorf("config.json has a seccomp profile, and this shim was built without seccomp: build it with -tags seccomp: %w", errdefs.ErrInvalidArgument)
 	}
-	return validateProcess(spec.Process)
+	return ValidateProcess(spec.Process)
 }
 
 // ValidID says whether id can name a container: it is used as a file's name.
@@ -42,12 +42,12 @@ func ValidID(id string) bool {
 	return id != "" && id != "." && id != ".." && !strings.ContainsRune(id, '/')
 }
 
-func validateProcess(p *specs.Process) error {
+// ValidateProcess refuses processes that this package cannot run. Errors are
+// errdefs.ErrInvalidArgument.
+func ValidateProcess(p *specs.Process) error {
 	switch {
 	case p == nil:
 		return invalid("config.json has no process; it must say what to run")
-	case p.Terminal:
-		return fmt.Errorf("process.terminal is not supported yet: %w", errdefs.ErrInvalidArgument)
 	case p.Cwd == "":
 		return invalid("process.cwd is empty; it must be an absolute path")
 	case !filepath.IsAbs(p.Cwd):

@@ -50,11 +50,6 @@ func TestValidate(t *testing.T) {
 		})
 	}
 	t.Run("no spec", func(t *testing.T) { require.ErrorIs(t, Validate(nil), errdefs.ErrInvalidArgument) })
-	t.Run("terminal", func(t *testing.T) {
-		spec := validSpec()
-		spec.Process.Terminal = true
-		require.ErrorIs(t, Validate(spec), errdefs.ErrInvalidArgument)
-	})
 	t.Run("a bind mount is a /proc, too", func(t *testing.T) {
 		spec := validSpec()
 		spec.Mounts = []specs.Mount{{Destination: "/proc/", Type: "none", Source: "/proc", Options: []string{"rbind"}}}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/opencontainers/runc/libcontainer"
@@ -20,10 +21,10 @@ type patience struct{ start, end time.Duration }
 // reads.
 var usualPatience = patience{start: 100 * time.Second, end: killTimeout}
 
-// startWithin has libcontainer start lp. If that fails, it calls kill, reaps,
-// and calls undo. When it takes too long, it calls kill; if even that does not
+// startWithin has libcontainer start lp, with a terminal or without one. If that
+// fails, it calls kill, reaps, and calls undo. When it takes too long, it calls kill; if even that does not
 // end it, it returns and leaves the rest to a goroutine.
-func startWithin(limit patience, lc *libcontainer.Container, lp *libcontainer.Process, kill, undo func() error) (*process, error) {
+func startWithin(limit patience, lc *libcontainer.Container, lp *libcontainer.Process, terminal bool, kill, undo func() error) (*process, error) {
 	type result struct {
 		child *process
 		err   error
@@ -33,7 +34,7 @@ func startWithin(limit patience, lc *libcontainer.Container, lp *libcontainer.Pr
 	go func() {
 		defer useBus(lc.Config().Cgroups.Systemd)()
 		n := beginStart()
-		child, err := startChild(lc, lp)
+		child, err := startChild(lc, lp, terminal)
 		if err == nil && closed(late) {
 			child, err = nil, join(context.DeadlineExceeded, endChild(lp))
 		}
@@ -68,7 +69,16 @@ func startWithin(limit patience, lc *libcontainer.Container, lp *libcontainer.Pr
 	}
 }
 
-func startChild(lc *libcontainer.Container, lp *libcontainer.Process) (*process, error) {
+func startChild(lc *libcontainer.Container, lp *libcontainer.Process, terminal bool) (*process, error) {
+	var socket *os.File
+	if terminal {
+		var err error
+		if socket, lp.ConsoleSocket, err = consoleSocket(); err != nil {
+			return nil, err
+		}
+		defer socket.Close()
+		defer lp.ConsoleSocket.Close()
+	}
 	if err := inBundle(lc, func() error { return lc.Start(lp) }); err != nil {
 		// libcontainer has killed and waited, as far as it knows the process; where it
 		// has, this does nothing.
@@ -76,6 +86,9 @@ func startChild(lc *libcontainer.Container, lp *libcontainer.Process) (*process,
 		return nil, err
 	}
 	child, err := newChild(lp)
+	if err == nil && terminal {
+		err = child.receiveTerminal(socket)
+	}
 	if err != nil {
 		return nil, join(err, endChild(lp))
 	}

@@ -22,7 +22,8 @@ const maxLinks = 40
 
 // A view resolves paths as the container will see them, from outside and
 // before its mounts exist: symbolic links are followed inside the root, and a
-// path below a bind mount's destination is looked up in the mount's source.
+// path below a bind mount's destination is looked up in the mount's source. Given
+// the root directory of a living container, and no mounts, it shows what is there.
 type view struct {
 	root   int // O_PATH descriptor of the root file system
 	mounts []mountPoint
@@ -139,7 +140,20 @@ func (v *view) open(name string) (*file, error) {
 		return nil, fmt.Errorf("%s is a %s, not a regular file: %w", real, fileType(kind), err)
 	}
 	f.real = real
+	f.bound = f.bound || !sameMount(v.root, f.fd)
 	return f, nil
+}
+
+// sameMount says whether a directory and a file are seen through one mount. Kernels
+// before 5.8 do not tell.
+func sameMount(dir, file int) bool {
+	var of [2]unix.Statx_t
+	for i, fd := range []int{dir, file} {
+		if err := unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_MNT_ID, &of[i]); err != nil || of[i].Mask&unix.STATX_MNT_ID == 0 {
+			return true
+		}
+	}
+	return of[0].Mnt_id == of[1].Mnt_id
 }
 
 // resolveDest resolves the symbolic links in a mount's destination, of which

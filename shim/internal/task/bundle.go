@@ -81,7 +81,7 @@ func (s *Service) readSpec(bundle string) (*specs.Spec, error) {
 // validateStrings checks what a kernel would refuse or cut off.
 func validateStrings(p *specs.Process) error {
 	if len(p.Args) == 0 {
-		return fmt.Errorf("config.json has no process.args; they must name what to run: %w", errdefs.ErrInvalidArgument)
+		return fmt.Errorf("process.args is empty; it must name what to run: %w", errdefs.ErrInvalidArgument)
 	}
 	for _, a := range p.Args {
 		if strings.Contains(a, "\x00") {

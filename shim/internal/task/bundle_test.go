@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/stretchr/testify/require"
 
 	"github.com/libwasmshim/libwasmshim/shim/internal/entrypoint"
@@ -37,17 +38,23 @@ func FuzzBundle(f *testing.F) {
 			require.True(t, errdefs.IsInvalidArgument(err), "%v", err)
 			return
 		}
-		entry, err := entrypoint.Resolve(spec, bundle, rootfs, "test", entrypoint.Module)
-		if err != nil || entry.File == nil {
+		s.Engine.Name, s.Engine.Kinds = "test", entrypoint.Module
+		p := preparationOf(s, spec, bundle)
+		p.opts.GuestProc = "hidden"
+		found := p.look(spec, rootfs)
+		if found.err != nil || found.entry.File == nil {
 			return
 		}
-		entry.File.Close()
-		spec, hidden, _ := guestProc(spec, "hidden")
-		c := runnerContext("", "id", spec, entry, nil)
-		c.Hidden = hidden
+		found.entry.File.Close()
+		p.entry, p.run.Env = found.entry, found.env
+		c, _ := p.context()
 		_, err = c.Encode()
 		require.NoError(t, err)
 	})
+}
+
+func preparationOf(s *Service, spec *specs.Spec, bundle string) *preparation {
+	return &preparation{Service: s, made: &made{bundle: bundle}, id: "id", spec: spec, run: spec.Process}
 }
 
 func TestBundle(t *testing.T) {
@@ -56,7 +63,7 @@ func TestBundle(t *testing.T) {
 	s := New(context.Background(), Config{})
 	spec, err := s.readSpec(bundle)
 	require.NoError(t, err)
-	c := runnerContext("", "id", spec, entrypoint.Entry{}, nil)
+	c, _ := preparationOf(s, spec, bundle).context()
 	require.EqualValues(t, 1<<20, c.Memory)
 	require.EqualValues(t, 500, c.CPU)
 	require.Equal(t, "p", c.Pod)

@@ -68,24 +68,31 @@ var copyBuffers = sync.Pool{New: func() any { return new([copyBufferSize]byte) }
 // file that cannot be written does not hold up the process: what does not fit is
 // lost, and the log says so once.
 func (c *copied) writeFile(l *log.Entry) {
-	conn, err := c.ours.SyscallConn()
+	told := false
+	copyWhenReady(c.ours, func(b []byte) bool {
+		if _, err := c.file.Write(b); err != nil && !told {
+			told = true
+			l.WithError(err).Warn("output of the container is lost: its file cannot be written")
+		}
+		return true
+	})
+}
+
+// copyWhenReady gives write what is read, until it says no, the file ends, or it is
+// closed. A buffer is held only while there is something in it.
+func copyWhenReady(from *os.File, write func([]byte) bool) {
+	conn, err := from.SyscallConn()
 	if err != nil {
 		return
 	}
-	told := false
-	for {
+	for proceed := true; proceed; {
 		buffer, n, err := readWhenReady(conn)
+		proceed = err == nil && n > 0
 		if n > 0 {
-			if _, werr := c.file.Write(buffer[:n]); werr != nil && !told {
-				told = true
-				l.WithError(werr).Warn("output of the container is lost: its file cannot be written")
-			}
+			proceed = write(buffer[:n])
 		}
 		if buffer != nil {
 			copyBuffers.Put(buffer)
-		}
-		if err != nil || n <= 0 {
-			return
 		}
 	}
 }

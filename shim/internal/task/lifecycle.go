@@ -5,11 +5,13 @@ package task
 import (
 	"context"
 	"fmt"
+	"math"
 	"syscall"
 	"time"
 
 	"github.com/containerd/containerd/api/events"
 	api "github.com/containerd/containerd/api/runtime/task/v2"
+	runcoptions "github.com/containerd/containerd/api/types/runc/options"
 	tasktypes "github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/errdefs"
@@ -22,10 +24,12 @@ import (
 
 // The topics that containerd's clients subscribe to.
 const (
-	topicCreate = "/tasks/create"
-	topicStart  = "/tasks/start"
-	topicExit   = "/tasks/exit"
-	topicDelete = "/tasks/delete"
+	topicCreate      = "/tasks/create"
+	topicStart       = "/tasks/start"
+	topicExit        = "/tasks/exit"
+	topicDelete      = "/tasks/delete"
+	topicExecAdded   = "/tasks/exec-added"
+	topicExecStarted = "/tasks/exec-started"
 )
 
 const (
@@ -35,160 +39,185 @@ const (
 )
 
 func (s *Service) start(ctx context.Context, r *api.StartRequest) (*api.StartResponse, error) {
-	t, err := s.get(r.ID, r.ExecID)
+	t, p, err := s.get(r.ID, r.ExecID)
 	if err != nil {
 		return nil, err
 	}
-	end, err := t.takeTurn(ctx)
+	end, err := p.takeTurn(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer end()
-	if err := t.may(running, "start"); err != nil {
+	if err := p.may(running, "start"); err != nil {
 		return nil, err
 	}
-	starting := make(chan struct{})
-	t.mu.Lock()
-	t.starting = starting
-	t.mu.Unlock()
-	err = t.container.Start()
-	t.mu.Lock()
-	t.starting = nil
-	if err == nil {
-		t.state, t.started = running, time.Now()
-		s.Publish(topicStart, &events.TaskStart{ContainerID: t.id, Pid: t.pid})
-	}
-	t.mu.Unlock()
-	close(starting)
+	ended, err := t.beginStart(p)
 	if err != nil {
 		return nil, err
 	}
-	return &api.StartResponse{Pid: t.pid}, nil
+	defer ended()
+	if p.execID == "" {
+		err = t.container.Start()
+	} else {
+		err = s.startExec(ctx, t, p)
+	}
+	if err != nil {
+		p.failed()
+		return nil, err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.state, p.started = running, time.Now()
+	if p.execID == "" {
+		s.Publish(topicStart, &events.TaskStart{ContainerID: t.id, Pid: p.pid})
+	} else {
+		s.Publish(topicExecStarted, &events.TaskExecStarted{ContainerID: t.id, ExecID: p.execID, Pid: p.pid})
+	}
+	return &api.StartResponse{Pid: p.pid}, nil
 }
 
-// await follows a container to its end.
-func (s *Service) await(t *task) {
-	exit, err := t.container.Wait(s.ctx)
+// follow gives a process what it lives with, and follows it to its end.
+func (s *Service) follow(t *task, p *process, has parts) {
+	p.has(has)
+	if has.status != nil {
+		go has.status.Follow()
+	}
+	go s.await(t, p, has)
+}
+
+func (s *Service) await(t *task, p *process, has parts) {
+	exit, err := has.child.Wait(s.ctx)
 	if s.ctx.Err() != nil {
 		return // the daemon is ending; containerd's delete takes over
 	}
 	// The status is lost then, not the exit: it is 255.
-	logFailure(t.log, "wait for the container", err)
-	t.logFailedGuest(exit)
+	logFailure(has.log, "wait for the process", err)
+	has.logFailedGuest(exit)
 	// Nobody sees an exit before the start.
-	t.mu.Lock()
-	starting := t.starting
-	t.mu.Unlock()
-	if starting != nil {
-		<-starting
+	p.awaitStart()
+	if p == t.init {
+		t.endExecs()
 	}
-	resp := t.record(exit)
-	err = writeRecord(t.bundle, exitRecord, resp)
-	t.mu.Lock()
-	t.exit, t.state = exit, stopped
-	t.mu.Unlock()
-	close(t.exited)
-	if cleanedUpOutside(t.bundle) {
-		s.giveUp(t)
-		return
+	p.mu.Lock()
+	p.exit, p.state = exit, stopped
+	resp := p.answer()
+	p.mu.Unlock()
+	defer close(p.exited)
+	if p == t.init {
+		err = writeRecord(t.bundle, exitRecord, resp)
+		if cleanedUpOutside(t.bundle) {
+			go s.giveUp(t)
+			return
+		}
+		logFailure(has.log, "keep the exit status", err)
 	}
-	logFailure(t.log, "keep the exit status", err)
-	s.Publish(topicExit, &events.TaskExit{ContainerID: t.id, ID: t.id, Pid: t.pid, ExitStatus: resp.ExitStatus, ExitedAt: resp.ExitedAt})
+	id := t.id
+	if p.execID != "" {
+		id = p.execID
+	}
+	s.Publish(topicExit, &events.TaskExit{ContainerID: t.id, ID: id, Pid: resp.Pid, ExitStatus: resp.ExitStatus, ExitedAt: resp.ExitedAt})
 }
 
 // giveUp forgets a container that somebody else cleans up, who removes all that there
 // is of it, tells of its exit, and asks this daemon for nothing any more, except
 // perhaps for the delete that is under way.
 func (s *Service) giveUp(t *task) {
-	end, err := t.takeTurn(s.ctx)
+	end, err := t.init.takeTurn(s.ctx)
 	if err != nil {
 		return
 	}
 	defer end()
-	if t.now() == gone {
+	if t.init.now() == gone {
 		return
 	}
 	t.log.Info("the container is being cleaned up from outside")
-	t.streams.finish()
+	t.finishStreams()
 	s.drop(t)
 	s.stopIfEmpty()
 }
 
-// logFailedGuest says in the log why a guest could not be run to its end.
-func (t *task) logFailedGuest(exit container.Exit) {
-	if t.status == nil {
-		return
-	}
-	t.status.Drain()
-	logger := t.log.WithField("status", exit.Status)
-	if t.status.Cause != "" {
-		logger.WithField("stage", t.status.At).Warnf("guest failed: %s", t.status.Cause)
-	} else if isFault(exit.Signal) {
-		logger.Warnf("guest failed: the engine crashed, by signal %d (%s)", int(exit.Signal), exit.Signal)
-	}
-}
-
-// isFault says whether a signal is one that only a process's own mistake raises.
-func isFault(sig syscall.Signal) bool {
-	switch sig {
-	case syscall.SIGSEGV, syscall.SIGBUS, syscall.SIGILL, syscall.SIGFPE, syscall.SIGABRT, syscall.SIGSYS:
-		return true
-	}
-	return false
-}
-
 func (s *Service) delete(ctx context.Context, r *api.DeleteRequest) (*api.DeleteResponse, error) {
-	t, err := s.entered(r.ID)
-	if err == nil && r.ExecID != "" {
-		t, err = s.get(r.ID, r.ExecID)
+	if r.ExecID != "" {
+		return s.deleteExec(ctx, r)
 	}
+	t, err := s.entered(r.ID)
 	if err != nil {
 		return nil, err
 	}
 	// A creation that is under way is given up.
 	t.abort()
-	end, err := t.takeTurn(ctx)
+	end, err := t.init.takeTurn(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer end()
-	if t.now() == created {
+	if t.init.now() == created {
 		// Never started, and never will be.
 		if err := t.killCreated(ctx); err != nil {
 			return nil, err
 		}
 	}
-	if err := t.may(gone, "delete"); err != nil {
+	if err := t.init.may(gone, "delete"); err != nil {
 		return nil, err
 	}
-	resp, err := t.remove()
+	resp, err := t.removeAll()
 	if err != nil {
 		return nil, err
 	}
 	s.drop(t)
 	if !cleanedUpOutside(t.bundle) {
-		s.Publish(topicDelete, &events.TaskDelete{ContainerID: t.id, Pid: t.pid, ExitStatus: resp.ExitStatus, ExitedAt: resp.ExitedAt})
+		s.Publish(topicDelete, &events.TaskDelete{ContainerID: t.id, Pid: resp.Pid, ExitStatus: resp.ExitStatus, ExitedAt: resp.ExitedAt})
 	}
 	return resp, nil
 }
 
-// remove removes all that there is of a container that has ended. After an error it
+// deleteExec forgets what exec has added: a process that has ended, or that was never
+// started.
+func (s *Service) deleteExec(ctx context.Context, r *api.DeleteRequest) (*api.DeleteResponse, error) {
+	t, p, err := s.get(r.ID, r.ExecID)
+	if err != nil {
+		return nil, err
+	}
+	end, err := p.takeTurn(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
+	if p.now() == created {
+		p.failed()
+	}
+	if err := p.may(gone, "delete"); err != nil {
+		return nil, err
+	}
+	if streams := p.living().streams; streams != nil {
+		streams.finish()
+	}
+	p.become(gone)
+	t.remove(p)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.answer(), nil
+}
+
+// removeAll removes all that there is of a container that has ended. After an error it
 // can be called again.
-func (t *task) remove() (*api.DeleteResponse, error) {
+func (t *task) removeAll() (*api.DeleteResponse, error) {
 	took := steps.New()
 	if err := t.container.Delete(); err != nil {
 		return nil, err
 	}
 	took.Done("libcontainer")
-	t.streams.finish()
+	t.finishStreams()
 	took.Done("streams")
-	if t.rootfs != "" {
-		if err := mount.UnmountRecursive(t.rootfs, 0); err != nil {
-			return nil, fmt.Errorf("unmount root file system %s: %w", t.rootfs, err)
+	if t.mounted {
+		if err := mount.UnmountRecursive(t.root, 0); err != nil {
+			return nil, fmt.Errorf("unmount root file system %s: %w", t.root, err)
 		}
 	}
 	took.Done("rootfs")
-	resp := t.record(t.ended())
+	t.init.mu.Lock()
+	resp := t.init.answer()
+	t.init.mu.Unlock()
 	if err := writeRecord(t.bundle, deletedRecord, resp); err != nil {
 		logFailure(t.log, "record that the container is gone", err)
 	}
@@ -197,13 +226,22 @@ func (t *task) remove() (*api.DeleteResponse, error) {
 	return resp, nil
 }
 
+// finishStreams gives up the streams of all processes of a container that has ended.
+func (t *task) finishStreams() {
+	for _, p := range append(t.furtherProcesses(), t.init) {
+		if streams := p.living().streams; streams != nil {
+			streams.finish()
+		}
+	}
+}
+
 // killCreated ends a container that waits for its start.
 func (t *task) killCreated(ctx context.Context) error {
 	if err := t.container.Signal(sigkill, true); err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("kill container %s: %w", t.id, err)
 	}
 	select {
-	case <-t.exited:
+	case <-t.init.exited:
 		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("wait for the end of container %s: %w", t.id, ctx.Err())
@@ -211,64 +249,80 @@ func (t *task) killCreated(ctx context.Context) error {
 }
 
 func (s *Service) kill(_ context.Context, r *api.KillRequest) (*emptypb.Empty, error) {
-	t, err := s.get(r.ID, r.ExecID)
+	t, p, err := s.get(r.ID, r.ExecID)
 	if err != nil {
 		return nil, err
 	}
 	if r.Signal > maxSignal {
 		return nil, fmt.Errorf("signal %d does not exist; accepted: 0 to %d: %w", r.Signal, maxSignal, errdefs.ErrInvalidArgument)
 	}
-	t.mu.Lock()
-	fresh := t.state == running && t.status != nil && time.Since(t.started) < time.Second
-	t.mu.Unlock()
-	if fresh {
-		awaitHandlers(int(t.pid))
-	}
-	err = t.container.Signal(syscall.Signal(r.Signal), r.All)
+	err = t.signal(p, syscall.Signal(r.Signal), r.All)
 	switch {
-	case errdefs.IsNotFound(err) && r.All:
+	case errdefs.IsNotFound(err) && r.All && p == t.init:
 		return &emptypb.Empty{}, nil // all of none, as runc's shim has it
 	case errdefs.IsNotFound(err):
-		return nil, fmt.Errorf("container %s: process already finished: %w", t.id, errdefs.ErrNotFound)
+		return nil, fmt.Errorf("%s: process already finished: %w", p.name, errdefs.ErrNotFound)
 	case err != nil:
-		return nil, fmt.Errorf("signal %d to container %s: %w", r.Signal, t.id, err)
+		return nil, fmt.Errorf("signal %d to %s: %w", r.Signal, p.name, err)
 	}
 	return &emptypb.Empty{}, nil
 }
 
+// signal sends a signal to a process, or with all, to every one of the init's.
+func (t *task) signal(p *process, sig syscall.Signal, all bool) error {
+	p.mu.Lock()
+	has := p.parts
+	fresh := p.state == running && p.status != nil && time.Since(p.started) < time.Second
+	p.mu.Unlock()
+	switch exec := has.child.(type) {
+	case *container.Exec:
+		return exec.Signal(sig)
+	case nil:
+		return fmt.Errorf("it was not started: %w", errdefs.ErrFailedPrecondition)
+	}
+	if fresh {
+		awaitHandlers(int(has.pid))
+	}
+	return t.container.Signal(sig, all)
+}
+
 func (s *Service) wait(ctx context.Context, r *api.WaitRequest) (*api.WaitResponse, error) {
-	t, err := s.get(r.ID, r.ExecID)
+	_, p, err := s.get(r.ID, r.ExecID)
 	if err != nil {
 		return nil, err
 	}
 	select {
-	case <-t.exited:
+	case <-p.exited:
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	exit := t.ended()
+	exit := p.ended()
 	return &api.WaitResponse{ExitStatus: uint32(exit.Status), ExitedAt: timestamppb.New(exit.At)}, nil
 }
 
 func (s *Service) state(_ context.Context, r *api.StateRequest) (*api.StateResponse, error) {
-	t, err := s.get(r.ID, r.ExecID)
+	t, p, err := s.get(r.ID, r.ExecID)
 	if err != nil {
 		return nil, err
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.state == gone {
-		return nil, notHere(r.ID)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.state == gone {
+		return nil, p.notHere()
+	}
+	id := t.id
+	if p.execID != "" {
+		id = p.execID // as runc's shim has it
 	}
 	return &api.StateResponse{
-		ID: t.id, Bundle: t.bundle, Pid: t.pid, Status: t.state.proto(),
-		Stdin: t.streams.stdin, Stdout: t.streams.stdout, Stderr: t.streams.stderr,
-		ExitStatus: uint32(t.exit.Status), ExitedAt: timestamppb.New(t.exit.At),
+		ID: id, ExecID: p.execID, Bundle: t.bundle, Pid: p.pid, Status: p.state.proto(),
+		Stdin: p.stdin, Stdout: p.stdout, Stderr: p.stderr, Terminal: p.terminal,
+		ExitStatus: uint32(p.exit.Status), ExitedAt: timestamppb.New(p.exit.At),
 	}, nil
 }
 
 func (s *Service) pids(_ context.Context, r *api.PidsRequest) (*api.PidsResponse, error) {
-	t, err := s.get(r.ID, "")
+	t, init, err := s.get(r.ID, "")
 	if err != nil {
 		return nil, err
 	}
@@ -280,12 +334,24 @@ func (s *Service) pids(_ context.Context, r *api.PidsRequest) (*api.PidsResponse
 	// never used, and cleans it up: the exit of a container that ended while
 	// containerd was away would be lost. A container that waits for its delete
 	// keeps its pid in this list.
-	if len(pids) == 0 && t.now() == stopped {
-		pids = []int{int(t.pid)}
+	if len(pids) == 0 && init.now() == stopped {
+		pids = []int{int(init.living().pid)}
+	}
+	execs := map[uint32]string{}
+	for _, p := range t.furtherProcesses() {
+		if p.now() == running {
+			execs[p.living().pid] = p.execID
+		}
 	}
 	resp := &api.PidsResponse{}
 	for _, pid := range pids {
-		resp.Processes = append(resp.Processes, &tasktypes.ProcessInfo{Pid: uint32(pid)})
+		info := &tasktypes.ProcessInfo{Pid: uint32(pid)}
+		if id, ok := execs[info.Pid]; ok {
+			if info.Info, err = marshalEvent(&runcoptions.ProcessDetails{ExecID: id}); err != nil {
+				return nil, err
+			}
+		}
+		resp.Processes = append(resp.Processes, info)
 	}
 	return resp, nil
 }
@@ -297,12 +363,26 @@ func (s *Service) stats(_ context.Context, r *api.StatsRequest) (*api.StatsRespo
 }
 
 func (s *Service) closeIO(_ context.Context, r *api.CloseIORequest) (*emptypb.Empty, error) {
-	t, err := s.get(r.ID, r.ExecID)
+	_, p, err := s.get(r.ID, r.ExecID)
 	if err != nil {
 		return nil, err
 	}
 	if r.Stdin {
-		t.streams.in.endInput()
+		p.endInput()
+	}
+	return &emptypb.Empty{}, nil
+}
+
+func (s *Service) resizePty(_ context.Context, r *api.ResizePtyRequest) (*emptypb.Empty, error) {
+	_, p, err := s.get(r.ID, r.ExecID)
+	if err != nil {
+		return nil, err
+	}
+	if r.Width > math.MaxUint16 || r.Height > math.MaxUint16 {
+		return nil, fmt.Errorf("a terminal of %d by %d characters; accepted: 0 to %d each: %w", r.Width, r.Height, math.MaxUint16, errdefs.ErrInvalidArgument)
+	}
+	if err := p.resize(winsize{uint16(r.Width), uint16(r.Height)}); err != nil {
+		return nil, err
 	}
 	return &emptypb.Empty{}, nil
 }

@@ -10,8 +10,6 @@ import (
 	api "github.com/containerd/containerd/api/runtime/task/v2"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
-
-	"github.com/libwasmshim/libwasmshim/shim/internal/container"
 )
 
 // The records in a bundle. Both hold the bytes of a DeleteResponse.
@@ -23,9 +21,9 @@ const (
 	deletedRecord = "shim.deleted"
 )
 
-// record is the task's answer to Delete.
-func (t *task) record(exit container.Exit) *api.DeleteResponse {
-	return &api.DeleteResponse{Pid: t.pid, ExitStatus: uint32(exit.Status), ExitedAt: timestamppb.New(exit.At)}
+// answer is the process's answer to Delete. The caller holds mu.
+func (p *process) answer() *api.DeleteResponse {
+	return &api.DeleteResponse{Pid: p.pid, ExitStatus: uint32(p.exit.Status), ExitedAt: timestamppb.New(p.exit.At)}
 }
 
 // writeRecord writes a record in one piece or not at all.

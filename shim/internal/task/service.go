@@ -69,22 +69,22 @@ func New(ctx context.Context, c Config) *Service {
 // Register offers the service under both of its names.
 func (s *Service) Register(srv *ttrpc.Server) {
 	methods := map[string]ttrpc.Method{
-		"Create":   method(s, s.create),
-		"Start":    method(s, s.start),
-		"State":    method(s, s.state),
-		"Wait":     method(s, s.wait),
-		"Kill":     method(s, s.kill),
-		"Delete":   method(s, s.delete),
-		"Pids":     method(s, s.pids),
-		"CloseIO":  method(s, s.closeIO),
-		"Connect":  method(s, s.connect),
-		"Shutdown": method(s, s.shutdown),
+		"Create":    method(s, s.create),
+		"Exec":      method(s, s.exec),
+		"Start":     method(s, s.start),
+		"State":     method(s, s.state),
+		"Wait":      method(s, s.wait),
+		"Kill":      method(s, s.kill),
+		"Delete":    method(s, s.delete),
+		"Pids":      method(s, s.pids),
+		"CloseIO":   method(s, s.closeIO),
+		"ResizePty": method(s, s.resizePty),
+		"Connect":   method(s, s.connect),
+		"Shutdown":  method(s, s.shutdown),
 
-		"Exec":       unimplemented[api.ExecProcessRequest](s, "exec"),
 		"Pause":      unimplemented[api.PauseRequest](s, "pause"),
 		"Resume":     unimplemented[api.ResumeRequest](s, "resume"),
 		"Checkpoint": unimplemented[api.CheckpointTaskRequest](s, "checkpoint"),
-		"ResizePty":  unimplemented[api.ResizePtyRequest](s, "resize of a terminal"),
 		"Update":     unimplemented[api.UpdateTaskRequest](s, "update"),
 		"Stats":      method(s, s.stats),
 	}
@@ -141,7 +141,7 @@ func (s *Service) reserve(request context.Context, id string) (*task, context.Co
 	ctx, cancel := context.WithCancel(s.ctx)
 	stop := context.AfterFunc(request, cancel)
 	t := newTask(id, log.G(s.ctx), func() { stop(); cancel() })
-	t.turn <- struct{}{}
+	t.init.turn <- struct{}{}
 	s.tasks[id] = t
 	s.used = true
 	return t, ctx, nil
@@ -150,7 +150,7 @@ func (s *Service) reserve(request context.Context, id string) (*task, context.Co
 // drop takes a task out of the service. A daemon that has none any more ends after a
 // while also if nobody asks it to: whoever deleted its last container may be gone.
 func (s *Service) drop(t *task) {
-	t.become(gone)
+	t.init.become(gone)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.tasks, t.id)
@@ -170,32 +170,29 @@ func (s *Service) entered(id string) (*task, error) {
 	if t := s.tasks[id]; t != nil {
 		return t, nil
 	}
-	return nil, notHere(id)
+	return nil, fmt.Errorf("container %s is not in this shim: %w", id, errdefs.ErrNotFound)
 }
 
-// get returns a task that was made. The exec id of a request that has one must be
-// empty until exec is supported.
-func (s *Service) get(id, execID string) (*task, error) {
+// get returns a task that was made, and the process of it that is named.
+func (s *Service) get(id, execID string) (*task, *process, error) {
 	t, err := s.entered(id)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	switch t.now() {
+	switch t.init.now() {
 	case creating:
-		return nil, fmt.Errorf("container %s is still being created: %w", id, errdefs.ErrNotFound)
+		return nil, nil, fmt.Errorf("container %s is still being created: %w", id, errdefs.ErrNotFound)
 	case gone:
-		return nil, notHere(id)
+		return nil, nil, t.init.notHere()
 	}
-	if execID != "" {
-		return nil, fmt.Errorf("process %s of container %s: %w", execID, id, errdefs.ErrNotFound)
-	}
-	return t, nil
+	p, err := t.process(execID)
+	return t, p, err
 }
 
 func (s *Service) connect(_ context.Context, r *api.ConnectRequest) (*api.ConnectResponse, error) {
 	resp := &api.ConnectResponse{ShimPid: uint32(os.Getpid()), Version: "v3"}
-	if t, err := s.get(r.ID, ""); err == nil {
-		resp.TaskPid = t.pid
+	if _, init, err := s.get(r.ID, ""); err == nil {
+		resp.TaskPid = init.living().pid
 	}
 	return resp, nil
 }

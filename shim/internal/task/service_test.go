@@ -57,7 +57,7 @@ func TestReserve(t *testing.T) {
 	require.True(t, errdefs.IsAlreadyExists(err))
 
 	// For others it is not there while it is being created.
-	_, err = s.get("one", "")
+	_, _, err = s.get("one", "")
 	require.True(t, errdefs.IsNotFound(err))
 	require.ErrorContains(t, err, "is still being created")
 
@@ -73,7 +73,7 @@ func TestReserve(t *testing.T) {
 		done <- err
 	}()
 	s.drop(first)
-	<-first.turn
+	<-first.init.turn
 	require.True(t, errdefs.IsNotFound(<-done))
 
 	// So does the end of the request.
@@ -83,8 +83,8 @@ func TestReserve(t *testing.T) {
 	require.NoError(t, ctx.Err())
 	cancel()
 	<-ctx.Done()
-	second.become(created)
-	_, err = s.get("one", "")
+	second.init.become(created)
+	_, _, err = s.get("one", "")
 	require.NoError(t, err)
 }
 
@@ -117,7 +117,7 @@ func TestGone(t *testing.T) {
 	s := New(context.Background(), Config{})
 	one, _, err := s.reserve(t.Context(), "one")
 	require.NoError(t, err)
-	one.become(gone)
+	one.init.become(gone)
 	_, err = s.kill(t.Context(), &api.KillRequest{ID: "one", Signal: 9})
 	require.True(t, errdefs.IsNotFound(err), "%v", err)
 }

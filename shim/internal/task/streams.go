@@ -38,12 +38,17 @@ type stream interface {
 // streams are the three of a process.
 type streams struct {
 	names
-	in, out, err stream  // err may be out
-	logger       *logger // that takes out and err; nil if none was asked for
+	in, out, err stream   // err may be out
+	logger       *logger  // that takes out and err; nil if none was asked for
+	console      *console // that is between them and the process; nil where it has no terminal
 }
 
-// names are what containerd calls the streams of a process.
-type names struct{ stdin, stdout, stderr string }
+// names are what containerd calls the streams of a process. With a terminal there is
+// no stderr.
+type names struct {
+	stdin, stdout, stderr string
+	terminal              bool
+}
 
 // openStreams opens the streams of a process of a container. An empty name is
 // /dev/null.
@@ -54,29 +59,72 @@ func openStreams(n names, id, namespace string, l *log.Entry) (_ *streams, retEr
 			s.close()
 		}
 	}()
+	if err := s.open(id, namespace, l); err != nil {
+		return nil, err
+	}
+	if !n.terminal {
+		return s, nil
+	}
+	in := s.in
+	if n.stdin == "" {
+		in = nil
+	}
 	var err error
+	s.console, err = newConsole(in, s.out)
+	return s, err
+}
+
+func (s *streams) open(id, namespace string, l *log.Entry) (err error) {
+	n := s.names
 	if s.in, err = openInput(n.stdin); err != nil {
-		return nil, fmt.Errorf("stdin %q: %w", n.stdin, err)
+		return fmt.Errorf("stdin %q: %w", n.stdin, err)
 	}
 	if isLogger(n.stdout) {
 		var out, errors *os.File
 		if s.logger, out, errors, err = startLogger(n.stdout, id, namespace); err != nil {
-			return nil, fmt.Errorf("stdout %q: %w", n.stdout, err)
+			return fmt.Errorf("stdout %q: %w", n.stdout, err)
 		}
 		s.out, s.err = &handedOver{file: out}, &handedOver{file: errors}
-		return s, nil
+		return nil
 	}
 	if s.out, err = openOutput(n.stdout, l); err != nil {
-		return nil, fmt.Errorf("stdout %q: %w", n.stdout, err)
+		return fmt.Errorf("stdout %q: %w", n.stdout, err)
 	}
-	if _, isCopied := s.out.(*copied); isCopied && n.stderr == n.stdout {
+	if _, isCopied := s.out.(*copied); n.terminal || isCopied && n.stderr == n.stdout {
 		s.err = s.out // one pipe, or lines would change places
-		return s, nil
+		return nil
 	}
 	if s.err, err = openOutput(n.stderr, l); err != nil {
-		return nil, fmt.Errorf("stderr %q: %w", n.stderr, err)
+		return fmt.Errorf("stderr %q: %w", n.stderr, err)
 	}
-	return s, nil
+	return nil
+}
+
+// processEnds are what the process inherits; nil where it makes a terminal of its own.
+func (s *streams) processEnds() (in, out, err *os.File) {
+	if s.console != nil {
+		return nil, nil, nil
+	}
+	return s.in.processEnd(), s.out.processEnd(), s.err.processEnd()
+}
+
+// begin is called once the process has its ends, with the daemon's end of its
+// terminal, if it has one.
+func (s *streams) begin(terminal *os.File) {
+	s.handOver()
+	if s.console != nil {
+		s.console.connect(terminal)
+	}
+}
+
+func (s *streams) endInput() { s.in.endInput() }
+
+// resize gives the process's terminal a size; without one it does nothing.
+func (s *streams) resize(size winsize) error {
+	if s.console == nil {
+		return nil
+	}
+	return s.console.resize(size)
 }
 
 func (s *streams) each(do func(stream)) {
@@ -90,7 +138,7 @@ func (s *streams) each(do func(stream)) {
 // chown gives the process's ends, where they are FIFOs or pipes, to a user and a
 // group.
 func (s *streams) chown(uid, gid uint32) (err error) {
-	if uid == 0 && gid == 0 {
+	if uid == 0 && gid == 0 || s.console != nil {
 		return nil
 	}
 	s.each(func(one stream) {
@@ -114,12 +162,18 @@ const drainTime = 2 * time.Second
 func (s *streams) finish() {
 	giveUp := make(chan struct{})
 	timer := time.AfterFunc(drainTime, func() { close(giveUp) })
+	if s.console != nil {
+		s.console.drain(giveUp)
+	}
 	s.each(func(one stream) { one.drain(giveUp) })
 	timer.Stop()
 	s.close()
 }
 
 func (s *streams) close() {
+	if s.console != nil {
+		s.console.close()
+	}
 	s.each(stream.close)
 	if s.logger != nil {
 		s.logger.finish()

@@ -5,128 +5,153 @@ package task
 import (
 	"context"
 	"fmt"
-	"slices"
 	"sync"
 	"time"
 
-	tasktypes "github.com/containerd/containerd/api/types/task"
+	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 
 	"github.com/libwasmshim/libwasmshim/shim/internal/container"
-	"github.com/libwasmshim/libwasmshim/shim/internal/status"
+	"github.com/libwasmshim/libwasmshim/shim/internal/options"
 )
 
-// state is where a task is in its life.
-type state int
-
-const (
-	creating state = iota
-	created
-	running
-	stopped
-	gone // deleted, or never came to be
-)
-
-var stateNames = [...]string{"creating", "created", "running", "stopped", "deleted"}
-
-func (s state) String() string { return stateNames[s] }
-
-func (s state) proto() tasktypes.Status {
-	return [...]tasktypes.Status{
-		tasktypes.Status_UNKNOWN, tasktypes.Status_CREATED, tasktypes.Status_RUNNING, tasktypes.Status_STOPPED, tasktypes.Status_UNKNOWN,
-	}[s]
-}
-
-// transitions lists which states may follow which.
-var transitions = map[state][]state{
-	creating: {created, gone},
-	created:  {running, stopped},
-	running:  {stopped},
-	stopped:  {gone},
-}
-
-// task is one container of the daemon.
-//
-// Calls that change a task (create, start, delete) come one after the other: each
-// has the turn from its beginning to its end, however long that takes. Whoever only
-// asks, or sends a signal, does not wait for them: mu is held for moments, and
-// nothing outside this process is waited for under it.
+// task is one container of the daemon, with its processes: the init, whose turn and
+// whose state are the container's, and what execs add.
 type task struct {
-	id   string
-	turn chan struct{} // holds a token while somebody has the turn
-
-	exited chan struct{}      // closed once exit is set and recorded
-	abort  context.CancelFunc // ends the wait for the guest's code
+	id    string
+	init  *process
+	abort context.CancelFunc // ends the wait for the guest's code
+	looks chan struct{}      // holds a token for each thread that is in the container's file systems
 
 	*made // set when the create has succeeded, then constant
 
-	mu       sync.Mutex
-	log      *log.Entry     // its lines name the container and its pod; guarded by mu until made
-	state    state          // guarded by mu
-	starting chan struct{}  // closed when the start that is under way has ended; nil if none is; guarded by mu
-	started  time.Time      // guarded by mu
-	exit     container.Exit // guarded by mu; valid once exited is closed
+	mu    sync.Mutex
+	log   *log.Entry          // its lines name the container and its pod; guarded by mu until made
+	execs map[string]*process // by exec id; guarded by mu
+	over  bool                // the init has ended: nothing starts any more; guarded by mu
 }
 
-// made is what a create makes.
+// made is what a create makes, and what later processes of the container are made of.
 type made struct {
 	container *container.Container
 	bundle    string
-	rootfs    string // where the root file system was mounted by us; empty if it was not
-	pid       uint32
-	streams   *streams
-	status    *status.Status // what the runner says; nil for a native process
+	mounts    []mount.Mount // that make the root file system, as containerd has asked for them
+	mounted   bool          // they were mounted by us
+	root      string        // the root file system from outside
+	opts      options.Options
+	engine    map[string]string // the values of the engine's options
 }
+
+// maxLooks bounds how many threads a container's file systems can hold that do not
+// answer.
+const maxLooks = 16
 
 func newTask(id string, logger *log.Entry, abort context.CancelFunc) *task {
-	return &task{id: id, turn: make(chan struct{}, 1), exited: make(chan struct{}), abort: abort, log: logger.WithField("instance", id)}
-}
-
-// takeTurn waits for the turn. What it returns ends it.
-func (t *task) takeTurn(ctx context.Context) (end func(), _ error) {
-	select {
-	case t.turn <- struct{}{}:
-		return func() { <-t.turn }, nil
-	case <-ctx.Done():
-		return nil, fmt.Errorf("wait for another call on container %s: %w", t.id, ctx.Err())
+	return &task{
+		id: id, init: newProcess("container "+id, "", names{}), abort: abort, looks: make(chan struct{}, maxLooks),
+		log: logger.WithField("instance", id), execs: map[string]*process{},
 	}
 }
 
-// now is the task's state.
-func (t *task) now() state {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.state
-}
-
-// become changes the state. The caller has asked may, and has the turn, or is the
-// only one that tells of the exit.
-func (t *task) become(next state) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.state = next
-}
-
-// may says whether the task can go to next, and if not why.
-func (t *task) may(next state, verb string) error {
-	now := t.now()
-	if now == gone {
-		return notHere(t.id)
+// process returns the init, or what an exec has added.
+func (t *task) process(execID string) (*process, error) {
+	if execID == "" {
+		return t.init, nil
 	}
-	if slices.Contains(transitions[now], next) {
-		return nil
-	}
-	return fmt.Errorf("cannot %s container %s: it is %s: %w", verb, t.id, now, errdefs.ErrFailedPrecondition)
-}
-
-func notHere(id string) error {
-	return fmt.Errorf("container %s is not in this shim: %w", id, errdefs.ErrNotFound)
-}
-
-// ended is how the init has ended, and when; zero if it has not.
-func (t *task) ended() container.Exit {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.exit
+	if p := t.execs[execID]; p != nil {
+		return p, nil
+	}
+	return nil, fmt.Errorf("container %s has no process %s: %w", t.id, execID, errdefs.ErrNotFound)
+}
+
+// add enters a further process.
+func (t *task) add(p *process) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.over {
+		return t.notRunning()
+	}
+	if t.execs[p.execID] != nil {
+		return fmt.Errorf("container %s has a process %s already: %w", t.id, p.execID, errdefs.ErrAlreadyExists)
+	}
+	t.execs[p.execID] = p
+	return nil
+}
+
+func (t *task) remove(p *process) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.execs, p.execID)
+}
+
+// furtherProcesses are what execs have added.
+func (t *task) furtherProcesses() []*process {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	all := make([]*process, 0, len(t.execs))
+	for _, p := range t.execs {
+		all = append(all, p)
+	}
+	return all
+}
+
+// beginStart begins the start of a process, and says how it ends: nobody sees the
+// process's exit before that, nor the container's.
+func (t *task) beginStart(p *process) (end func(), _ error) {
+	starting := make(chan struct{})
+	set := func(now chan struct{}) {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.starting = now
+	}
+	end = func() { set(nil); close(starting) }
+	// In this order either this call sees that the container is over, or endExecs sees
+	// this call.
+	set(starting)
+	t.mu.Lock()
+	over := t.over
+	t.mu.Unlock()
+	if over {
+		end()
+		return nil, t.notRunning()
+	}
+	return end, nil
+}
+
+func (t *task) notRunning() error {
+	return fmt.Errorf("container %s has ended, nothing more is started in it: %w", t.id, errdefs.ErrFailedPrecondition)
+}
+
+// execsTimeout is how long the news of a container's end waits for that of its other
+// processes, which have been killed by then.
+const execsTimeout = 2 * time.Second
+
+// endExecs lets no process start any more, and waits until the exit of every one that
+// has started was told. One that does not end keeps nothing back for ever.
+func (t *task) endExecs() {
+	t.mu.Lock()
+	t.over = true
+	t.mu.Unlock()
+	timer := time.NewTimer(execsTimeout)
+	defer timer.Stop()
+	wait := func(done <-chan struct{}) bool {
+		select {
+		case <-done:
+			return true
+		case <-timer.C:
+			return false
+		}
+	}
+	for _, p := range t.furtherProcesses() {
+		p.mu.Lock()
+		starting := p.starting
+		p.mu.Unlock()
+		if starting != nil && !wait(starting) || p.now() == running && !wait(p.exited) {
+			t.log.Warnf("%s does not end; the end of its container is told without it", p.name)
+			return
+		}
+	}
 }

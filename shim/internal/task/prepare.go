@@ -1,0 +1,291 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package task
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/libwasmshim/libwasmshim/shim/internal/container"
+	"github.com/libwasmshim/libwasmshim/shim/internal/entrypoint"
+	"github.com/libwasmshim/libwasmshim/shim/internal/image"
+	"github.com/libwasmshim/libwasmshim/shim/internal/options"
+	"github.com/libwasmshim/libwasmshim/shim/internal/stage"
+	"github.com/libwasmshim/libwasmshim/shim/internal/status"
+	"github.com/libwasmshim/libwasmshim/shim/internal/steps"
+)
+
+// preparation makes of a process's spec what libcontainer starts: its streams, its
+// code, and the program and descriptors that it is executed with. Each step says how
+// it is undone.
+type preparation struct {
+	*Service
+	*made         // of the container; what is known of it so far
+	id     string // of the container
+	execID string // empty for the init
+	log    *log.Entry
+	names  names
+	spec   *specs.Spec    // of the container
+	run    *specs.Process // what is to be run: the spec's process, or an exec's
+	looks  chan struct{}  // the task's
+
+	undos  []func() error // of what was done, if the preparation fails
+	closes []func()       // of what is not needed any more, in any case
+
+	entry   entrypoint.Entry
+	noEntry error // why there is none
+	code    image.Request
+	guest   *image.Guest // nil for a native program, and for a file that is run as it is
+	streams *streams
+	status  *status.Status
+	process container.Process
+}
+
+// step is one of several that are taken in order.
+type step struct {
+	name string
+	do   func(context.Context) error
+}
+
+// parts are what the process has, once it is there.
+func (p *preparation) parts(c child) parts {
+	return parts{child: c, pid: uint32(c.Pid()), streams: p.streams, status: p.status, log: p.log}
+}
+
+// preparationSteps are those of every process.
+func (p *preparation) preparationSteps() []step {
+	return []step{
+		{"streams", p.openStreams},
+		{"lookup", p.lookUp},
+		{"guest", p.findGuest},
+		{"stage", p.prepareProcess},
+	}
+}
+
+// take takes all the steps, of which wanted says after each whether there is still a
+// reason to. After an error, or a panic, nothing is left of them.
+func (p *preparation) take(ctx context.Context, what string, wanted func(context.Context) error, all []step) (retErr error) {
+	done := false
+	defer func() {
+		if !done {
+			retErr = errors.Join(retErr, p.undo())
+		}
+	}()
+	defer p.close()
+	took := steps.New()
+	for _, step := range all {
+		if err := step.do(ctx); err != nil {
+			return err
+		}
+		if err := wanted(ctx); err != nil {
+			return err
+		}
+		took.Done(step.name)
+	}
+	took.Log(p.log, what)
+	done = true
+	return nil
+}
+
+// undo undoes what was done, the last first.
+func (p *preparation) undo() error {
+	var errs []error
+	for _, undo := range slices.Backward(p.undos) {
+		errs = append(errs, undo())
+	}
+	return errors.Join(errs...)
+}
+
+func (p *preparation) close() {
+	for _, close := range slices.Backward(p.closes) {
+		close()
+	}
+}
+
+func (p *preparation) openStreams(context.Context) (err error) {
+	if p.streams, err = openStreams(p.names, p.id, p.Namespace, p.log); err != nil {
+		return err
+	}
+	p.undos = append(p.undos, func() error { p.streams.close(); return nil })
+	if err := p.streams.chown(p.opts.IoUID, p.opts.IoGID); err != nil {
+		return fmt.Errorf("runtime options IoUid, IoGid: %w", err)
+	}
+	return nil
+}
+
+// lookUp looks in the container's file system for the program, and for what belongs
+// into its environment.
+func (p *preparation) lookUp(ctx context.Context) error {
+	var f found
+	if p.execID == "" {
+		f = p.look(p.spec, p.root)
+	} else {
+		var err error
+		if f, err = p.lookInside(ctx); err != nil {
+			return err
+		}
+	}
+	p.entry, p.noEntry, p.run.Env = f.entry, f.err, f.env
+	if f.entry.File != nil {
+		p.closes = append(p.closes, func() { f.entry.File.Close() })
+	}
+	return nil
+}
+
+// found is what a container's file systems say of a process.
+type found struct {
+	entry entrypoint.Entry
+	err   error // why there is no entry
+	env   []string
+}
+
+func (p *preparation) look(spec *specs.Spec, root string) (f found) {
+	f.entry, f.err = entrypoint.Resolve(spec, p.bundle, root, p.Engine.Name, p.Engine.Kinds)
+	kind := f.entry.Kind
+	if errors.Is(f.err, entrypoint.ErrUnknown) {
+		kind = entrypoint.Native
+	}
+	f.env = entrypoint.Environment(spec, p.bundle, root, kind)
+	return f
+}
+
+// lookTimeout is how long the file systems of a living container may take to answer:
+// they may be its own, and never do.
+const lookTimeout = 10 * time.Second
+
+// lookInside looks at what the container's processes see now: whatever is mounted, and
+// whatever hooks did. A thread that gets no answer stays until it has one, or until
+// the container ends.
+func (p *preparation) lookInside(ctx context.Context) (found, error) {
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	silent := fmt.Errorf("the container's file systems do not answer: %w", errdefs.ErrUnavailable)
+	select {
+	case p.looks <- struct{}{}:
+	case <-ctx.Done():
+		return found{}, silent
+	}
+	spec := *p.spec
+	spec.Process, spec.Mounts, spec.Hooks = p.run, nil, nil
+	answer := make(chan found)
+	go func() {
+		defer func() { <-p.looks }()
+		f := found{}
+		root, err := p.container.OpenRoot()
+		if err == nil {
+			f = p.look(&spec, fmt.Sprintf("/proc/self/fd/%d", root.Fd()))
+			root.Close()
+		} else {
+			f.err = err
+		}
+		select {
+		case answer <- f:
+		case <-ctx.Done():
+			if f.entry.File != nil {
+				f.entry.File.Close()
+			}
+		}
+	}()
+	select {
+	case f := <-answer:
+		return f, nil
+	case <-ctx.Done():
+		return found{}, silent
+	}
+}
+
+// prepareProcess says what is executed: the program, or for a guest the sealed binary,
+// which finds all that it needs in its context.
+func (p *preparation) prepareProcess(context.Context) error {
+	p.process = container.Process{Args: p.run.Args, Env: p.run.Env, Spec: p.run}
+	p.process.Stdin, p.process.Stdout, p.process.Stderr = p.streams.processEnds()
+	if p.entry.Kind == entrypoint.Native {
+		return nil
+	}
+	exe, err := p.exe.get(p.bundle)
+	if err != nil {
+		return err
+	}
+	context, layers := p.context()
+	f, err := context.File()
+	if err != nil {
+		return fmt.Errorf("write the runner's context: %w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	p.closes = append(p.closes, func() { f.Close() })
+	says, err := status.New(p.log)
+	if err != nil {
+		return err
+	}
+	p.status = says
+	p.closes = append(p.closes, says.HandedOver)
+	p.undos = append(p.undos, func() error { says.Close(); return nil })
+	if guest, code, service := p.guest, p.code, p.Service; guest != nil {
+		says.Refused = func(index int) { service.code.Refuse(code, guest, index) }
+	}
+	p.process.Args = append([]string{stage.Exe}, commandLine(p.run.Args)...)
+	// Without a HOME, libcontainer would read the container's /etc/passwd.
+	p.process.Env = []string{stage.RoleEnv, "HOME=/"}
+	p.process.ExtraFiles = append([]*os.File{exe, f, says.Peer}, layers...)
+	return nil
+}
+
+// context is what the runner is told, and the files of its layers.
+func (p *preparation) context() (*stage.Context, []*os.File) {
+	c := &stage.Context{
+		ID: p.id, Pod: p.spec.Annotations[podAnnotation], Namespace: p.Namespace,
+		Args: p.run.Args, Env: p.run.Env, Cwd: p.run.Cwd,
+		Path: p.entry.Path, Func: p.entry.Func, Name: p.entry.Name, Kind: uint32(p.entry.Kind),
+		Options: options.List(p.engine), LogLevel: p.code.LogLevel,
+	}
+	if value, ok := p.engine[options.Preopens.Key]; ok {
+		c.Preopens, _ = options.ParsePreopens(value) // checked when it was read
+		c.NoPreopens = len(c.Preopens) == 0
+	}
+	c.Memory, c.CPU = limits(p.spec)
+	p.spec, c.Hidden, c.MustHide = guestProc(p.spec, p.opts.GuestProc)
+	var files []*os.File
+	if p.guest != nil {
+		c.Layers, files = p.guest.Stage()
+	}
+	return c, files
+}
+
+// limits are what a container may have of memory, in bytes, and of CPU time, in
+// thousandths of a CPU; 0 for no limit.
+func limits(spec *specs.Spec) (memory, cpu uint64) {
+	if spec.Linux == nil || spec.Linux.Resources == nil {
+		return 0, 0
+	}
+	if m := spec.Linux.Resources.Memory; m != nil && m.Limit != nil && *m.Limit > 0 {
+		memory = uint64(*m.Limit)
+	}
+	if c := spec.Linux.Resources.CPU; c != nil && c.Quota != nil && *c.Quota > 0 && c.Period != nil && *c.Period > 0 {
+		cpu = uint64(*c.Quota) * 1000 / *c.Period
+	}
+	return memory, cpu
+}
+
+// maxCommandLine is how much of a guest's arguments is shown by ps, in bytes.
+const maxCommandLine = 32 << 10
+
+// commandLine cuts a guest's arguments to what the kernel takes in any case. The
+// guest itself gets them from the context, where they have no limit of the
+// kernel's.
+func commandLine(args []string) []string {
+	room := maxCommandLine
+	for i, a := range args {
+		if len(a) >= room {
+			return append(slices.Clone(args[:i]), a[:room])
+		}
+		room -= len(a) + 1
+	}
+	return args
+}

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package harness
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"path/filepath"
+
+	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/pkg/cio"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/stretchr/testify/require"
+)
+
+// ExecConfig says what to run in a container beside its init.
+type ExecConfig struct {
+	ID       string // "" means a fresh one
+	Args     []string
+	Change   func(*specs.Process) // of what is the container's own; nil means nothing
+	Stdin    io.Reader            // nil means no stdin
+	Terminal bool
+	NoIO     bool
+}
+
+// Exec is a further process of a container.
+type Exec struct {
+	client.Process
+	Stdout, Stderr *Buffer
+	exit           <-chan client.ExitStatus
+}
+
+// AddExec adds a process to a container, which is not started yet.
+func (d *Daemon) AddExec(ctx context.Context, c *Container, e ExecConfig) (*Exec, error) {
+	ctx = d.In(ctx)
+	if e.ID == "" {
+		e.ID = FreshID("e")
+	}
+	spec, err := c.Spec(ctx)
+	if err != nil {
+		return nil, err
+	}
+	p := *spec.Process
+	p.Args, p.Terminal = e.Args, e.Terminal
+	if e.Change != nil {
+		e.Change(&p)
+	}
+	added := &Exec{Stdout: &Buffer{}, Stderr: &Buffer{}}
+	creator := cio.Creator(cio.NullIO)
+	stdin := &endingReader{Reader: e.Stdin, ended: make(chan struct{})}
+	if !e.NoIO {
+		var in io.Reader
+		if e.Stdin != nil {
+			in = stdin
+		}
+		opts := []cio.Opt{cio.WithStreams(in, added.Stdout, added.Stderr), cio.WithFIFODir(filepath.Join(d.Dir, "fifo"))}
+		if e.Terminal {
+			opts = append(opts, cio.WithTerminal)
+		}
+		creator = cio.NewCreator(opts...)
+	}
+	if added.Process, err = c.Task.Exec(ctx, e.ID, &p, creator); err != nil {
+		return nil, err
+	}
+	if e.Stdin != nil {
+		go func() {
+			select {
+			case <-stdin.ended:
+				_ = added.CloseIO(ctx, client.WithStdinCloser)
+			case <-ctx.Done():
+			}
+		}()
+	}
+	added.exit, err = added.Wait(ctx)
+	return added, err
+}
+
+// Finish waits until the process has exited and removes it.
+func (e *Exec) Finish(ctx context.Context) (Result, error) {
+	select {
+	case status := <-e.exit:
+		if status.Error() != nil {
+			return Result{}, status.Error()
+		}
+	case <-ctx.Done():
+		return Result{}, fmt.Errorf("wait for exec %s: %w", e.ID(), ctx.Err())
+	}
+	status, err := e.Delete(ctx)
+	if err != nil {
+		return Result{}, fmt.Errorf("delete exec %s: %w", e.ID(), err)
+	}
+	if e.IO() != nil {
+		e.IO().Wait()
+	}
+	return Result{Code: status.ExitCode(), At: status.ExitTime(), Stdout: e.Stdout.String(), Stderr: e.Stderr.String()}, nil
+}
+
+// AddExec adds a process to a container, which is not started yet.
+func (t *T) AddExec(c *Container, e ExecConfig) *Exec {
+	t.Helper()
+	added, err := t.Daemon.AddExec(t.Ctx, c, e)
+	require.NoError(t, err)
+	return added
+}
+
+// Exec starts a further process in a container.
+func (t *T) Exec(c *Container, e ExecConfig) *Exec {
+	t.Helper()
+	added := t.AddExec(c, e)
+	require.NoError(t, added.Start(t.Ctx))
+	return added
+}
+
+// ExecOnce runs a further process to its end.
+func (t *T) ExecOnce(c *Container, e ExecConfig) Result {
+	t.Helper()
+	result, err := t.Exec(c, e).Finish(t.Ctx)
+	require.NoError(t, err)
+	return result
+}
