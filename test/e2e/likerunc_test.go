@@ -437,7 +437,7 @@ var ours = map[string]struct {
 	"create: rootfs that cannot be mounted":     {codes.Unknown, "mount root file system"},
 	"create: stdout that does not exist":        {codes.NotFound, "/no/such/fifo"},
 	"create: stdout of an unknown scheme":       {codes.InvalidArgument, "nope://"},
-	"create: terminal without a stdout":         {codes.InvalidArgument, "a terminal was asked for"},
+	"create: terminal without a stdout":         {codes.InvalidArgument, "both must say the same"},
 
 	"shim start: no config.json":         {codes.Unknown, "config.json: no such file"}, // an exit code: there are no others
 	"shim start: config.json is empty":   {codes.Unknown, "config.json: unexpected end of JSON"},

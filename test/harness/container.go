@@ -35,8 +35,9 @@ type Config struct {
 	OwnSpec []string
 	// Pod is the id of the pod's sandbox container, which may be this one. Containers of a pod share a shim.
 	Pod   string
-	Stdin io.Reader // nil means no stdin
-	NoIO  bool      // no FIFOs at all
+	Stdin    io.Reader // nil means no stdin
+	NoIO     bool      // no FIFOs at all
+	Terminal bool
 	// RuntimeOptions are those of the runtime, a message that containerd knows; nil means none.
 	RuntimeOptions any
 	// NewTask options.
@@ -127,6 +128,9 @@ func (d *Daemon) NewContainer(ctx context.Context, c Config) (client.Container, 
 		}
 		opts = append(opts, oci.WithAnnotations(map[string]string{podAnnotation: c.Pod, typeAnnotation: kind}))
 	}
+	if c.Terminal {
+		opts = append(opts, oci.WithTTY)
+	}
 	if c.Snapshotter == "" {
 		c.Snapshotter = Snapshotter
 	}
@@ -189,7 +193,11 @@ func (d *Daemon) createTask(ctx context.Context, created *Container, c Config) (
 		c.Stdin = stdin
 	}
 	if !c.NoIO {
-		creator = cio.NewCreator(cio.WithStreams(c.Stdin, created.Stdout, created.Stderr), cio.WithFIFODir(filepath.Join(d.Dir, "fifo")))
+		opts := []cio.Opt{cio.WithStreams(c.Stdin, created.Stdout, created.Stderr), cio.WithFIFODir(filepath.Join(d.Dir, "fifo"))}
+		if c.Terminal {
+			opts = append(opts, cio.WithTerminal)
+		}
+		creator = cio.NewCreator(opts...)
 	}
 	task, err := created.NewTask(ctx, creator, c.TaskOpts...)
 	if err != nil {

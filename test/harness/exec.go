@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"time"
 
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/pkg/cio"
@@ -28,6 +29,7 @@ type ExecConfig struct {
 type Exec struct {
 	client.Process
 	Stdout, Stderr *Buffer
+	d              *Daemon
 	exit           <-chan client.ExitStatus
 }
 
@@ -46,7 +48,7 @@ func (d *Daemon) AddExec(ctx context.Context, c *Container, e ExecConfig) (*Exec
 	if e.Change != nil {
 		e.Change(&p)
 	}
-	added := &Exec{Stdout: &Buffer{}, Stderr: &Buffer{}}
+	added := &Exec{Stdout: &Buffer{}, Stderr: &Buffer{}, d: d}
 	creator := cio.Creator(cio.NullIO)
 	stdin := &endingReader{Reader: e.Stdin, ended: make(chan struct{})}
 	if !e.NoIO {
@@ -96,12 +98,25 @@ func (e *Exec) Finish(ctx context.Context) (Result, error) {
 	return Result{Code: status.ExitCode(), At: status.ExitTime(), Stdout: e.Stdout.String(), Stderr: e.Stderr.String()}, nil
 }
 
-// AddExec adds a process to a container, which is not started yet.
+// AddExec adds a process to a container, which is not started yet. The end of the test
+// removes it.
 func (t *T) AddExec(c *Container, e ExecConfig) *Exec {
 	t.Helper()
 	added, err := t.Daemon.AddExec(t.Ctx, c, e)
 	require.NoError(t, err)
+	t.Cleanup(added.remove)
 	return added
+}
+
+// remove ends a process in whatever state it is, and removes what the client has of it.
+func (e *Exec) remove() {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	_, _ = e.Delete(e.d.In(ctx), client.WithProcessKill) // or it was deleted
+	if e.IO() != nil {
+		e.IO().Cancel()
+		e.IO().Close()
+	}
 }
 
 // Exec starts a further process in a container.

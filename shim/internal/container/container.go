@@ -25,6 +25,7 @@ import (
 	// Device rules of cgroups are compiled in only by this import.
 	_ "github.com/opencontainers/cgroups/devices"
 	"github.com/opencontainers/runc/libcontainer"
+
 	// The C constructor that turns this binary into `init` before Go starts.
 	_ "github.com/opencontainers/runc/libcontainer/nsenter"
 	"github.com/opencontainers/runtime-spec/specs-go"

@@ -44,7 +44,7 @@ func (c *Container) Exec(p Process) (*Exec, error) {
 		if c.init.dying() {
 			return nil, fmt.Errorf("%w (%w)", c.notRunning(), err)
 		}
-		return nil, fmt.Errorf("exec in container %s: %w", c.id, err)
+		return nil, err
 	}
 	e := &Exec{child}
 	c.mu.Lock()
@@ -92,5 +92,5 @@ func (c *Container) startExec(lp *libcontainer.Process, terminal bool) (*process
 }
 
 func (c *Container) notRunning() error {
-	return fmt.Errorf("exec in container %s: it is not running: %w", c.id, errdefs.ErrFailedPrecondition)
+	return fmt.Errorf("container %s is not running: %w", c.id, errdefs.ErrFailedPrecondition)
 }
