@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -24,6 +25,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/libwasmshim/libwasmshim/test/harness"
 	"github.com/libwasmshim/libwasmshim/test/smoke"
@@ -415,4 +417,44 @@ func usage(t *harness.T) map[string]int {
 		used["children"] += len(strings.Fields(string(text)))
 	}
 	return used
+}
+
+// A container's file system that never answers holds up nobody but who looks into it,
+// and those not for ever.
+func TestExecSilentFileSystem(t *testing.T) {
+	tt := harness.New(t, smoke.Ours)
+	silent := filepath.Join(t.TempDir(), "silent")
+	require.NoError(t, os.Mkdir(silent, 0o755))
+	fuse, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.EPERM) {
+		t.Skip("no FUSE on this machine, whose file systems can be silent")
+	}
+	require.NoError(t, err)
+	mount := func() error {
+		return unix.Mount("silent", silent, "fuse", 0, fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0,allow_other", fuse.Fd()))
+	}
+	require.NoError(t, mount())
+	t.Cleanup(func() { require.NoError(t, unix.Unmount(silent, unix.MNT_DETACH)) })
+	defer fuse.Close() // whoever waits gets an error then
+	parent := specs.Mount{Destination: "/volume", Type: "bind", Source: filepath.Dir(silent), Options: []string{"rbind"}}
+	c := sleeping(tt, sleepers["guest"], oci.WithMounts([]specs.Mount{parent}))
+
+	var all sync.WaitGroup
+	for _, args := range [][]string{{"/volume/silent/a.wasm"}, {"/volume/silent/a/b"}, {"/volume/silent/../silent/x"}} {
+		e := tt.AddExec(c, harness.ExecConfig{Args: args})
+		all.Go(func() {
+			err := e.Start(tt.Ctx)
+			require.True(t, errdefs.IsUnavailable(err), "%v", err)
+			require.ErrorContains(t, err, "do not answer")
+		})
+	}
+	for range 10 {
+		require.Equal(t, "hello\n", tt.ExecOnce(c, harness.ExecConfig{Args: []string{"/hello.wasm"}}).Stdout)
+		requireStatus(tt, c, client.Running)
+	}
+	all.Wait()
+	require.NoError(t, fuse.Close())
+	require.NoError(t, c.Task.Kill(tt.Ctx, syscall.SIGKILL))
+	_, err = tt.Finish(c)
+	require.NoError(t, err)
 }

@@ -117,7 +117,7 @@ func TestTerminalShell(t *testing.T) {
 		u.types("sleep 1000\n")
 		time.Sleep(100 * time.Millisecond)
 		u.types("\x1a")
-		u.types("jobs; kill -9 %1; wait; echo stop''ped\n")
+		u.types("jobs; kill -9 %1; sleep 0.1; jobs; echo stop''ped\n")
 		u.sees("stopped")
 		u.types("exit 7\n")
 		u.ends(7)

@@ -159,7 +159,7 @@ func (p *preparation) look(spec *specs.Spec, root string) (f found) {
 
 // lookTimeout is how long the file systems of a living container may take to answer:
 // they may be its own, and never do.
-const lookTimeout = 10 * time.Second
+const lookTimeout = 5 * time.Second
 
 // lookInside looks at what the container's processes see now: whatever is mounted, and
 // whatever hooks did. A thread that gets no answer stays until it has one, or until
