@@ -3,7 +3,7 @@
 // Bench measures our shim against runc's on one private containerd: latencies,
 // throughput, memory, and which programs run when.
 //
-//	go run ./bench [-n 30] [-only latency,rate,memory,steps,inside,images,together,pods,client]
+//	go run ./bench [-n 30] [-only latency,rate,exec,throughput,memory,steps,inside,images,together,pods,client]
 package main
 
 import (
@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"syscall"
@@ -58,7 +59,7 @@ type bench struct {
 
 func main() {
 	n := flag.Int("n", 30, "measured lives of each subject")
-	only := flag.String("only", "latency,rate,memory,steps,inside,images,together,pods,client", "what to measure")
+	only := flag.String("only", "latency,rate,exec,throughput,memory,steps,inside,images,together,pods,client", "what to measure")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	err := run(ctx, *n, strings.Split(*only, ","))
@@ -81,13 +82,22 @@ func run(ctx context.Context, n int, only []string) (retErr error) {
 	}()
 	files := map[string]harness.File{}
 	b := &bench{Daemon: d, ctx: d.In(ctx), n: n, files: files}
-	for _, name := range []string{"hello.wasm", "sleep.wasm", "go.wasm", "native"} {
+	for _, name := range []string{"hello.wasm", "sleep.wasm", "cat.wasm", "go.wasm", "native"} {
 		data, err := guests.Read(name)
 		if err != nil {
 			return err
 		}
 		files[name] = harness.File{Data: data}
 	}
+	cache, err := harness.CacheDir()
+	if err != nil {
+		return err
+	}
+	busybox, err := os.ReadFile(filepath.Join(cache, "busybox-static/bin/busybox"))
+	if err != nil {
+		return err
+	}
+	files["busybox"] = harness.File{Data: busybox}
 	if b.image, err = d.Image(ctx, "bench", files, ocispec.ImageConfig{}); err != nil {
 		return err
 	}
@@ -103,7 +113,12 @@ func run(ctx context.Context, n int, only []string) (retErr error) {
 		{name: "native, our shim", runtime: ours, args: []string{"/native", "sleep"}},
 		{name: "native, runc's shim", runtime: runc, args: []string{"/native", "sleep"}},
 	}
-	hellos, sleepers = b.present(hellos), b.present(sleepers)
+	cats := []subject{
+		{name: "wasm, our shim", runtime: ours, args: []string{"/cat.wasm"}},
+		{name: "native, our shim", runtime: ours, args: []string{"/busybox", "cat"}},
+		{name: "native, runc's shim", runtime: runc, args: []string{"/busybox", "cat"}},
+	}
+	hellos, sleepers, cats = b.present(hellos), b.present(sleepers), b.present(cats)
 
 	var kernel syscall.Utsname
 	_ = syscall.Uname(&kernel)
@@ -114,6 +129,10 @@ func run(ctx context.Context, n int, only []string) (retErr error) {
 			err = b.latency(hellos)
 		case "rate":
 			err = b.rate(hellos)
+		case "exec":
+			err = b.execs(sleepers, hellos)
+		case "throughput":
+			err = b.throughput(cats)
 		case "memory":
 			err = b.memory(sleepers)
 		case "steps":

@@ -34,10 +34,11 @@ type Config struct {
 	// container without a snapshot of it.
 	OwnSpec []string
 	// Pod is the id of the pod's sandbox container, which may be this one. Containers of a pod share a shim.
-	Pod   string
+	Pod      string
 	Stdin    io.Reader // nil means no stdin
 	NoIO     bool      // no FIFOs at all
 	Terminal bool
+	Stdout   io.Writer // nil means the container's buffer
 	// RuntimeOptions are those of the runtime, a message that containerd knows; nil means none.
 	RuntimeOptions any
 	// NewTask options.
@@ -189,11 +190,14 @@ func (d *Daemon) createTask(ctx context.Context, created *Container, c Config) (
 	created.Stdout, created.Stderr = &Buffer{}, &Buffer{}
 	creator := cio.Creator(cio.NullIO)
 	stdin := &endingReader{Reader: c.Stdin, ended: make(chan struct{})}
+	if c.Stdout == nil {
+		c.Stdout = created.Stdout
+	}
 	if c.Stdin != nil {
 		c.Stdin = stdin
 	}
 	if !c.NoIO {
-		opts := []cio.Opt{cio.WithStreams(c.Stdin, created.Stdout, created.Stderr), cio.WithFIFODir(filepath.Join(d.Dir, "fifo"))}
+		opts := []cio.Opt{cio.WithStreams(c.Stdin, c.Stdout, created.Stderr), cio.WithFIFODir(filepath.Join(d.Dir, "fifo"))}
 		if c.Terminal {
 			opts = append(opts, cio.WithTerminal)
 		}

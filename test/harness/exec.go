@@ -78,15 +78,20 @@ func (d *Daemon) AddExec(ctx context.Context, c *Container, e ExecConfig) (*Exec
 	return added, err
 }
 
-// Finish waits until the process has exited and removes it.
-func (e *Exec) Finish(ctx context.Context) (Result, error) {
+// Exited waits until the process has exited.
+func (e *Exec) Exited(ctx context.Context) error {
 	select {
 	case status := <-e.exit:
-		if status.Error() != nil {
-			return Result{}, status.Error()
-		}
+		return status.Error()
 	case <-ctx.Done():
-		return Result{}, fmt.Errorf("wait for exec %s: %w", e.ID(), ctx.Err())
+		return fmt.Errorf("wait for exec %s: %w", e.ID(), ctx.Err())
+	}
+}
+
+// Finish waits until the process has exited and removes it.
+func (e *Exec) Finish(ctx context.Context) (Result, error) {
+	if err := e.Exited(ctx); err != nil {
+		return Result{}, err
 	}
 	status, err := e.Delete(ctx)
 	if err != nil {
