@@ -44,6 +44,9 @@ const (
 	tagMemory
 	tagCPU
 	tagPreopen
+	_
+	_
+	tagExecID
 )
 
 func u32(v uint32) string { return string(binary.LittleEndian.AppendUint32(nil, v)) }
@@ -155,7 +158,7 @@ func ready(t *testing.T, args ...string) *runner {
 func TestContextReachesTheEngine(t *testing.T) {
 	args := []string{"/app/hello.wasm", "print", "", "two words"}
 	r := startRunner(t, guest(args,
-		record{tagPod, "p1"}, record{tagEnv, "A=1"}, record{tagEnv, "EMPTY="}, record{tagEntryFunc, "go"},
+		record{tagPod, "p1"}, record{tagExecID, "e1"}, record{tagEnv, "A=1"}, record{tagEnv, "EMPTY="}, record{tagEntryFunc, "go"},
 		record{tagCwd, "/work"}, record{tagOption, "speed=1"}, record{tagOption, "speed=2=x"},
 		record{tagMemory, u64(1 << 33)}, record{tagCPU, u64(1500)},
 		record{tagPreopen, "/data\x00/d"}, record{tagPreopen, "/\x00."},
@@ -164,7 +167,7 @@ func TestContextReachesTheEngine(t *testing.T) {
 	require.Equal(t, 0, code, r.stderr.String())
 	require.Empty(t, status)
 	require.Empty(t, r.stderr.String())
-	require.Equal(t, `id=c1 pod=p1 ns=default
+	require.Equal(t, `id=c1 pod=p1 ns=default exec=e1
 arg=/app/hello.wasm
 arg=print
 arg=
@@ -187,7 +190,7 @@ func TestContextDefaults(t *testing.T) {
 	r := startRunner(t, encode(record{tagID, "c1"}, record{tagEntryPath, "/a"}, record{tagKind, u32(2)}), nil)
 	code, _ := r.end(t)
 	require.Equal(t, 0, code, r.stderr.String())
-	require.Equal(t, `id=c1 pod=c1 ns=
+	require.Equal(t, `id=c1 pod=c1 ns= exec=
 end of args: 1
 cwd=/ path=/a func=_start name= arg0= file=/a
 kind=2 memory=0 cpu=0

@@ -61,7 +61,7 @@ func sample() string {
 		record(9, "/work"), record(10, "opt-level=2"), record(11, "debug"), record(12, "\x02\x00\x00\x00"),
 		record(14, "\x00\x00\x00\x80\x00\x00\x00\x00"), record(15, "\xdc\x05\x00\x00\x00\x00\x00\x00"),
 		record(16, "/\x00/"), record(16, "/data\x00/d"),
-		record(17, "/proc"), record(18, "\x01\x00\x00\x00"),
+		record(17, "/proc"), record(18, "\x01\x00\x00\x00"), record(19, "e1"),
 		record(13, "\x06\x00\x00\x00\x07\x00\x00\x00application/wasm\x00sha256:0a"), record(13, "\x08\x00\x00\x00\x00\x00\x00\x00\x00"),
 	)
 }
@@ -81,6 +81,7 @@ func TestStageDecode(t *testing.T) {
 	require.Equal(t, `id=c1
 pod=p1
 ns=k8s.io
+exec=e1
 arg=/hello.wasm
 arg=
 arg=-x
@@ -116,7 +117,7 @@ layer=8,0,,
 		"overrun":          {whole([]byte("\x01\x00\x00\x00\xf0\x00\x00\x00abc\x00")), "record overruns"},
 		"huge":             {whole([]byte("\x01\x00\x00\x00\xff\xff\xff\xffabc\x00")), "record overruns"},
 		"no terminator":    {whole([]byte("\x01\x00\x00\x00\x03\x00\x00\x00abcd")), "record overruns"},
-		"unknown tag":      {whole(record(19, "x")), "unknown tag"},
+		"unknown tag":      {whole(record(20, "x")), "unknown tag"},
 		"tag 0":            {whole(record(0, "x")), "unknown tag"},
 		"NUL in a string":  {whole(record(4, "a\x00b")), "NUL within a string"},
 		"kind too long":    {whole(record(12, "12345")), "kind of the wrong length"},

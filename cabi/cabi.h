@@ -33,7 +33,7 @@ int wasmshim_option_read(const wasm_shim_option *src, wasm_shim_option *dst, cha
 const char *wasmshim_layer_type(const wasm_shim_engine *engine, size_t index);
 const wasm_shim_option *wasmshim_option_at(const wasm_shim_engine *engine, size_t index);
 
-// Plays the container's first process; returns its exit code.
+// Plays a process of the container; returns its exit code.
 int wasmshim_runner(int argc, char **argv, const wasm_shim_engine *engine);
 
 // Plays the compiler: has the engine make artifacts of the layers in the

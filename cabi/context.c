@@ -98,6 +98,10 @@ const char *wasm_shim_namespace(const wasm_shim_context *ctx) {
     return ctx->stage.ns;
 }
 
+const char *wasm_shim_exec_id(const wasm_shim_context *ctx) {
+    return ctx->stage.exec_id;
+}
+
 static size_t give(const struct wasmshim_list *l, const char *const **list) {
     if (list != NULL)
         *list = l->items;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// The container's first process: no Go, no thread, nothing but the engine.
+// A process of the container: no Go, no thread, nothing but the engine.
 
 #include "cabi.h"
 

@@ -26,6 +26,7 @@ enum {
     TAG_PREOPEN,
     TAG_HIDDEN,
     TAG_FLAGS,
+    TAG_EXEC_ID,
 };
 
 static const char magic[8] = {'w', 'a', 's', 'm', 's', 'h', 'i', 'm'};
@@ -115,6 +116,7 @@ static const char *check(const struct record *r) {
     case TAG_OPTION:
     case TAG_LOG_LEVEL:
     case TAG_HIDDEN:
+    case TAG_EXEC_ID:
         return is_string(r) ? NULL : "NUL within a string";
     default:
         return "unknown tag";
@@ -136,6 +138,9 @@ static void store(const struct record *r, struct wasmshim_stage *out) {
         break;
     case TAG_NAMESPACE:
         out->ns = s;
+        break;
+    case TAG_EXEC_ID:
+        out->exec_id = s;
         break;
     case TAG_ARG:
         push(&out->args, s);
@@ -196,6 +201,7 @@ const char *wasmshim_stage_decode(const uint8_t *bytes, size_t size, struct wasm
         .id = "",
         .pod = "",
         .ns = "",
+        .exec_id = "",
         .entry_path = "",
         .entry_func = "",
         .entry_name = "",

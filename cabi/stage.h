@@ -62,6 +62,7 @@ struct wasmshim_stage {
     const char *id;
     const char *pod;
     const char *ns;
+    const char *exec_id; // empty for the container's first process
     const char *entry_path;
     const char *entry_func;
     const char *entry_name;

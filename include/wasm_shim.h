@@ -9,7 +9,8 @@
  * One binary plays several processes. The callbacks run in two of them, and
  * neither holds a Go runtime:
  *
- *   runner    the container's first process: run_wasi, stop, can_handle
+ *   runner    a process of the container, its first or an exec's: run_wasi,
+ *             stop, can_handle
  *   compiler  a process without rights beside the container: compile
  *   daemon    answers containerd: calls nothing, reads the descriptor's data
  *
@@ -40,7 +41,7 @@ extern "C" {
 
 /* The version of this header. Majors do not mix; a newer minor only adds. */
 #define WASM_SHIM_ABI_MAJOR 1
-#define WASM_SHIM_ABI_MINOR 0
+#define WASM_SHIM_ABI_MINOR 1
 #define WASM_SHIM_ABI_VERSION ((WASM_SHIM_ABI_MAJOR << 16) | WASM_SHIM_ABI_MINOR)
 
 /* What a callback returns. SINCE: 1.0 */
@@ -260,6 +261,13 @@ void wasm_shim_log(wasm_shim_context *ctx, int32_t level, const char *message, c
 const char *wasm_shim_container_id(const wasm_shim_context *ctx);
 const char *wasm_shim_pod_id(const wasm_shim_context *ctx);
 const char *wasm_shim_namespace(const wasm_shim_context *ctx);
+
+/*
+ * The id of the exec that this process is for, with which the container has
+ * one process more. Returns "" in the container's first process and in the
+ * compiler; never NULL. SINCE: 1.1
+ */
+const char *wasm_shim_exec_id(const wasm_shim_context *ctx);
 
 /*
  * The guest's arguments, the first being its own name, and its environment as

@@ -102,6 +102,7 @@ type RuntimeContext struct {
 	ContainerID string
 	PodID       string // the container's own where there is no pod
 	Namespace   string // containerd's
+	ExecID      string // of the exec that this process is for; empty in the container's first process
 
 	Args []string // the first is the guest's own name
 	Env  []string // "KEY=value"; the guest's alone: the runner's own is empty

@@ -42,7 +42,7 @@ type guest struct {
 	tell      bool         // the daemon listens
 }
 
-// runner plays the container's first process, as cabi/runner.c does for an
+// runner plays a process of the container, as cabi/runner.c does for an
 // engine in C, and returns its exit code.
 func runner(e Engine) int {
 	g := &guest{engine: e, name: e.Describe().Name}
@@ -120,7 +120,7 @@ func readable(c *stage.Context) []int {
 
 func (g *guest) context(c *stage.Context) *RuntimeContext {
 	rc := &RuntimeContext{
-		ContainerID: c.ID, PodID: cmp.Or(c.Pod, c.ID), Namespace: c.Namespace,
+		ContainerID: c.ID, PodID: cmp.Or(c.Pod, c.ID), Namespace: c.Namespace, ExecID: c.ExecID,
 		Args: c.Args, Env: c.Env, Cwd: cmp.Or(c.Cwd, "/"),
 		Entrypoint: Entrypoint{Func: cmp.Or(c.Func, "_start"), Name: c.Name},
 		Source:     Source{File: c.Path}, Layers: layers(c), Kind: Kind(c.Kind), Options: map[string]string{},

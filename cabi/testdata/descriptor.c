@@ -88,9 +88,9 @@ static void sizes(void) {
 static void versions(void) {
     wasm_shim_engine e = good();
     e.abi_major = WASM_SHIM_ABI_MAJOR + 1;
-    expect("newer major", &e, "built for version 2.0 of wasm_shim.h, this library is 1.0");
+    expect("newer major", &e, "built for version 2.1 of wasm_shim.h, this library is 1.1");
     e.abi_major = 0;
-    expect("no major", &e, "built for version 0.0");
+    expect("no major", &e, "built for version 0.1");
     e = good();
     e.abi_minor = 99;
     expect("newer minor", &e, NULL);

@@ -19,7 +19,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (wasmshim_stage_decode(data, size, &s) != NULL)
         return 0;
     volatile size_t n = walk(&s.args) + walk(&s.env) + walk(&s.options) + walk(&s.hidden) + strlen(s.id) +
-                        strlen(s.pod) + strlen(s.ns) + strlen(s.entry_path) + strlen(s.entry_func) +
+                        strlen(s.pod) + strlen(s.ns) + strlen(s.exec_id) + strlen(s.entry_path) + strlen(s.entry_func) +
                         strlen(s.entry_name) + strlen(s.cwd) + strlen(s.log_level);
     for (size_t i = 0; i < s.preopen_count; i++)
         n += strlen(s.preopens[i].host) + strlen(s.preopens[i].guest);

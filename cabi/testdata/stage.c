@@ -27,7 +27,7 @@ static int print(size_t size) {
         printf("error: %s\n", bad);
         return 1;
     }
-    printf("id=%s\npod=%s\nns=%s\n", s.id, s.pod, s.ns);
+    printf("id=%s\npod=%s\nns=%s\nexec=%s\n", s.id, s.pod, s.ns, s.exec_id);
     print_list("arg", &s.args);
     print_list("env", &s.env);
     printf("path=%s\nfunc=%s\nname=%s\ncwd=%s\n", s.entry_path, s.entry_func, s.entry_name, s.cwd);
@@ -88,8 +88,8 @@ static void decode(const uint8_t *bytes, size_t size) {
     } else {
         accepted++;
         volatile size_t n = walk(&s.args) + walk(&s.env) + walk(&s.options);
-        n += strlen(s.id) + strlen(s.pod) + strlen(s.ns) + strlen(s.entry_path) + strlen(s.entry_func) +
-             strlen(s.entry_name) + strlen(s.cwd) + strlen(s.log_level);
+        n += strlen(s.id) + strlen(s.pod) + strlen(s.ns) + strlen(s.exec_id) + strlen(s.entry_path) +
+             strlen(s.entry_func) + strlen(s.entry_name) + strlen(s.cwd) + strlen(s.log_level);
         for (size_t i = 0; i < s.preopen_count; i++)
             n += strlen(s.preopens[i].host) + strlen(s.preopens[i].guest);
         for (size_t i = 0; i < s.hidden.count; i++)

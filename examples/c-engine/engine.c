@@ -97,7 +97,7 @@ static wasmtime_error_t *set_wasi(wasm_shim_context *ctx, wasmtime_context_t *co
     return wasmtime_context_set_wasi(context, wasi);
 }
 
-// Runs in the container's first process. What it returns, and the exit code,
+// Runs in a process of the container. What it returns, and the exit code,
 // become the container's exit status.
 static int32_t run_wasi(wasm_shim_context *ctx, int32_t *exit_code, void *user_data) {
     (void)user_data;

@@ -44,7 +44,7 @@ func TestTrust4Version(t *testing.T) {
 	code, out, _ := shimCommand(t, "-v")
 	require.Zero(t, code)
 	require.Regexp(t, `(?m)^  Engine:     wasmtime 44\.0\.0$`, out)
-	require.Regexp(t, `(?m)^  ABI:        1\.0$`, out)
+	require.Regexp(t, `(?m)^  ABI:        1\.1$`, out)
 	repo, err := harness.Repo()
 	require.NoError(t, err)
 	head, err := exec.Command("git", "-C", repo, "rev-parse", "HEAD").Output()

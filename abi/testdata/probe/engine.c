@@ -24,7 +24,8 @@ static volatile sig_atomic_t stopped, slow_stop;
 
 static void print(const wasm_shim_context *ctx) {
     const char *const *list;
-    printf("id=%s pod=%s ns=%s\n", wasm_shim_container_id(ctx), wasm_shim_pod_id(ctx), wasm_shim_namespace(ctx));
+    printf("id=%s pod=%s ns=%s exec=%s\n", wasm_shim_container_id(ctx), wasm_shim_pod_id(ctx), wasm_shim_namespace(ctx),
+           wasm_shim_exec_id(ctx));
     size_t n = wasm_shim_args(ctx, &list);
     for (size_t i = 0; i < n; i++)
         printf("arg=%s\n", list[i]);

@@ -72,7 +72,7 @@ fn run(ctx: *mut Context) -> Result<i32, Failure> {
     }
 }
 
-/// In the container's first process. A panic aborts: it cannot reach C.
+/// In a process of the container. A panic aborts: it cannot reach C.
 extern "C" fn run_wasi(ctx: *mut Context, exit_code: *mut i32, _: *mut c_void) -> i32 {
     match run(ctx) {
         Ok(code) => {

@@ -96,6 +96,8 @@ func (c *Context) set(tag uint32, v []byte) error {
 		c.Pod = s
 	case tagNamespace:
 		c.Namespace = s
+	case tagExecID:
+		c.ExecID = s
 	case tagArg:
 		c.Args = append(c.Args, s)
 	case tagEnv:

@@ -47,6 +47,7 @@ const (
 	tagPreopen
 	tagHidden
 	tagFlags
+	tagExecID
 )
 
 // The flags.
@@ -94,6 +95,7 @@ type Context struct {
 	ID        string
 	Pod       string
 	Namespace string
+	ExecID    string   // of the exec that the runner is for; empty for the container's first process
 	Args      []string // Args[0] is the guest's argv[0]
 	Env       []string // "K=V"
 	Path      string   // the guest's file as the container sees it; absolute
@@ -138,6 +140,7 @@ func (c *Context) Encode() ([]byte, error) {
 	e.str(tagID, c.ID)
 	e.str(tagPod, c.Pod)
 	e.str(tagNamespace, c.Namespace)
+	e.str(tagExecID, c.ExecID)
 	for _, a := range c.Args {
 		e.str(tagArg, a)
 	}
@@ -232,7 +235,7 @@ func (e *encoder) record(tag uint32, b []byte) {
 }
 
 var tagNames = map[uint32]string{
-	tagID: "container id", tagPod: "pod id", tagNamespace: "namespace", tagArg: "argument", tagEnv: "environment variable",
+	tagID: "container id", tagPod: "pod id", tagNamespace: "namespace", tagExecID: "exec id", tagArg: "argument", tagEnv: "environment variable",
 	tagEntryPath: "entrypoint", tagEntryFunc: "entrypoint function", tagEntryName: "entrypoint name", tagCwd: "working directory",
 	tagOption: "option", tagLogLevel: "log level", tagPreopen: "preopened directory",
 	tagHidden: "hidden path", tagLayer: "layer",

@@ -19,7 +19,7 @@ import (
 
 func sample() *Context {
 	return &Context{
-		ID: "c1", Pod: "p1", Namespace: "k8s.io", Args: []string{"/app.wasm", "", "two words", "\xff\xfe"},
+		ID: "c1", Pod: "p1", Namespace: "k8s.io", ExecID: "e1", Args: []string{"/app.wasm", "", "two words", "\xff\xfe"},
 		Env: []string{"A=1", "EMPTY=", "NL=a\nb"}, Path: "/app.wasm", Func: "run", Name: "app", Cwd: "/srv",
 		Options: []string{"fuel=10"}, LogLevel: "debug", Kind: 2, Memory: 1 << 40, CPU: 1500,
 		Preopens: []Preopen{{Host: "/", Guest: "/"}, {Host: "/data", Guest: ""}},
@@ -52,7 +52,7 @@ func TestDecodedByC(t *testing.T) {
 	cmd.Stdin = bytes.NewReader(b)
 	out, err = cmd.CombinedOutput()
 	require.NoError(t, err, "%s", out)
-	require.Equal(t, "id=c1\npod=p1\nns=k8s.io\narg=/app.wasm\narg=\narg=two words\narg=\xff\xfe\n"+
+	require.Equal(t, "id=c1\npod=p1\nns=k8s.io\nexec=e1\narg=/app.wasm\narg=\narg=two words\narg=\xff\xfe\n"+
 		"env=A=1\nenv=EMPTY=\nenv=NL=a\nb\npath=/app.wasm\nfunc=run\nname=app\ncwd=/srv\noption=fuel=10\nlevel=debug\n"+
 		"kind=2\nmemory=1099511627776\ncpu=1500\npreopen=/:/\npreopen=/data:\nhidden=/proc\nhidden=/x/proc\nflags=1\n"+
 		"layer=6,7,application/wasm,sha256:0a\nlayer=8,0,,\n", string(out))
@@ -143,6 +143,7 @@ func (c *Context) dump() string {
 	list("id", c.ID)
 	list("pod", c.Pod)
 	list("ns", c.Namespace)
+	list("exec", c.ExecID)
 	list("arg", c.Args...)
 	list("env", c.Env...)
 	list("path", c.Path)
