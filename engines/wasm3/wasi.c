@@ -372,7 +372,8 @@ static uint32_t fd_fdstat_get(struct call *c) {
     uint64_t rights = (UINT64_C(1) << 30) - 1;
     if (S_ISDIR(st.st_mode))
         rights &= ~(uint64_t)(RIGHTS_READ | RIGHTS_WRITE | 1 << 2 | 1 << 5);
-    else if (!S_ISREG(st.st_mode)) // no seek and no tell: that makes a stream a stream
+    // No seek and no tell: that makes a stream a stream, and a terminal of a device.
+    else if (!S_ISREG(st.st_mode) && (!S_ISCHR(st.st_mode) || isatty(host_fd(c, 0))))
         rights &= ~(uint64_t)(1 << 2 | 1 << 5);
     memcpy(p + 8, &rights, 8);
     rights = (UINT64_C(1) << 30) - 1;

@@ -8,6 +8,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"runtime"
 	"runtime/debug"
@@ -19,6 +20,7 @@ import (
 	"github.com/tetratelabs/wazero/experimental"
 	"github.com/tetratelabs/wazero/imports/wasi_snapshot_preview1"
 	"github.com/tetratelabs/wazero/sys"
+	"golang.org/x/sys/unix"
 
 	"github.com/libwasmshim/libwasmshim/shim"
 )
@@ -108,7 +110,7 @@ func moduleConfig(rc *shim.RuntimeContext) wazero.ModuleConfig {
 		fs = fs.WithDirMount(p.Host, p.Guest)
 	}
 	c := wazero.NewModuleConfig().WithName("").WithArgs(rc.Args...).WithFSConfig(fs).
-		WithStdin(os.Stdin).WithStdout(os.Stdout).WithStderr(os.Stderr).WithRandSource(rand.Reader).
+		WithStdin(stream(os.Stdin)).WithStdout(stream(os.Stdout)).WithStderr(stream(os.Stderr)).WithRandSource(rand.Reader).
 		WithSysNanosleep().WithSysNanotime().WithSysWalltime().WithOsyield(runtime.Gosched)
 	// PWD is how a guest learns its working directory, if it is not set.
 	env := rc.Env
@@ -120,6 +122,16 @@ func moduleConfig(rc *shim.RuntimeContext) wazero.ModuleConfig {
 		c = c.WithEnv(key, value)
 	}
 	return c
+}
+
+// stream keeps from wazero that a file is a device, unless it is a terminal: it
+// takes every character device for one, /dev/null too.
+func stream(f *os.File) io.ReadWriter {
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	if st, statErr := f.Stat(); err == nil || statErr != nil || st.Mode()&os.ModeCharDevice == 0 {
+		return f
+	}
+	return struct{ io.ReadWriter }{f}
 }
 
 // ended says what the end of a call means: the guest's own exit, or an error.

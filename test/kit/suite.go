@@ -58,6 +58,8 @@ var checks = []check{
 	{"missing export is 126", missing("noexport.wasm")},
 	{"other export (path#func)", otherExport},
 	{"standard input", stdin},
+	{"terminals, and no other device", terminals("terminals.wasm")},
+	{"terminals of components", terminals("component-terminals.wasm")},
 	{"files in the root", files},
 	{"other preopens", preopens},
 	{"stops by SIGTERM", stops},
