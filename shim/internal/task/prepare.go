@@ -240,7 +240,7 @@ func (p *preparation) prepareProcess(context.Context) error {
 // context is what the runner is told, and the files of its layers.
 func (p *preparation) context() (*stage.Context, []*os.File) {
 	c := &stage.Context{
-		ID: p.id, Pod: p.spec.Annotations[podAnnotation], Namespace: p.Namespace,
+		ID: p.id, ExecID: p.execID, Pod: p.spec.Annotations[podAnnotation], Namespace: p.Namespace,
 		Args: p.run.Args, Env: p.run.Env, Cwd: p.run.Cwd,
 		Path: p.entry.Path, Func: p.entry.Func, Name: p.entry.Name, Kind: uint32(p.entry.Kind),
 		Options: options.List(p.engine), LogLevel: p.code.LogLevel,
