@@ -110,6 +110,19 @@ func TestAbiMisbehaving(t *testing.T) {
 			}
 		})
 	}
+	t.Run("exec", func(t *testing.T) {
+		// An engine knows which process of its container it is, in a container of either kind.
+		id := harness.FreshID("c")
+		guest := tt.Run(harness.Config{ID: id, Pod: pod, Runtime: shim, Image: smoke.Image(tt), Args: []string{"/hello.wasm", "ignore"}})
+		result := tt.ExecOnce(sandbox, harness.ExecConfig{ID: "first", Args: []string{"/hello.wasm", "which"}})
+		require.Equal(t, "container "+pod+", exec first, 0 bytes\n", result.Stdout, "%+v", result)
+		result = tt.ExecOnce(guest, harness.ExecConfig{ID: "second", Args: []string{"/hello.wasm", "which"}})
+		require.Equal(t, "container "+id+", exec second, 0 bytes\n", result.Stdout, "%+v", result)
+		crash := tt.ExecOnce(guest, harness.ExecConfig{Args: []string{"/hello.wasm", "crash"}})
+		require.EqualValues(t, 139, crash.Code)
+		require.Contains(t, strings.Join(logLines(tt, id), "\n"), "the engine crashed, by signal 11")
+		requireStatus(tt, guest, client.Running)
+	})
 	t.Run("ignores SIGTERM", func(t *testing.T) {
 		c := tt.Run(harness.Config{Pod: pod, Runtime: shim, Image: smoke.Image(tt), Args: []string{"/hello.wasm", "ignore"}})
 		require.NoError(t, c.Stdout.WaitFor("ready", 10e9))

@@ -12,6 +12,7 @@ import (
 
 	task "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/libwasmshim/libwasmshim/test/harness"
 	"github.com/libwasmshim/libwasmshim/test/smoke"
@@ -26,7 +27,7 @@ func TestDaemonKilledAtAnyPoint(t *testing.T) {
 	random := rand.New(rand.NewPCG(seed, 0))
 	for round := range rounds {
 		// Spread over create, start, exit and delete, and a little beyond.
-		after := time.Duration(random.IntN(50000)) * time.Microsecond
+		after := time.Duration(random.IntN(80000)) * time.Microsecond
 		guest := []string{"/hello.wasm", "/sleep.wasm", "/native"}[round%3]
 		t.Run(fmt.Sprintf("%s after %s", guest, after), func(t *testing.T) {
 			tt := harness.New(t, smoke.Ours)
@@ -60,6 +61,13 @@ func live(ctx context.Context, h *harness.ByHand) {
 	}
 	if _, err := h.Start(ctx, &task.StartRequest{ID: h.ID}); err != nil {
 		return
+	}
+	for _, args := range []string{`["/sleep.wasm"]`, `["/native","sleep"]`} {
+		id := harness.FreshID("e")
+		spec := &anypb.Any{Value: []byte(`{"args":` + args + `,"cwd":"/"}`)}
+		_, _ = h.Exec(ctx, &task.ExecProcessRequest{ID: h.ID, ExecID: id, Terminal: true, Spec: spec})
+		_, _ = h.ResizePty(ctx, &task.ResizePtyRequest{ID: h.ID, ExecID: id, Width: 80, Height: 25})
+		_, _ = h.Start(ctx, &task.StartRequest{ID: h.ID, ExecID: id})
 	}
 	_, _ = h.Kill(ctx, &task.KillRequest{ID: h.ID, Signal: uint32(syscall.SIGTERM)})
 	if _, err := h.Wait(ctx, &task.WaitRequest{ID: h.ID}); err != nil {
