@@ -15,7 +15,6 @@ import (
 	task3 "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/api/types"
 	"github.com/containerd/containerd/v2/core/containers"
-	"github.com/containerd/containerd/v2/pkg/cio"
 	"github.com/containerd/containerd/v2/pkg/oci"
 	"golang.org/x/sys/unix"
 )
@@ -25,15 +24,14 @@ import (
 // containerd stands between.
 type ByHand struct {
 	*Shim
-	ID             string
-	Bundle         string
-	RootFS         string // bind-mounted as the container's root; "" for none
-	Stdout, Stderr *Buffer
-	Log            Buffer // what the shim logged
+	*Streams
+	ID     string
+	Bundle string
+	RootFS string // bind-mounted as the container's root; "" for none
+	Log    Buffer // what the shim logged
 
-	d      *Daemon
+	p      *Place
 	binary string
-	io     cio.IO
 	log    *os.File
 }
 
@@ -46,7 +44,10 @@ type HandConfig struct {
 	Args    []string
 	Opts    []oci.SpecOpts
 	Stdin   io.Reader
-	NoIO    bool
+	// OpenStdin is for who writes to Streams.Stdin itself.
+	OpenStdin bool
+	Terminal  bool
+	NoIO      bool
 	// Config is config.json's text; nil means made from Args and Opts, empty means no config.json.
 	Config *string
 	// Shim is an earlier container's, whose shim this one is to use.
@@ -54,17 +55,17 @@ type HandConfig struct {
 }
 
 // ByHand makes a bundle and starts a shim for it. Close it at the end.
-func (d *Daemon) ByHand(ctx context.Context, c HandConfig) (_ *ByHand, retErr error) {
+func (p *Place) ByHand(ctx context.Context, c HandConfig) (_ *ByHand, retErr error) {
 	if c.ID == "" {
 		c.ID = FreshID("c")
 	}
-	binary, err := d.ShimBinary(c.Runtime)
+	binary, err := p.ShimBinary(c.Runtime)
 	if err != nil {
 		return nil, err
 	}
 	h := &ByHand{
-		ID: c.ID, Bundle: filepath.Join(d.State, "byhand", c.ID), RootFS: c.RootFS,
-		Stdout: &Buffer{}, Stderr: &Buffer{}, d: d, binary: binary,
+		ID: c.ID, Bundle: filepath.Join(p.State, "byhand", c.ID), RootFS: c.RootFS,
+		Streams: &Streams{Stdout: &Buffer{}, Stderr: &Buffer{}}, p: p, binary: binary,
 	}
 	defer func() {
 		if retErr != nil {
@@ -75,7 +76,7 @@ func (d *Daemon) ByHand(ctx context.Context, c HandConfig) (_ *ByHand, retErr er
 		return nil, err
 	}
 	if c.Config == nil {
-		text, err := d.spec(ctx, c)
+		text, err := p.spec(ctx, c)
 		if err != nil {
 			return nil, err
 		}
@@ -86,12 +87,16 @@ func (d *Daemon) ByHand(ctx context.Context, c HandConfig) (_ *ByHand, retErr er
 			return nil, err
 		}
 	}
-	creator := cio.NewCreator(cio.WithStreams(c.Stdin, h.Stdout, h.Stderr), cio.WithFIFODir(filepath.Join(d.Dir, "fifo")))
-	if c.NoIO {
-		creator = cio.NullIO
+	if !c.NoIO {
+		if h.Streams, err = p.Streams(c.ID, c.OpenStdin || c.Stdin != nil, c.Terminal); err != nil {
+			return nil, err
+		}
 	}
-	if h.io, err = creator(c.ID); err != nil {
-		return nil, err
+	if c.Stdin != nil {
+		go func(to io.WriteCloser) {
+			_, _ = io.Copy(to, c.Stdin)
+			to.Close()
+		}(h.Stdin)
 	}
 	if err := h.openLog(); err != nil {
 		return nil, err
@@ -99,7 +104,7 @@ func (d *Daemon) ByHand(ctx context.Context, c HandConfig) (_ *ByHand, retErr er
 	if c.Shim != nil {
 		h.Shim, err = Dial(c.Shim.Address)
 	} else {
-		h.Shim, err = d.start(ctx, binary, h.Bundle, c.Dialect)
+		h.Shim, err = p.start(ctx, binary, h.Bundle, c.Dialect)
 	}
 	return h, err
 }
@@ -119,9 +124,9 @@ func (h *ByHand) openLog() error {
 	return nil
 }
 
-func (d *Daemon) spec(ctx context.Context, c HandConfig) (string, error) {
+func (p *Place) spec(ctx context.Context, c HandConfig) (string, error) {
 	opts := append([]oci.SpecOpts{oci.WithProcessArgs(c.Args...)}, c.Opts...)
-	spec, err := oci.GenerateSpec(d.In(ctx), nil, &containers.Container{ID: c.ID}, opts...)
+	spec, err := oci.GenerateSpec(p.In(ctx), nil, &containers.Container{ID: c.ID}, opts...)
 	if err != nil {
 		return "", err
 	}
@@ -141,23 +146,14 @@ func (h *ByHand) Request() *task3.CreateTaskRequest {
 	if h.RootFS != "" {
 		r.Rootfs = []*types.Mount{{Type: "bind", Source: h.RootFS, Options: []string{"rbind"}}}
 	}
-	if h.io != nil {
-		c := h.io.Config()
-		r.Stdin, r.Stdout, r.Stderr, r.Terminal = c.Stdin, c.Stdout, c.Stderr, c.Terminal
-	}
+	c := h.Streams.Config
+	r.Stdin, r.Stdout, r.Stderr, r.Terminal = c.Stdin, c.Stdout, c.Stderr, c.Terminal
 	return r
-}
-
-// CloseStdin closes the client's end of stdin.
-func (h *ByHand) CloseStdin() {
-	if h.io != nil {
-		h.io.Cancel()
-	}
 }
 
 // DeleteCommand runs the shim's delete command for the bundle and returns what it printed.
 func (h *ByHand) DeleteCommand(ctx context.Context) ([]byte, error) {
-	cmd, err := h.d.ShimCommand(ctx, h.binary, h.Bundle, Dialect23, "delete")
+	cmd, err := h.p.ShimCommand(ctx, h.binary, h.Bundle, Dialect23, "delete")
 	if err != nil {
 		return nil, err
 	}
@@ -181,15 +177,12 @@ func (h *ByHand) Close(ctx context.Context) error {
 		_, _ = h.Shutdown(ctx, &task3.ShutdownRequest{ID: h.ID})
 		h.Shim.Close()
 	}
-	if h.io != nil {
-		h.io.Cancel()
-		h.io.Close()
-	}
+	_ = h.Streams.Close()
 	if h.log != nil {
 		h.log.Close()
 	}
 	_, err := h.DeleteCommand(ctx)
-	for _, m := range mounts(h.d.Namespace) {
+	for _, m := range mounts(h.p.Namespace) {
 		if strings.HasPrefix(m, h.Bundle+"/") {
 			return fmt.Errorf("still mounted: %s", m) // and so not safe to remove
 		}

@@ -72,6 +72,13 @@ func (b *Buffer) String() string {
 	return b.buf.String()
 }
 
+// Len is how much has been written.
+func (b *Buffer) Len() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Len()
+}
+
 // WaitFor waits until text has been written.
 func (b *Buffer) WaitFor(text string, timeout time.Duration) error {
 	for deadline := time.Now().Add(timeout); ; time.Sleep(2 * time.Millisecond) {

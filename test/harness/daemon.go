@@ -11,24 +11,18 @@ package harness
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"strconv"
 	"strings"
 	"syscall"
 	"text/template"
 	"time"
 
 	"github.com/containerd/containerd/v2/client"
-	"github.com/containerd/containerd/v2/pkg/namespaces"
-	"golang.org/x/sys/unix"
 )
 
 // Version is one of the containerds that scripts/deps.sh provides.
@@ -39,15 +33,6 @@ type Version string
 const (
 	Containerd16 Version = "1.6.20"
 	Containerd24 Version = "2.4.2"
-)
-
-const (
-	runcVersion = "1.5.2"
-
-	// Unix socket paths end at 107 bytes, and containerd allows 38 for the
-	// directory of shim sockets: base is short and fixed, not $TMPDIR.
-	base       = "/tmp"
-	namePrefix = "wst-"
 )
 
 // Is1 says whether it is a containerd 1.x.
@@ -76,57 +61,12 @@ func (d *Daemon) Arch() string { return runtime.GOARCH }
 
 // Daemon is a running private containerd.
 type Daemon struct {
-	Version   Version
-	Namespace string // its containerd namespace, which no other daemon has; also the name of Dir
-	Dir       string
-	State     string // bundles are below
-	Address   string // gRPC; the ttrpc one is Address + ".ttrpc"
-	SocketDir string // where shims are told to put sockets, containerd 2.x only
-	LogLevel  string
-	Client    *client.Client
+	*Place
+	LogLevel string
+	Client   *client.Client
 
-	path string // PATH of containerd and so of its shims
 	cmd  *exec.Cmd
 	done chan struct{} // closed when cmd has ended
-}
-
-// Repo is the checkout that the working directory lies in.
-func Repo() (string, error) {
-	dir, err := os.Getwd()
-	if err != nil {
-		return "", err
-	}
-	for ; ; dir = filepath.Dir(dir) {
-		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
-			return dir, nil
-		}
-		if dir == "/" {
-			return "", errors.New("not inside the libwasmshim checkout")
-		}
-	}
-}
-
-// CacheDir is where scripts/deps.sh puts what it builds.
-func CacheDir() (string, error) {
-	dir, err := os.UserCacheDir()
-	return filepath.Join(dir, "libwasmshim"), err
-}
-
-// binDirs are the directories of the daemon's programs, in PATH order.
-func binDirs(v Version) ([]string, error) {
-	repo, err := Repo()
-	if err != nil {
-		return nil, err
-	}
-	cache, err := CacheDir()
-	if err != nil {
-		return nil, err
-	}
-	bin := filepath.Join(cache, "containerd-"+string(v), "bin")
-	if v == Containerd16 { // Debian's package, unpacked
-		bin = filepath.Join(cache, "containerd-"+string(v), "usr/bin")
-	}
-	return []string{filepath.Join(repo, "dist"), bin, filepath.Join(cache, "runc-"+runcVersion, "bin")}, nil
 }
 
 var config = template.Must(template.New("config").Parse(`
@@ -184,63 +124,34 @@ func Start(ctx context.Context, v Version) (*Daemon, error) { return StartLoggin
 
 // StartLogging is Start with another log level, for containerd and its shims.
 func StartLogging(ctx context.Context, v Version, level string) (_ *Daemon, retErr error) {
-	if os.Geteuid() != 0 {
-		return nil, errors.New("containerd needs root for namespaces, mounts and cgroups")
-	}
-	Sweep()
-	dirs, err := binDirs(v)
+	p, err := NewPlace(v)
 	if err != nil {
 		return nil, err
 	}
-	for _, program := range []string{filepath.Join(dirs[1], "containerd"), filepath.Join(dirs[2], "runc")} {
-		if _, err := os.Stat(program); err != nil {
-			return nil, fmt.Errorf("%w (run make deps first)", err)
-		}
-	}
-	var random [2]byte
-	if _, err := rand.Read(random[:]); err != nil {
-		return nil, err
-	}
-	name := namePrefix + strconv.Itoa(os.Getpid()) + "-" + hex.EncodeToString(random[:])
-	dir := filepath.Join(base, name)
-	d := &Daemon{
-		Version:   v,
-		LogLevel:  level,
-		Namespace: name,
-		Dir:       dir,
-		State:     filepath.Join(dir, "state"),
-		Address:   filepath.Join(dir, "c.sock"),
-		SocketDir: filepath.Join(dir, "s"),
-		path:      strings.Join(dirs, ":") + ":" + os.Getenv("PATH"),
-		done:      make(chan struct{}),
-	}
+	d := &Daemon{Place: p, LogLevel: level, done: make(chan struct{})}
 	defer func() {
 		if retErr != nil {
 			retErr = fmt.Errorf("start containerd %s: %w\n%s", v, retErr, d.LogTail(20))
 			_ = d.Stop()
 		}
 	}()
-	for _, sub := range []string{"", "tmp", "fifo"} {
-		if err := os.Mkdir(filepath.Join(dir, sub), 0o711); err != nil {
-			return nil, err
-		}
-	}
-	if err := os.WriteFile(filepath.Join(dir, "owner"), []byte(identity(os.Getpid())), 0o600); err != nil {
+	program, err := d.LookPath("containerd")
+	if err != nil {
 		return nil, err
 	}
 	var text bytes.Buffer
 	if err := config.Execute(&text, d); err != nil {
 		return nil, err
 	}
-	if err := os.WriteFile(filepath.Join(dir, "config.toml"), text.Bytes(), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(d.Dir, "config.toml"), text.Bytes(), 0o600); err != nil {
 		return nil, err
 	}
-	log, err := os.Create(filepath.Join(dir, "log"))
+	log, err := os.Create(filepath.Join(d.Dir, "log"))
 	if err != nil {
 		return nil, err
 	}
 	defer log.Close()
-	if err := d.run(log, filepath.Join(dirs[1], "containerd")); err != nil {
+	if err := d.run(log, program); err != nil {
 		return nil, err
 	}
 	return d, d.connect(ctx)
@@ -262,18 +173,6 @@ func (d *Daemon) run(log *os.File, program string) error {
 		close(d.done)
 	}()
 	return nil
-}
-
-// Env is the environment of the daemon: PATH leads to dist/ and to what
-// scripts/deps.sh provides, and temporary files stay in the daemon's directory.
-func (d *Daemon) Env() []string {
-	env := []string{"PATH=" + d.path, "TMPDIR=" + filepath.Join(d.Dir, "tmp")}
-	for _, kv := range os.Environ() {
-		if !strings.HasPrefix(kv, "PATH=") && !strings.HasPrefix(kv, "TMPDIR=") && !strings.HasPrefix(kv, "NOTIFY_SOCKET=") {
-			env = append(env, kv)
-		}
-	}
-	return env
 }
 
 func (d *Daemon) connect(ctx context.Context) error {
@@ -301,34 +200,9 @@ func (d *Daemon) connect(ctx context.Context) error {
 // Pid is the containerd's process id.
 func (d *Daemon) Pid() int { return d.cmd.Process.Pid }
 
-// In is ctx in the daemon's namespace.
-func (d *Daemon) In(ctx context.Context) context.Context {
-	return namespaces.WithNamespace(ctx, d.Namespace)
-}
-
 // Bundle is the bundle directory of a container's task.
 func (d *Daemon) Bundle(id string) string {
 	return filepath.Join(d.State, "io.containerd.runtime.v2.task", d.Namespace, id)
-}
-
-// LookPath finds a program as the daemon does.
-func (d *Daemon) LookPath(name string) (string, error) {
-	for _, dir := range strings.Split(d.path, ":") {
-		path := filepath.Join(dir, name)
-		if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
-			return path, nil
-		}
-	}
-	return "", fmt.Errorf("find %s: %w", name, fs.ErrNotExist)
-}
-
-// ShimBinary is the program that a runtime name stands for.
-func (d *Daemon) ShimBinary(runtime string) (string, error) {
-	parts := strings.Split(runtime, ".")
-	if len(parts) < 2 {
-		return "", fmt.Errorf("no runtime name: %q", runtime)
-	}
-	return d.LookPath("containerd-shim-" + strings.Join(parts[len(parts)-2:], "-"))
 }
 
 // Ctr runs containerd's own client and returns its standard output.
@@ -406,95 +280,7 @@ func (d *Daemon) Stop() error {
 			<-d.done
 		}
 	}
-	return clear(d.Namespace)
-}
-
-// Sweep clears away what is left of daemons whose owner is gone.
-func Sweep() {
-	for _, name := range Orphans() {
-		if err := clear(name); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-		}
-	}
-}
-
-// Orphans are the names of daemons whose owner is gone.
-func Orphans() []string {
-	var names []string
-	owners, _ := filepath.Glob(filepath.Join(base, namePrefix+"*", "owner"))
-	for _, file := range owners {
-		text, err := os.ReadFile(file)
-		if err != nil {
-			continue
-		}
-		pid, _, _ := strings.Cut(string(text), " ")
-		n, err := strconv.Atoi(pid)
-		if err != nil || identity(n) != string(text) {
-			names = append(names, filepath.Base(filepath.Dir(file)))
-		}
-	}
-	return names
-}
-
-// identity is a process's id and start time: pids are used again.
-func identity(pid int) string {
-	p, err := readProcess(pid)
-	if err != nil {
-		return ""
-	}
-	return fmt.Sprintf("%d %d", pid, p.StartTime)
-}
-
-// clear kills every process of the named daemon, then removes its mounts,
-// cgroups and directories.
-func clear(name string) error {
-	dir := filepath.Join(base, name)
-	deadline := time.Now().Add(10 * time.Second)
-	for {
-		left := processes(name)
-		if len(left) == 0 {
-			break
-		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("clear %s: processes do not end: %v", name, left)
-		}
-		for _, p := range left {
-			_ = unix.Kill(p.Pid, unix.SIGKILL)
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	for _, m := range mounts(name) {
-		_ = unix.Unmount(m, unix.MNT_DETACH)
-	}
-	for i := 0; i < 50; i++ {
-		all := cgroups(name)
-		if len(all) == 0 {
-			break
-		}
-		for j := len(all) - 1; j >= 0; j-- { // children first
-			_ = unix.Rmdir(all[j])
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	_ = os.RemoveAll(runcRoot(name))
-	for _, remembered := range memory(name) {
-		_ = os.RemoveAll(remembered)
-	}
-	for _, socket := range oldSockets(name, 2000) {
-		_ = os.Remove(socket)
-	}
-	if left := mounts(name); len(left) > 0 {
-		// Removing the directory now would remove what is mounted there.
-		return fmt.Errorf("clear %s: mounts do not go: %v", name, left)
-	}
-	return os.RemoveAll(dir)
-}
-
-// memory are the directories in which shims remember where the code of images
-// is, and lock it.
-func memory(name string) []string {
-	dirs, _ := filepath.Glob(filepath.Join("/run/libwasmshim", name+"-*"))
-	return dirs
+	return d.Clear()
 }
 
 // Forget makes shims forget what they remember of images, as a restart of the
@@ -507,6 +293,3 @@ func (d *Daemon) Forget() error {
 	}
 	return nil
 }
-
-// runcRoot is where runc's shim keeps runc's state of a namespace.
-func runcRoot(name string) string { return filepath.Join("/run/containerd/runc", name) }

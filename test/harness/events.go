@@ -5,14 +5,17 @@ package harness
 import (
 	"context"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	apievents "github.com/containerd/containerd/api/events"
-	"github.com/containerd/containerd/v2/core/events"
+	eventsapi "github.com/containerd/containerd/api/services/ttrpc/events/v1"
+	"github.com/containerd/ttrpc"
 	"github.com/containerd/typeurl/v2"
+	"google.golang.org/protobuf/types/known/emptypb"
 )
 
 // Event is a task event as a client sees it.
@@ -22,25 +25,28 @@ type Event struct {
 	Body  any
 }
 
-// Events collects the daemon's task events in order.
+// Events collects task events in order.
 type Events struct {
-	mu   sync.Mutex
-	all  []Event
-	stop context.CancelFunc
-	done chan struct{}
+	mu  sync.Mutex
+	all []Event
+	end func()
 }
 
 // Subscribe starts collecting. Stop it with Close.
 func (d *Daemon) Subscribe(ctx context.Context) *Events {
 	ctx, stop := context.WithCancel(d.In(ctx))
-	e := &Events{stop: stop, done: make(chan struct{})}
+	done := make(chan struct{})
+	e := &Events{end: func() {
+		stop()
+		<-done
+	}}
 	received, errs := d.Client.Subscribe(ctx, `namespace==`+d.Namespace+`,topic~="^/tasks/"`)
 	go func() {
-		defer close(e.done)
+		defer close(done)
 		for {
 			select {
 			case envelope := <-received:
-				e.add(envelope)
+				e.add(envelope.Topic, envelope.Event)
 			case <-errs:
 				return
 			}
@@ -49,8 +55,38 @@ func (d *Daemon) Subscribe(ctx context.Context) *Events {
 	return e
 }
 
-func (e *Events) add(envelope *events.Envelope) {
-	body, err := typeurl.UnmarshalAny(envelope.Event)
+// ServeEvents is containerd's part where there is none: it takes the events that
+// shims send to the place's address. Close ends it.
+func (p *Place) ServeEvents() (*Events, error) {
+	server, err := ttrpc.NewServer()
+	if err != nil {
+		return nil, err
+	}
+	listener, err := net.Listen("unix", p.Address+".ttrpc")
+	if err != nil {
+		return nil, err
+	}
+	done := make(chan struct{})
+	e := &Events{end: func() {
+		server.Close()
+		<-done
+	}}
+	eventsapi.RegisterTTRPCEventsService(server, e)
+	go func() {
+		defer close(done)
+		_ = server.Serve(context.Background(), listener)
+	}()
+	return e, nil
+}
+
+// Forward takes an event from a shim.
+func (e *Events) Forward(_ context.Context, r *eventsapi.ForwardRequest) (*emptypb.Empty, error) {
+	e.add(r.Envelope.GetTopic(), r.Envelope.GetEvent())
+	return &emptypb.Empty{}, nil
+}
+
+func (e *Events) add(topic string, event typeurl.Any) {
+	body, err := typeurl.UnmarshalAny(event)
 	if err != nil {
 		body = err
 	}
@@ -60,7 +96,7 @@ func (e *Events) add(envelope *events.Envelope) {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.all = append(e.all, Event{Topic: strings.TrimPrefix(envelope.Topic, "/tasks/"), ID: id, Body: body})
+	e.all = append(e.all, Event{Topic: strings.TrimPrefix(topic, "/tasks/"), ID: id, Body: body})
 }
 
 // Of returns the events of one container so far.
@@ -107,7 +143,4 @@ func (e *Events) Exit(id string) (*apievents.TaskExit, error) {
 }
 
 // Close stops collecting.
-func (e *Events) Close() {
-	e.stop()
-	<-e.done
-}
+func (e *Events) Close() { e.end() }

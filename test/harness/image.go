@@ -293,8 +293,8 @@ func (d *Daemon) Collect(ctx context.Context) error {
 const Snapshotter = "overlayfs"
 
 // RootFS writes files as an image would hold them into a new directory.
-func (d *Daemon) RootFS(files map[string]File) (string, error) {
-	root := filepath.Join(d.Dir, FreshID("rootfs"))
+func (p *Place) RootFS(files map[string]File) (string, error) {
+	root := filepath.Join(p.Dir, FreshID("rootfs"))
 	for _, name := range sorted(files) {
 		f, file := files[name], filepath.Join(root, name)
 		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {

@@ -17,35 +17,35 @@ import (
 type Snapshot map[string]bool
 
 // Snapshot looks at the machine.
-func (d *Daemon) Snapshot() Snapshot {
+func (p *Place) Snapshot() Snapshot {
 	s := Snapshot{}
-	for _, p := range processes(d.Namespace) {
-		if p.Pid == d.Pid() || p.Parent == os.Getpid() {
+	for _, process := range processes(p.Namespace) {
+		if process.Parent == os.Getpid() {
 			continue // containerd, or a program that the test runs
 		}
-		s["process "+p.String()] = true
+		s["process "+process.String()] = true
 	}
-	for _, m := range mounts(d.Namespace) {
+	for _, m := range mounts(p.Namespace) {
 		s["mount "+m] = true
 	}
-	for _, c := range cgroups(d.Namespace) {
-		if filepath.Base(c) != d.Namespace { // the parent of all stays, as runc leaves it
+	for _, c := range cgroups(p.Namespace) {
+		if filepath.Base(c) != p.Namespace { // the parent of all stays, as runc leaves it
 			s["cgroup "+c] = true
 		}
 	}
-	dirs := []string{d.State, d.SocketDir, filepath.Join(d.Dir, "fifo"), filepath.Join(d.Dir, "tmp"), runcRoot(d.Namespace)}
+	dirs := []string{p.State, p.SocketDir, filepath.Join(p.Dir, "fifo"), filepath.Join(p.Dir, "tmp"), runcRoot(p.Namespace)}
 	for _, f := range files(dirs...) {
-		if strings.HasSuffix(f, "/io.containerd.runtime.v2.task/"+d.Namespace) || strings.HasSuffix(f, runcRoot(d.Namespace)) || strings.HasSuffix(f, d.SocketDir) {
+		if strings.HasSuffix(f, "/io.containerd.runtime.v2.task/"+p.Namespace) || strings.HasSuffix(f, runcRoot(p.Namespace)) || strings.HasSuffix(f, p.SocketDir) {
 			continue // parents that stay
 		}
 		s["file "+f] = true
 	}
-	for _, f := range files(memory(d.Namespace)...) {
+	for _, f := range files(memory(p.Namespace)...) {
 		if !strings.HasSuffix(f, ".json") && !strings.Contains(f, "/asked-") && !strings.HasPrefix(f, "d") { // what is remembered stays
 			s["file "+f] = true
 		}
 	}
-	for _, socket := range oldSockets(d.Namespace, counter.Load()) {
+	for _, socket := range oldSockets(p.Namespace, counter.Load()) {
 		s["socket "+socket] = true
 	}
 	return s
@@ -54,11 +54,11 @@ func (d *Daemon) Snapshot() Snapshot {
 // Leaks is what is there now and was not before. Ends are asynchronous
 // (containerd asks a shim to shut down and does not wait): it looks again for
 // some seconds before it calls a thing left.
-func (d *Daemon) Leaks(before Snapshot) []string {
+func (p *Place) Leaks(before Snapshot) []string {
 	var left []string
 	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		left = left[:0]
-		for thing := range d.Snapshot() {
+		for thing := range p.Snapshot() {
 			if !before[thing] {
 				left = append(left, thing)
 			}
@@ -114,29 +114,29 @@ func ownRuntimes() []string {
 const worker = "image"
 
 // Workers are the processes that find code for the daemon's shims.
-func (d *Daemon) Workers() []Process {
-	return d.processes(func(args []string) bool { return len(args) > 1 && args[len(args)-1] == worker })
+func (p *Place) Workers() []Process {
+	return p.processes(func(args []string) bool { return len(args) > 1 && args[len(args)-1] == worker })
 }
 
 // Compilers are the processes that compile code for the daemon's shims.
-func (d *Daemon) Compilers() []Process {
-	return d.processes(func(args []string) bool { return args[0] == "compiler" })
+func (p *Place) Compilers() []Process {
+	return p.processes(func(args []string) bool { return args[0] == "compiler" })
 }
 
-func (d *Daemon) processes(is func(args []string) bool) []Process {
+func (p *Place) processes(is func(args []string) bool) []Process {
 	var found []Process
-	for _, p := range processes(d.Namespace) {
-		if args := strings.Fields(p.Args); p.State != 'Z' && len(args) > 0 && is(args) {
-			found = append(found, p)
+	for _, process := range processes(p.Namespace) {
+		if args := strings.Fields(process.Args); process.State != 'Z' && len(args) > 0 && is(args) {
+			found = append(found, process)
 		}
 	}
 	return found
 }
 
 // Shims are the shim processes of the daemon.
-func (d *Daemon) Shims() []Process {
-	shims := d.processes(func(args []string) bool {
-		return args[len(args)-1] != worker && strings.Contains(filepath.Base(args[0]), "containerd-shim-") && strings.Contains(strings.Join(args, " "), "-namespace "+d.Namespace)
+func (p *Place) Shims() []Process {
+	shims := p.processes(func(args []string) bool {
+		return args[len(args)-1] != worker && strings.Contains(filepath.Base(args[0]), "containerd-shim-") && strings.Contains(strings.Join(args, " "), "-namespace "+p.Namespace)
 	})
 	for i := range shims {
 		shims[i].State = 'S' // so that one shim equals itself

@@ -74,28 +74,28 @@ const (
 
 // ShimCommand prepares the shim binary as containerd runs it, with the bundle
 // as its working directory.
-func (d *Daemon) ShimCommand(ctx context.Context, binary, bundle string, dialect Dialect, action string) (*exec.Cmd, error) {
+func (p *Place) ShimCommand(ctx context.Context, binary, bundle string, dialect Dialect, action string) (*exec.Cmd, error) {
 	id := filepath.Base(bundle)
-	args := []string{"-namespace", d.Namespace, "-address", d.Address, "-publish-binary", "/bin/false", "-id", id}
+	args := []string{"-namespace", p.Namespace, "-address", p.Address, "-publish-binary", "/bin/false", "-id", id}
 	if action == "delete" {
 		args = append(args, "-bundle", bundle)
 	}
 	cmd := exec.CommandContext(ctx, binary, append(args, action)...)
 	cmd.Dir = bundle
-	cmd.Env = append(d.Env(), "GOMAXPROCS=2", "TTRPC_ADDRESS="+d.Address+".ttrpc", "GRPC_ADDRESS="+d.Address, "NAMESPACE="+d.Namespace)
+	cmd.Env = append(p.Env(), "GOMAXPROCS=2", "TTRPC_ADDRESS="+p.Address+".ttrpc", "GRPC_ADDRESS="+p.Address, "NAMESPACE="+p.Namespace)
 	if dialect != Dialect16 {
 		cmd.Env = append(cmd.Env, "MAX_SHIM_VERSION=2")
 	}
 	if dialect == Dialect23 && action == "start" {
 		params, err := proto.Marshal(&bootapi.BootstrapParams{
 			InstanceID:             id,
-			Namespace:              d.Namespace,
+			Namespace:              p.Namespace,
 			LogLevel:               bootapi.LogLevel_LOG_LEVEL_INFO,
-			ContainerdVersion:      string(d.Version),
-			ContainerdGrpcAddress:  d.Address,
-			ContainerdTtrpcAddress: d.Address + ".ttrpc",
+			ContainerdVersion:      string(p.Version),
+			ContainerdGrpcAddress:  p.Address,
+			ContainerdTtrpcAddress: p.Address + ".ttrpc",
 			ContainerdBinary:       "/bin/false",
-			SocketDir:              &d.SocketDir,
+			SocketDir:              &p.SocketDir,
 		})
 		if err != nil {
 			return nil, err
@@ -106,8 +106,8 @@ func (d *Daemon) ShimCommand(ctx context.Context, binary, bundle string, dialect
 }
 
 // start runs the shim's start command in a bundle and connects to the shim.
-func (d *Daemon) start(ctx context.Context, binary, bundle string, dialect Dialect) (*Shim, error) {
-	cmd, err := d.ShimCommand(ctx, binary, bundle, dialect, "start")
+func (p *Place) start(ctx context.Context, binary, bundle string, dialect Dialect) (*Shim, error) {
+	cmd, err := p.ShimCommand(ctx, binary, bundle, dialect, "start")
 	if err != nil {
 		return nil, err
 	}

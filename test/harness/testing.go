@@ -28,24 +28,31 @@ func Main(m *testing.M, v Version) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	// A run that is interrupted stops its daemon; one that is killed or panics
-	// leaves that to the next run's Sweep.
+	os.Exit(RunAndStop(m, daemon.Stop, func() {
+		fmt.Fprintf(os.Stderr, "last lines of containerd's log:\n%s\n", daemon.LogTail(40))
+	}))
+}
+
+// RunAndStop runs a package's tests, explains a failure, and stops what they used.
+// A run that is interrupted stops it too; one that is killed or panics leaves that
+// to the next run's Sweep.
+func RunAndStop(m *testing.M, stop func() error, explain func()) int {
 	interrupted := make(chan os.Signal, 1)
 	signal.Notify(interrupted, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	go func() {
 		<-interrupted
-		_ = daemon.Stop()
+		_ = stop()
 		os.Exit(130)
 	}()
 	code := m.Run()
 	if code != 0 {
-		fmt.Fprintf(os.Stderr, "last lines of containerd's log:\n%s\n", daemon.LogTail(40))
+		explain()
 	}
-	if err := daemon.Stop(); err != nil {
+	if err := stop(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		code = max(code, 1)
 	}
-	os.Exit(code)
+	return code
 }
 
 // T is a test on the package's daemon.
