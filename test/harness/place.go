@@ -71,7 +71,7 @@ func NewPlace(v Version) (*Place, error) {
 		SocketDir: filepath.Join(dir, "s"),
 		path:      strings.Join(dirs, ":") + ":" + os.Getenv("PATH"),
 	}
-	for _, sub := range []string{"", "tmp", "fifo"} {
+	for _, sub := range []string{"", "state", "tmp", "fifo"} {
 		if err := os.Mkdir(filepath.Join(dir, sub), 0o711); err != nil {
 			return nil, err
 		}

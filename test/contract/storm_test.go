@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package contract
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"sync"
+	"time"
+
+	task "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/containerd/v2/pkg/oci"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/libwasmshim/libwasmshim/test/harness"
+)
+
+var hostPids = oci.WithHostNamespace(specs.PIDNamespace)
+
+var storms = []test{
+	{"execs that end at once", none, func(c *contract) { c.endAtOnce() }},
+	{"execs that end at once, host's pids", none, func(c *contract) { c.endAtOnce(hostPids) }},
+	{"execs that end together", execs, func(c *contract) {
+		c.sleeper()
+		var streams []*harness.Streams
+		for _, id := range ids(20) {
+			streams = append(streams, c.exec(id, shell("read x; exit 3"), execConfig{stdin: true}))
+		}
+		for _, s := range streams {
+			_, err := io.WriteString(s.Stdin, "\n")
+			require.NoError(c, err)
+		}
+		for _, id := range ids(20) {
+			c.exits(id, 3)
+		}
+		c.toldInOrder(20)
+		c.end()
+	}},
+	{"init is killed with execs running", none, func(c *contract) { c.killedWithExecs(10) }},
+	{"init is killed with execs running, host's pids", none, func(c *contract) { c.killedWithExecs(10, hostPids) }},
+	{"init is killed with execs running, a pod's pids", none, func(c *contract) {
+		c.sleeper()
+		pod := c.ByHand
+		path := fmt.Sprintf("/proc/%d/ns/pid", c.pid)
+		c.createAs(harness.HandConfig{Args: c.init.sleep, Shim: pod, Opts: []oci.SpecOpts{
+			oci.WithLinuxNamespace(specs.LinuxNamespace{Type: specs.PIDNamespace, Path: path}),
+		}})
+		c.killed(5)
+		c.ByHand = pod
+		require.Len(c, c.pids(), 1)
+		c.end()
+	}},
+	{"init ends while execs start", none, func(c *contract) {
+		// Whatever is told of each exec is told in order, and an exit for each that
+		// was started.
+		c.sleeper()
+		started := make([]bool, 20)
+		var all sync.WaitGroup
+		for i, id := range ids(20) {
+			c.add(id, c.execs.sleep, execConfig{noIO: true})
+			all.Go(func() {
+				_, err := c.Start(c.ctx, &task.StartRequest{ID: c.ID, ExecID: id})
+				started[i] = err == nil
+			})
+		}
+		time.Sleep(30 * time.Millisecond)
+		c.kill("", 9)
+		c.exits("", 137)
+		all.Wait()
+		c.exitTold("")
+		for i, id := range ids(20) {
+			if !started[i] {
+				assert.NotContains(c, c.told(), "exec-started "+id)
+				assert.NotContains(c, c.told(), "exit "+id)
+				continue
+			}
+			c.exitTold(id)
+			c.before("exec-started "+id, "exit "+id)
+			c.before("exit "+id, "exit")
+		}
+		c.delete("")
+	}},
+}
+
+// endAtOnce has fifty execs that end as soon as they begin.
+func (c *contract) endAtOnce(opts ...oci.SpecOpts) {
+	const n = 50
+	c.sleeper(opts...)
+	var all sync.WaitGroup
+	for i, id := range ids(n) {
+		r, _ := c.request(id, c.execs.exit(i%3), execConfig{noIO: true})
+		all.Go(func() {
+			_, err := c.Exec(c.ctx, r)
+			assert.NoError(c, err)
+			_, err = c.Start(c.ctx, &task.StartRequest{ID: c.ID, ExecID: id})
+			assert.NoError(c, err)
+			w, err := c.Wait(c.ctx, &task.WaitRequest{ID: c.ID, ExecID: id})
+			assert.NoError(c, err)
+			assert.EqualValues(c, i%3, w.GetExitStatus(), id)
+			_, err = c.Delete(c.ctx, &task.DeleteRequest{ID: c.ID, ExecID: id})
+			assert.NoError(c, err)
+		})
+	}
+	all.Wait()
+	c.toldInOrder(n)
+	c.end()
+	c.exitTold("")
+}
+
+// toldInOrder looks at the events of n execs: each once, the start before the exit.
+func (c *contract) toldInOrder(n int) {
+	c.Helper()
+	for _, id := range ids(n) {
+		c.exitTold(id)
+		var of []string
+		for _, one := range c.told() {
+			if slices.Contains([]string{"exec-added " + id, "exec-started " + id, "exit " + id}, one) {
+				of = append(of, one)
+			}
+		}
+		require.Equal(c, []string{"exec-added " + id, "exec-started " + id, "exit " + id}, of)
+	}
+}
+
+func (c *contract) killedWithExecs(n int, opts ...oci.SpecOpts) {
+	c.create(c.init.sleep, opts...)
+	c.killed(n)
+}
+
+// killed starts the container with n execs and kills its init.
+func (c *contract) killed(n int) {
+	c.start("")
+	c.printed(c.Streams, "ready")
+	for _, id := range ids(n) {
+		c.printed(c.exec(id, c.execs.sleep, execConfig{}), "ready")
+	}
+	c.kill("", 9)
+	c.exits("", 137)
+	for _, id := range ids(n) {
+		c.exits(id, 137)
+	}
+	c.exitTold("")
+	for _, id := range ids(n) {
+		c.before("exit "+id, "exit")
+		c.delete(id)
+	}
+	c.toldInOrder(n)
+	c.delete("")
+}
