@@ -206,3 +206,40 @@ func TestTerminalSpec(t *testing.T) {
 	require.Equal(t, "20 50\r\n", result.Stdout)
 	require.Empty(t, result.Stderr)
 }
+
+// A guest sees a terminal exactly where there is one.
+func TestTerminalOfGuest(t *testing.T) {
+	for _, guest := range []string{"/terminals.wasm", "/component-terminals.wasm"} {
+		eachTerminal(t, smoke.Ours, []string{guest}, func(u *terminal, begin func()) {
+			begin()
+			u.ends(0)
+			u.sees("terminals: 0 1 2\r\n")
+		})
+		t.Run("none", func(t *testing.T) {
+			tt := harness.New(t, smoke.Ours)
+			c := sleeping(tt, sleepers["guest"])
+			for _, stdin := range []io.Reader{nil, strings.NewReader("")} {
+				result := tt.Once(harness.Config{Image: smoke.Image(tt), Args: []string{guest}, Stdin: stdin})
+				require.Equal(t, "terminals: - - -\n", result.Stdout, "%+v", result)
+				result = tt.ExecOnce(c, harness.ExecConfig{Args: []string{guest}, Stdin: stdin})
+				require.Equal(t, "terminals: - - -\n", result.Stdout, "%+v", result)
+			}
+		})
+	}
+}
+
+// To a guest, too, ^D is the end of its input, and ^C the end of it.
+func TestTerminalKeysOfGuest(t *testing.T) {
+	for _, guest := range []string{"/cat.wasm", "/component-cat.wasm"} {
+		for key, code := range map[string]uint32{"\x04": 0, "\x03": 130} {
+			eachTerminal(t, smoke.Ours, []string{guest}, func(u *terminal, begin func()) {
+				begin()
+				u.types("typed\n")
+				// Once by the terminal, and by the guest.
+				require.Eventually(u.t, func() bool { return strings.Count(u.out.String(), "typed\r\n") >= 2 }, 10*time.Second, time.Millisecond)
+				u.types(key)
+				u.ends(code)
+			})
+		}
+	}
+}
