@@ -113,15 +113,20 @@ func (t *T) AddExec(c *Container, e ExecConfig) *Exec {
 	return added
 }
 
+// Discard gives up what the client has of the process.
+func (e *Exec) Discard() {
+	if e.IO() != nil {
+		e.IO().Cancel()
+		e.IO().Close()
+	}
+}
+
 // remove ends a process in whatever state it is, and removes what the client has of it.
 func (e *Exec) remove() {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	_, _ = e.Delete(e.d.In(ctx), client.WithProcessKill) // or it was deleted
-	if e.IO() != nil {
-		e.IO().Cancel()
-		e.IO().Close()
-	}
+	e.Discard()
 }
 
 // Exec starts a further process in a container.

@@ -16,6 +16,7 @@ import (
 	apievents "github.com/containerd/containerd/api/events"
 	"github.com/containerd/containerd/v2/client"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/stretchr/testify/require"
 
 	"github.com/libwasmshim/libwasmshim/test/guests"
@@ -95,6 +96,7 @@ func Run(t *testing.T, runtime string) {
 	for name, args := range cats {
 		t.Run("exec/"+name, func(t *testing.T) { exec(harness.New(t, runtime), sleepers, args) })
 	}
+	t.Run("resources", func(t *testing.T) { resources(harness.New(t, runtime), sleepers) })
 	t.Run("terminal", func(t *testing.T) { terminal(harness.New(t, runtime)) })
 	t.Run("exit code", func(t *testing.T) {
 		tt := harness.New(t, runtime)
@@ -177,6 +179,36 @@ func exec(t *harness.T, sleepers map[string][]string, cat []string) {
 		}
 		want = append(want, "exec-added", "exec-started", "exit", "exit", "delete")
 		if t.Runtime != Runc { // its shim now and then loses the last one, see hello
+			require.Equal(t, want, events.Topics(c.ID(), want...), name)
+		}
+		events.Close()
+	}
+	t.RequireNothingLeft()
+}
+
+// resources: what containerd asks of a whole container: pause, resume, update,
+// statistics, and what it is told of a want of memory.
+func resources(t *harness.T, sleepers map[string][]string) {
+	for name, args := range sleepers {
+		events := t.Subscribe(t.Ctx)
+		c := t.Run(harness.Config{Image: Image(t), Args: args})
+		require.NoError(t, c.Stdout.WaitFor("ready", 10*time.Second), name)
+		require.NoError(t, c.Task.Pause(t.Ctx), name)
+		requireStatus(t, c, client.Paused)
+		require.NoError(t, c.Task.Resume(t.Ctx), name)
+		requireStatus(t, c, client.Running)
+		limit := int64(32 << 20)
+		require.NoError(t, c.Task.Update(t.Ctx, client.WithResources(&specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit, Swap: &limit}})))
+		metric, err := c.Task.Metrics(t.Ctx)
+		require.NoError(t, err, name)
+		require.NotEmpty(t, metric.Data.GetValue(), name)
+		killed := t.ExecOnce(c, harness.ExecConfig{Args: []string{"/bin/busybox", "tail", "/dev/zero"}})
+		require.EqualValues(t, 137, killed.Code, name)
+		require.NoError(t, c.Task.Kill(t.Ctx, syscall.SIGKILL))
+		_, err = t.Finish(c)
+		require.NoError(t, err)
+		want := []string{"create", "start", "paused", "resumed", "exec-added", "exec-started", "oom", "exit", "exit", "delete"}
+		if t.Runtime != Runc { // its shim tells of a kill when it hears of it, and now and then loses the last event
 			require.Equal(t, want, events.Topics(c.ID(), want...), name)
 		}
 		events.Close()

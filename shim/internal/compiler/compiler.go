@@ -203,7 +203,8 @@ func await(ctx context.Context, c *container.Container, limits Limits) (exit con
 			return exit, late, false, err
 		}
 	}
-	oom = !late && c.OutOfMemory()
+	kills, _ := c.OOMKills()
+	oom = !late && kills > 0
 	return exit, late, oom, c.Delete()
 }
 

@@ -211,14 +211,3 @@ func (c cgroup) thaw() error {
 func gone(err error) bool {
 	return errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENODEV)
 }
-
-// OutOfMemory says whether the kernel has killed a process of the container for
-// want of memory. It is known until Delete.
-func (c *Container) OutOfMemory() bool {
-	m, err := c.cgroup.manager()
-	if err != nil {
-		return false
-	}
-	n, err := m.OOMKillCount()
-	return err == nil && n > 0
-}

@@ -50,7 +50,8 @@ func (s *Service) create(ctx context.Context, r *api.CreateTaskRequest) (*api.Cr
 		ContainerID: r.ID, Bundle: r.Bundle, Rootfs: r.Rootfs, Checkpoint: r.Checkpoint, Pid: pid,
 		IO: &events.TaskIO{Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal},
 	})
-	t.log, t.made, t.init.names = c.log, c.made, c.names
+	t.log, t.made, t.limits, t.init.names = c.log, c.made, c.limits, c.names
+	s.watchOOM(t)
 	s.follow(t, t.init, c.parts(c.container))
 	return &api.CreateTaskResponse{Pid: pid}, nil
 }
@@ -123,6 +124,9 @@ func (c *creation) readSpecAndOptions(context.Context) (err error) {
 	}
 	if pod := c.spec.Annotations[podAnnotation]; pod != "" {
 		c.log = c.log.WithField("pod", pod)
+	}
+	if c.spec.Linux != nil {
+		c.limits = container.LimitsOf(c.spec.Linux.Resources)
 	}
 	c.engine, err = c.opts.ForContainer(c.spec.Annotations, c.Options)
 	return err

@@ -19,6 +19,9 @@ import (
 // exec adds a process to a container. Nothing of it is made before its start.
 func (s *Service) exec(_ context.Context, r *api.ExecProcessRequest) (*emptypb.Empty, error) {
 	t, _, err := s.get(r.ID, "")
+	if err == nil {
+		err = t.notPaused()
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -45,8 +48,12 @@ func (s *Service) exec(_ context.Context, r *api.ExecProcessRequest) (*emptypb.E
 // startExec starts what exec has added. Of one that cannot be started nothing is left
 // but its name.
 func (s *Service) startExec(ctx context.Context, t *task, p *process) error {
+	if err := t.notPaused(); err != nil {
+		return err
+	}
 	e := &execution{preparation: preparation{
-		Service: s, made: t.made, id: t.id, execID: p.execID, log: t.log.WithField("exec", p.execID), names: p.names, looks: t.looks,
+		Service: s, made: t.made, id: t.id, execID: p.execID, log: t.log.WithField("exec", p.execID), names: p.names,
+		limits: t.limitsNow(), looks: t.looks,
 	}, p: p}
 	if err := e.make(ctx); err != nil {
 		e.log.WithError(err).Error("exec")

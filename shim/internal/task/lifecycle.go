@@ -30,6 +30,9 @@ const (
 	topicDelete      = "/tasks/delete"
 	topicExecAdded   = "/tasks/exec-added"
 	topicExecStarted = "/tasks/exec-started"
+	topicPaused      = "/tasks/paused"
+	topicResumed     = "/tasks/resumed"
+	topicOOM         = "/tasks/oom"
 )
 
 const (
@@ -48,7 +51,7 @@ func (s *Service) start(ctx context.Context, r *api.StartRequest) (*api.StartRes
 		return nil, err
 	}
 	defer end()
-	if err := p.may(running, "start"); err != nil {
+	if err := p.may("start"); err != nil {
 		return nil, err
 	}
 	ended, err := t.beginStart(p)
@@ -97,6 +100,10 @@ func (s *Service) await(t *task, p *process, has parts) {
 	p.awaitStart()
 	if p == t.init {
 		t.endExecs()
+	}
+	s.tellOOM(t)
+	if p == t.init && t.watch != nil {
+		t.watch.Close()
 	}
 	p.mu.Lock()
 	p.exit, p.state = exit, stopped
@@ -157,7 +164,7 @@ func (s *Service) delete(ctx context.Context, r *api.DeleteRequest) (*api.Delete
 			return nil, err
 		}
 	}
-	if err := t.init.may(gone, "delete"); err != nil {
+	if err := t.init.may("delete"); err != nil {
 		return nil, err
 	}
 	resp, err := t.removeAll()
@@ -186,7 +193,7 @@ func (s *Service) deleteExec(ctx context.Context, r *api.DeleteRequest) (*api.De
 	if p.now() == created {
 		p.failed()
 	}
-	if err := p.may(gone, "delete"); err != nil {
+	if err := p.may("delete"); err != nil {
 		return nil, err
 	}
 	if streams := p.living().streams; streams != nil {
@@ -305,6 +312,7 @@ func (s *Service) state(_ context.Context, r *api.StateRequest) (*api.StateRespo
 	if err != nil {
 		return nil, err
 	}
+	container := t.init.now()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.state == gone {
@@ -314,8 +322,12 @@ func (s *Service) state(_ context.Context, r *api.StateRequest) (*api.StateRespo
 	if p.execID != "" {
 		id = p.execID // as runc's shim has it
 	}
+	now := p.state
+	if container == paused && now == running {
+		now = paused
+	}
 	return &api.StateResponse{
-		ID: id, ExecID: p.execID, Bundle: t.bundle, Pid: p.pid, Status: p.state.proto(),
+		ID: id, ExecID: p.execID, Bundle: t.bundle, Pid: p.pid, Status: now.proto(),
 		Stdin: p.stdin, Stdout: p.stdout, Stderr: p.stderr, Terminal: p.terminal,
 		ExitStatus: uint32(p.exit.Status), ExitedAt: timestamppb.New(p.exit.At),
 	}, nil
@@ -347,19 +359,13 @@ func (s *Service) pids(_ context.Context, r *api.PidsRequest) (*api.PidsResponse
 	for _, pid := range pids {
 		info := &tasktypes.ProcessInfo{Pid: uint32(pid)}
 		if id, ok := execs[info.Pid]; ok {
-			if info.Info, err = marshalEvent(&runcoptions.ProcessDetails{ExecID: id}); err != nil {
+			if info.Info, err = marshalAny(&runcoptions.ProcessDetails{ExecID: id}); err != nil {
 				return nil, err
 			}
 		}
 		resp.Processes = append(resp.Processes, info)
 	}
 	return resp, nil
-}
-
-// stats has no answer yet. Of all errors NotFound alone is one that containerd, which
-// asks every container each second, does not log.
-func (s *Service) stats(_ context.Context, r *api.StatsRequest) (*api.StatsResponse, error) {
-	return nil, fmt.Errorf("statistics of container %s are not supported by this shim yet: %w", r.ID, errdefs.ErrNotFound)
 }
 
 func (s *Service) closeIO(_ context.Context, r *api.CloseIORequest) (*emptypb.Empty, error) {

@@ -35,7 +35,8 @@ type preparation struct {
 	names  names
 	spec   *specs.Spec    // of the container
 	run    *specs.Process // what is to be run: the spec's process, or an exec's
-	looks  chan struct{}  // the task's
+	limits container.Limits
+	looks  chan struct{} // the task's
 
 	undos  []func() error // of what was done, if the preparation fails
 	closes []func()       // of what is not needed any more, in any case
@@ -249,28 +250,13 @@ func (p *preparation) context() (*stage.Context, []*os.File) {
 		c.Preopens, _ = options.ParsePreopens(value) // checked when it was read
 		c.NoPreopens = len(c.Preopens) == 0
 	}
-	c.Memory, c.CPU = limits(p.spec)
+	c.Memory, c.CPU = p.limits.Memory, p.limits.CPU
 	p.spec, c.Hidden, c.MustHide = guestProc(p.spec, p.opts.GuestProc)
 	var files []*os.File
 	if p.guest != nil {
 		c.Layers, files = p.guest.Stage()
 	}
 	return c, files
-}
-
-// limits are what a container may have of memory, in bytes, and of CPU time, in
-// thousandths of a CPU; 0 for no limit.
-func limits(spec *specs.Spec) (memory, cpu uint64) {
-	if spec.Linux == nil || spec.Linux.Resources == nil {
-		return 0, 0
-	}
-	if m := spec.Linux.Resources.Memory; m != nil && m.Limit != nil && *m.Limit > 0 {
-		memory = uint64(*m.Limit)
-	}
-	if c := spec.Linux.Resources.CPU; c != nil && c.Quota != nil && *c.Quota > 0 && c.Period != nil && *c.Period > 0 {
-		cpu = uint64(*c.Quota) * 1000 / *c.Period
-	}
-	return memory, cpu
 }
 
 // maxCommandLine is how much of a guest's arguments is shown by ps, in bytes.

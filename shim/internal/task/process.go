@@ -27,26 +27,28 @@ const (
 	creating state = iota
 	created
 	running
+	paused // the whole container
 	stopped
 	gone // deleted, or never came to be
 )
 
-var stateNames = [...]string{"creating", "created", "running", "stopped", "deleted"}
+var stateNames = [...]string{"creating", "created", "running", "paused", "stopped", "deleted"}
 
 func (s state) String() string { return stateNames[s] }
 
 func (s state) proto() tasktypes.Status {
 	return [...]tasktypes.Status{
-		tasktypes.Status_UNKNOWN, tasktypes.Status_CREATED, tasktypes.Status_RUNNING, tasktypes.Status_STOPPED, tasktypes.Status_UNKNOWN,
+		tasktypes.Status_UNKNOWN, tasktypes.Status_CREATED, tasktypes.Status_RUNNING, tasktypes.Status_PAUSED, tasktypes.Status_STOPPED, tasktypes.Status_UNKNOWN,
 	}[s]
 }
 
-// transitions lists which states may follow which.
-var transitions = map[state][]state{
-	creating: {created, gone},
-	created:  {running, stopped},
-	running:  {stopped},
-	stopped:  {gone},
+// allowed says of a call in which states a process takes it.
+var allowed = map[string][]state{
+	"start":  {created},
+	"pause":  {running},
+	"resume": {paused},
+	"update": {created, running, paused},
+	"delete": {stopped},
 }
 
 // process is one process of a container: its init, or one that an exec has added.
@@ -115,6 +117,16 @@ func (p *process) now() state {
 	return p.state
 }
 
+// turns changes the state, if it is still the one that the caller has seen: a process
+// may end at any time.
+func (p *process) turns(from, to state) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.state == from {
+		p.state = to
+	}
+}
+
 // become changes the state. The caller has asked may, and has the turn, or is the
 // only one that tells of the exit.
 func (p *process) become(next state) {
@@ -123,13 +135,13 @@ func (p *process) become(next state) {
 	p.state = next
 }
 
-// may says whether the process can go to next, and if not why.
-func (p *process) may(next state, verb string) error {
+// may says whether the process takes a call now, and if not why.
+func (p *process) may(verb string) error {
 	now := p.now()
 	if now == gone {
 		return p.notHere()
 	}
-	if slices.Contains(transitions[now], next) {
+	if slices.Contains(allowed[verb], now) {
 		return nil
 	}
 	return fmt.Errorf("cannot %s %s: it is %s: %w", verb, p.name, now, errdefs.ErrFailedPrecondition)

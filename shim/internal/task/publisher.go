@@ -56,7 +56,7 @@ func NewPublisher(address, namespace string) *Publisher {
 
 // Publish queues an event of topic. It never waits.
 func (p *Publisher) Publish(topic string, event proto.Message) {
-	a, err := marshalEvent(event)
+	a, err := marshalAny(event)
 	if err != nil {
 		log.L.WithError(err).Errorf("encode event %s", topic)
 		return
@@ -164,9 +164,9 @@ func (p *Publisher) disconnect() {
 	}
 }
 
-// marshalEvent gives an event the type URL that containerd's typeurl expects:
+// marshalAny gives a message the type URL that containerd's typeurl expects:
 // the bare full name.
-func marshalEvent(event proto.Message) (*anypb.Any, error) {
+func marshalAny(event proto.Message) (*anypb.Any, error) {
 	b, err := proto.Marshal(event)
 	if err != nil {
 		return nil, err

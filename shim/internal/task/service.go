@@ -82,11 +82,11 @@ func (s *Service) Register(srv *ttrpc.Server) {
 		"Connect":   method(s, s.connect),
 		"Shutdown":  method(s, s.shutdown),
 
-		"Pause":      unimplemented[api.PauseRequest](s, "pause"),
-		"Resume":     unimplemented[api.ResumeRequest](s, "resume"),
-		"Checkpoint": unimplemented[api.CheckpointTaskRequest](s, "checkpoint"),
-		"Update":     unimplemented[api.UpdateTaskRequest](s, "update"),
+		"Pause":      method(s, s.pause),
+		"Resume":     method(s, s.resume),
+		"Update":     method(s, s.update),
 		"Stats":      method(s, s.stats),
+		"Checkpoint": method(s, s.checkpoint),
 	}
 	for _, name := range serviceNames {
 		srv.RegisterService(name, &ttrpc.ServiceDesc{Methods: methods})
@@ -115,12 +115,6 @@ func method[Req, Resp any](s *Service, handle func(context.Context, *Req) (*Resp
 		}
 		return resp, nil
 	}
-}
-
-func unimplemented[Req any](s *Service, what string) ttrpc.Method {
-	return method(s, func(context.Context, *Req) (*emptypb.Empty, error) {
-		return nil, fmt.Errorf("%s is not supported by this shim yet: %w", what, errdefs.ErrNotImplemented)
-	})
 }
 
 // reserve enters a new task, which does not exist for other calls until it was made,
