@@ -4,6 +4,8 @@
 ENGINE ?= wasmtime
 PREFIX ?= /usr/local
 DESTDIR ?=
+MINUTES ?= 10
+SEED ?= 0
 
 # netgo, osusergo: a static binary must not load glibc's NSS plugins.
 # seccomp: libcontainer applies profiles. The others leave out code that a shim
@@ -13,7 +15,7 @@ export GOFLAGS := -buildvcs=false -tags=netgo,osusergo,seccomp,urfave_cli_no_doc
 SHIM := dist/containerd-shim-$(notdir $(ENGINE))-v1
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build shim demo test unit e2e test-matrix soak-container test-engine abi fuzz lint bench install install-shim dist clean
+.PHONY: help deps build shim demo test unit test-contract e2e test-matrix soak soak-container test-engine abi fuzz lint bench install install-shim dist clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,9 +41,16 @@ unit: ## Run the tests that need neither root nor containerd
 e2e: deps ## Run the end-to-end tests on containerd 2.4.2
 	@scripts/test.sh e2e
 
+test-contract: deps ## Run what any shim binary must do, without containerd, on ours and runc's
+	@scripts/test.sh contract
+
 test-matrix: deps ## Run the smoke suite on every containerd from 1.6 to 2.4
 	@scripts/deps.sh matrix
 	@scripts/test.sh matrix
+
+soak: deps ## Do everything that clients do at random, for MINUTES=10, from SEED=0 (0: one that is drawn)
+	@scripts/shim.sh wasmtime
+	go test -count=1 -timeout 0 -run TestSoak -v ./test/soak -minutes $(MINUTES) -seed $(SEED)
 
 soak-container: ## Create and destroy 32,000 containers in one process
 	WASMSHIM_SOAK_ROUNDS=1000 go test -count=1 -timeout 60m -run TestSoak -v ./shim/internal/container

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# test.sh all|unit|e2e|matrix|abi|fuzz
+# test.sh all|unit|contract|e2e|matrix|abi|fuzz
 #
 # Runs a set of tests and prints what failed, last.
 set -uo pipefail
@@ -41,6 +41,10 @@ shims() {
 e2e() {
     run e2e go_test -timeout 30m ./test/e2e/...
 }
+# The contract with any shim binary, and a few seconds of everything at random.
+contract() {
+    run contract go_test -timeout 15m ./test/contract/... ./test/soak/...
+}
 # on VERSION: the smoke suite on another containerd.
 on() {
     WASMSHIM_CONTAINERD=$1 run "containerd-$1" go_test -timeout 15m ./test/matrix/...
@@ -66,12 +70,12 @@ fuzz() {
 }
 
 case ${1:-} in
-all) shims && unit && abi && pack && engines && e2e && on 1.6.20 ;;
+all) shims && unit && abi && pack && engines && contract && e2e && on 1.6.20 ;;
 abi) abi && pack && engines ;;
 unit | fuzz) "$1" ;;
-e2e | matrix) shims && "$1" ;;
+contract | e2e | matrix) shims && "$1" ;;
 *)
-    echo "usage: $0 all|unit|e2e|matrix|abi|fuzz" >&2
+    echo "usage: $0 all|unit|contract|e2e|matrix|abi|fuzz" >&2
     exit 2
     ;;
 esac

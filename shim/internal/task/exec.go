@@ -48,9 +48,6 @@ func (s *Service) exec(_ context.Context, r *api.ExecProcessRequest) (*emptypb.E
 // startExec starts what exec has added. Of one that cannot be started nothing is left
 // but its name.
 func (s *Service) startExec(ctx context.Context, t *task, p *process) error {
-	if err := t.notPaused(); err != nil {
-		return err
-	}
 	e := &execution{preparation: preparation{
 		Service: s, made: t.made, id: t.id, execID: p.execID, log: t.log.WithField("exec", p.execID), names: p.names,
 		limits: t.limitsNow(), looks: t.looks,

@@ -54,6 +54,9 @@ func (s *Service) start(ctx context.Context, r *api.StartRequest) (*api.StartRes
 	if err := p.may("start"); err != nil {
 		return nil, err
 	}
+	if err := t.notPaused(); err != nil {
+		return nil, err
+	}
 	ended, err := t.beginStart(p)
 	if err != nil {
 		return nil, err
@@ -65,7 +68,7 @@ func (s *Service) start(ctx context.Context, r *api.StartRequest) (*api.StartRes
 		err = s.startExec(ctx, t, p)
 	}
 	if err != nil {
-		p.failed()
+		p.neverRuns(exitNotStarted)
 		return nil, err
 	}
 	p.mu.Lock()
@@ -190,9 +193,7 @@ func (s *Service) deleteExec(ctx context.Context, r *api.DeleteRequest) (*api.De
 		return nil, err
 	}
 	defer end()
-	if p.now() == created {
-		p.failed()
-	}
+	p.neverRuns(0) // if it was not started; the status is that of runc's shim
 	if err := p.may("delete"); err != nil {
 		return nil, err
 	}

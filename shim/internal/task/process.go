@@ -86,7 +86,7 @@ type parts struct {
 	log     *log.Entry
 }
 
-// exitNotStarted is the exit status of a process that was never started.
+// exitNotStarted is the exit status of a process whose start has failed.
 const exitNotStarted = 255
 
 // child is a process of libcontainer's.
@@ -217,16 +217,16 @@ func (p *process) awaitStart() {
 	}
 }
 
-// failed ends what exec has added and what was never started: whoever waits for it is
+// neverRuns ends what exec has added and what was not started: whoever waits for it is
 // told, and it can be deleted. A container's init has an exit of its own.
-func (p *process) failed() {
+func (p *process) neverRuns(status int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.execID == "" || p.state != created {
 		return
 	}
 	p.state, p.spec = stopped, nil
-	p.exit = container.Exit{Status: exitNotStarted, At: time.Now()}
+	p.exit = container.Exit{Status: status, At: time.Now()}
 	close(p.exited)
 }
 
