@@ -24,6 +24,7 @@ import (
 
 	apievents "github.com/containerd/containerd/api/events"
 	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/pkg/cio"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/stretchr/testify/require"
@@ -291,7 +292,7 @@ func (w *world) pause() {
 	}
 	require.NoError(w, c.Task.Pause(w.Ctx))
 	c.want = client.Paused
-	_, err := c.Task.Exec(w.Ctx, harness.FreshID("e"), &specs.Process{Args: []string{"/native"}, Cwd: "/"}, nil)
+	_, err := c.Task.Exec(w.Ctx, harness.FreshID("e"), &specs.Process{Args: []string{"/native"}, Cwd: "/"}, cio.NullIO)
 	require.True(w, errdefs.IsFailedPrecondition(err), "%v", err)
 }
 
