@@ -203,8 +203,7 @@ func await(ctx context.Context, c *container.Container, limits Limits) (exit con
 			return exit, late, false, err
 		}
 	}
-	kills, _ := c.OOMKills()
-	oom = !late && kills > 0
+	oom = !late && c.OutOfMemory()
 	return exit, late, oom, c.Delete()
 }
 

@@ -19,6 +19,7 @@ import (
 	"runtime"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -94,11 +95,18 @@ type Container struct {
 	// daemon; Exec reads it from state.json.
 	lc *libcontainer.Container
 
+	oom     oomWatch
+	updates sync.Mutex // held by an Update
+	limits  atomic.Pointer[Limits]
+
 	mu      sync.Mutex
 	started bool               // guarded by mu
 	deleted bool               // guarded by mu
 	execs   map[*Exec]struct{} // not yet reaped, guarded by mu
 }
+
+// Limits returns the limits as Create or the last Update has set them.
+func (c *Container) Limits() Limits { return *c.limits.Load() }
 
 // Pid returns the init's process id as the host sees it.
 func (c *Container) Pid() int { return c.init.pid }
@@ -127,7 +135,7 @@ func (c *Container) OpenRoot() (*os.File, error) {
 }
 
 // Wait waits for the init's exit, which is reported after the exits of all
-// processes started by Exec.
+// processes started by Exec, and after what WatchOOM has told of.
 func (c *Container) Wait(ctx context.Context) (Exit, error) { return c.init.wait(ctx) }
 
 // Signal sends sig to the init, or to every process of the container. The error

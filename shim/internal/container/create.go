@@ -45,6 +45,7 @@ func create(cfg Config, p Process, limit patience) (*Container, error) {
 	if err != nil {
 		return nil, join(err, c.destroy())
 	}
+	c.oom.seen = c.cgroup.oomKills() // of an older container of this cgroup
 	c.init, err = startWithin(limit, lc, lp, p.Spec.Terminal, func() error { return c.cgroup.kill() }, c.destroy)
 	if err != nil {
 		return nil, err
@@ -52,6 +53,8 @@ func create(cfg Config, p Process, limit patience) (*Container, error) {
 	if !config.HasHook(configs.Poststop) && config.IntelRdt == nil {
 		c.lc = nil
 	}
+	limits := LimitsOf(cfg.Spec)
+	c.limits.Store(&limits)
 	go c.init.reap(c.initExited)
 	return c, nil
 }
@@ -59,6 +62,7 @@ func create(cfg Config, p Process, limit patience) (*Container, error) {
 // initExited runs between the init's end and the news of it. One that cannot be
 // killed does not keep the news back for ever.
 func (c *Container) initExited() {
+	defer c.endOOM()
 	if !c.cgroup.PrivatePID {
 		_ = c.killAll()
 	}

@@ -24,7 +24,7 @@ func (e *Exec) Pid() int { return e.pid }
 // does.
 func (e *Exec) Terminal() *os.File { return e.takeTerminal() }
 
-// Wait waits for the process's exit.
+// Wait waits for the process's exit, which is reported after what WatchOOM has told of.
 func (e *Exec) Wait(ctx context.Context) (Exit, error) { return e.wait(ctx) }
 
 // Signal sends sig to the process; errdefs.ErrNotFound once it has finished.
@@ -51,6 +51,7 @@ func (c *Container) Exec(p Process) (*Exec, error) {
 	c.execs[e] = struct{}{}
 	c.mu.Unlock()
 	go e.reap(func() {
+		c.checkOOM()
 		c.mu.Lock()
 		delete(c.execs, e)
 		c.mu.Unlock()

@@ -5,27 +5,34 @@ package container
 import (
 	"fmt"
 
+	"github.com/containerd/errdefs"
 	"github.com/opencontainers/cgroups"
 )
 
-// Pause freezes every process of the container, and returns when that is done. The
-// error is errdefs.ErrFailedPrecondition once the init has ended.
-func (c *Container) Pause() error { return c.freeze(cgroups.Frozen) }
+// Pause freezes every process of the container. errdefs.ErrFailedPrecondition if it
+// is not running.
+func (c *Container) Pause() error { return c.freeze("pause", cgroups.Frozen) }
 
-// Resume ends what Pause has begun.
-func (c *Container) Resume() error { return c.freeze(cgroups.Thawed) }
+// Resume ends a Pause.
+func (c *Container) Resume() error { return c.freeze("resume", cgroups.Thawed) }
 
-func (c *Container) freeze(state cgroups.FreezerState) error {
+func (c *Container) freeze(verb string, state cgroups.FreezerState) error {
 	if c.init.dead() {
-		return c.notRunning()
+		return c.notAlive(verb)
 	}
-	defer useBus(c.cgroup.Config.Systemd)()
 	m, err := c.cgroup.manager()
 	if err == nil {
 		err = m.Freeze(state)
 	}
-	if err != nil {
-		return fmt.Errorf("make cgroup %s: %w", state, err)
+	switch {
+	case err == nil:
+		return nil
+	case gone(err) || c.init.dead():
+		return c.notAlive(verb)
 	}
-	return nil
+	return fmt.Errorf("%s container %s: %w", verb, c.id, err)
+}
+
+func (c *Container) notAlive(verb string) error {
+	return fmt.Errorf("%s container %s: it is not running: %w", verb, c.id, errdefs.ErrFailedPrecondition)
 }

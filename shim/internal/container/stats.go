@@ -5,63 +5,87 @@ package container
 import (
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"github.com/containerd/cgroups/v3/cgroup1"
+	stats1 "github.com/containerd/cgroups/v3/cgroup1/stats"
 	"github.com/containerd/cgroups/v3/cgroup2"
-	"github.com/containerd/errdefs"
+	stats2 "github.com/containerd/cgroups/v3/cgroup2/stats"
 	"github.com/opencontainers/cgroups"
 	"google.golang.org/protobuf/proto"
 )
 
-// cgroupRoot is where the hierarchies are mounted.
+// cgroupRoot is where the one hierarchy of version 2 is mounted.
 const cgroupRoot = "/sys/fs/cgroup"
 
-// Stats are what the container's cgroup counts: the io.containerd.cgroups.v1.Metrics
-// or .v2.Metrics that containerd's clients read. They are there from Create to Delete,
-// as long as the cgroup is; then the error is errdefs.ErrNotFound.
+// Stats is what the container's cgroup has used, in the message that containerd reads
+// for this version of cgroups. Once the cgroup is gone, its count of processes that
+// were killed for want of memory is all that there is.
 func (c *Container) Stats() (proto.Message, error) {
-	metrics, err := c.cgroup.stats()
-	switch {
-	case errors.Is(err, cgroup1.ErrCgroupDeleted), err != nil && gone(err):
-		return nil, fmt.Errorf("cgroup of container %s is gone: %w", c.id, errdefs.ErrNotFound)
-	case err != nil:
-		return nil, fmt.Errorf("read the cgroup of container %s: %w", c.id, err)
+	c.checkOOM()
+	c.oom.mu.Lock()
+	kills := c.oom.total
+	c.oom.mu.Unlock()
+	if cgroups.IsCgroup2UnifiedMode() {
+		m, err := c.cgroup.stats2()
+		if err != nil {
+			return nil, fmt.Errorf("statistics of container %s: %w", c.id, err)
+		}
+		if m.MemoryEvents == nil {
+			m.MemoryEvents = &stats2.MemoryEvents{}
+		}
+		m.MemoryEvents.OomKill = max(m.MemoryEvents.OomKill, kills)
+		return m, nil
 	}
-	return metrics, nil
+	m, err := c.cgroup.stats1()
+	if err != nil {
+		return nil, fmt.Errorf("statistics of container %s: %w", c.id, err)
+	}
+	// As in version 2, with those of the cgroups below.
+	if m.MemoryOomControl == nil {
+		m.MemoryOomControl = &stats1.MemoryOomControl{}
+	}
+	m.MemoryOomControl.OomKill = max(m.MemoryOomControl.OomKill, kills)
+	return m, nil
 }
 
-func (c cgroup) stats() (proto.Message, error) {
-	if unified := c.unified(); unified != "" {
-		m, err := cgroup2.Load(strings.TrimPrefix(unified, cgroupRoot))
-		if err != nil {
-			return nil, err
-		}
-		return m.Stat()
-	}
-	cg, err := cgroup1.Load(c.inHierarchy)
+func (c cgroup) stats2() (*stats2.Metrics, error) {
+	m, err := cgroup2.Load(strings.TrimPrefix(c.Paths[""], cgroupRoot))
 	if err != nil {
 		return nil, err
 	}
-	return cg.Stat(cgroup1.IgnoreNotExist)
+	return m.Stat()
 }
 
-// inHierarchy is the cgroup's path in a hierarchy of version 1.
-func (c cgroup) inHierarchy(controller cgroup1.Name) (string, error) {
-	path, ok := strings.CutPrefix(c.Paths[string(controller)], cgroupRoot+"/")
-	if !ok {
-		return "", cgroup1.ErrControllerNotActive
-	}
-	_, path, _ = strings.Cut(path, "/")
-	return filepath.Join("/", path), nil
-}
+// controllers1 are those of version 1 that this machine has.
+var controllers1 = sync.OnceValues(cgroup1.Default)
 
-// unified is the cgroup's directory where version 2 counts and limits everything; empty
-// elsewhere, also where both versions are in use.
-func (c cgroup) unified() string {
-	if !cgroups.IsCgroup2UnifiedMode() {
-		return ""
+func (c cgroup) stats1() (*stats1.Metrics, error) {
+	controllers, err := controllers1()
+	if err != nil {
+		return nil, err
 	}
-	return c.Paths[""]
+	m := &stats1.Metrics{CPU: &stats1.CPUStat{Throttling: &stats1.Throttle{}, Usage: &stats1.CPUUsage{}}}
+	for _, controller := range controllers {
+		s, ok := controller.(interface {
+			Path(path string) string
+			Stat(path string, m *stats1.Metrics) error
+		})
+		dir := c.Paths[string(controller.Name())]
+		if !ok || dir == "" {
+			continue
+		}
+		path, err := filepath.Rel(s.Path(""), dir)
+		if err == nil {
+			err = s.Stat(path, m)
+		}
+		// A file that this kernel does not have, or a cgroup that is gone.
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, err
+		}
+	}
+	return m, nil
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/godbus/dbus/v5"
 	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/cgroups/systemd"
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 )
@@ -247,6 +248,13 @@ func TestSystemdDriver(t *testing.T) {
 			require.Contains(t, b.taken(), "StartTransientUnit "+scope)
 			idle()
 			require.NoError(t, c.Start())
+			require.NoError(t, c.Pause())
+			require.NoError(t, c.Update(&specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: new(int64(64 << 20))}}))
+			require.Contains(t, b.taken(), "SetUnitProperties "+scope)
+			require.Equal(t, "67108864\n", readCgroup(t, c, "memory", "memory.limit_in_bytes"))
+			require.Equal(t, "FROZEN\n", readCgroup(t, c, "freezer", "freezer.state"), "an update ends no pause")
+			require.NoError(t, c.Resume())
+			idle()
 			if name == "delete" {
 				require.NoError(t, c.Signal(syscall.SIGKILL, false))
 				require.Equal(t, 137, mustWait(t, c))

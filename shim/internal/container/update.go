@@ -5,211 +5,227 @@ package container
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
-	"github.com/containerd/errdefs"
 	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/runc/libcontainer"
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// Limits are what a container may have of memory, in bytes, and of CPU time, in
-// thousandths of a CPU; 0 is no limit.
-type Limits struct{ Memory, CPU uint64 }
-
-// LimitsOf are the limits that resources set.
-func LimitsOf(r *specs.LinuxResources) (l Limits) {
-	if r == nil {
-		return l
-	}
-	if m := r.Memory; m != nil && m.Limit != nil {
-		l.Memory = uint64(max(0, *m.Limit))
-	}
-	if c := r.CPU; c != nil && c.Quota != nil && c.Period != nil {
-		l.CPU = thousandths(*c.Quota, *c.Period)
-	}
-	return l
-}
-
-func thousandths(quota int64, period uint64) uint64 {
-	if quota <= 0 || period == 0 {
-		return 0
-	}
-	return uint64(quota) * 1000 / period
-}
-
-// Update changes resources of a living container, and returns its limits. What is not
-// named stays as it is. After an error nothing has changed.
-func (c *Container) Update(r *specs.LinuxResources) (Limits, error) {
+// Update changes the resources that r names and leaves the others. It takes what
+// runc's update takes, and hugetlb. Where a value is refused, nothing is changed.
+func (c *Container) Update(r *specs.LinuxResources) error {
+	c.updates.Lock()
+	defer c.updates.Unlock()
 	if c.init.dead() {
-		return Limits{}, c.notRunning()
+		return c.notAlive("update")
 	}
+	defer useBus(c.cgroup.Config.Systemd)()
 	lc, err := load(c.root, c.id)
 	if err != nil {
-		return Limits{}, err
+		return fmt.Errorf("update container %s: %w", c.id, err)
 	}
 	config := lc.Config()
-	// Config shares what it points to with the container, which falls back to it.
-	group, resources := *config.Cgroups, *config.Cgroups.Resources
-	group.Resources, config.Cgroups = &resources, &group
-	change(&resources, r)
-	// As runc has it: what something else has set of devices stays.
-	resources.SkipDevices = true
+	// As runc has it: rules that a plugin has added for a device stay.
+	config.Cgroups.SkipDevices = true
+	// What is undone by is not to be changed.
+	changed := *config.Cgroups
+	changed.Resources = merge(*config.Cgroups.Resources, r)
+	config.Cgroups = &changed
 
-	defer useBus(c.cgroup.Config.Systemd)()
-	before := c.cgroup.values(r.Unified)
-	if err := lc.Set(config); err != nil {
-		before.restore()
-		if errors.Is(err, libcontainer.ErrNotRunning) {
-			return Limits{}, c.notRunning()
-		}
-		return Limits{}, fmt.Errorf("update the resources of container %s: %w: %w", c.id, err, errdefs.ErrInvalidArgument)
+	before := c.cgroup.settings(slices.Collect(maps.Keys(r.Unified)))
+	err = lc.Set(config)
+	if err == nil {
+		limits := limitsOf(changed.Resources)
+		c.limits.Store(&limits)
+		return nil
 	}
-	return Limits{uint64(max(0, resources.Memory)), thousandths(resources.CpuQuota, resources.CpuPeriod)}, nil
+	// libcontainer sets the values again that it knows of; the kernel's own ones it
+	// does not know.
+	err = join(err, before.restore())
+	if errors.Is(err, libcontainer.ErrNotRunning) || c.init.dead() {
+		return fmt.Errorf("%w (%w)", c.notAlive("update"), err)
+	}
+	return invalid("update container %s: %w", c.id, err)
 }
 
-// change enters what r names, as `runc update` does.
-func change(to *cgroups.Resources, r *specs.LinuxResources) {
+// merge is old with what r names. old's own lists are not changed.
+func merge(old cgroups.Resources, r *specs.LinuxResources) *cgroups.Resources {
+	n := &old
 	if m := r.Memory; m != nil {
-		set(&to.Memory, m.Limit)
-		set(&to.MemoryReservation, m.Reservation)
-		set(&to.MemorySwap, m.Swap)
-		set(&to.MemoryCheckBeforeUpdate, m.CheckBeforeUpdate)
+		set(&n.Memory, m.Limit)
+		set(&n.MemoryReservation, m.Reservation)
+		set(&n.MemorySwap, m.Swap)
 		if m.Limit != nil && *m.Limit == -1 && m.Swap == nil {
-			to.MemorySwap = 0 // a limit of swap needs one of memory
+			n.MemorySwap = 0 // a limit for swap needs one for memory; this has both removed
 		}
 	}
-	if c := r.CPU; c != nil {
-		changeCPU(to, c)
+	// Of this update only.
+	n.MemoryCheckBeforeUpdate = r.Memory != nil && r.Memory.CheckBeforeUpdate != nil && *r.Memory.CheckBeforeUpdate
+	if cpu := r.CPU; cpu != nil {
+		mergeCPU(n, cpu)
 	}
-	if r.Pids != nil && r.Pids.Limit != nil {
-		to.PidsLimit = r.Pids.Limit
+	if p := r.Pids; p != nil && p.Limit != nil {
+		n.PidsLimit = p.Limit
 	}
-	if b := r.BlockIO; b != nil {
-		changeBlockIO(to, b)
+	if io := r.BlockIO; io != nil {
+		mergeIO(n, io)
 	}
-	for _, l := range r.HugepageLimits {
-		limit := &cgroups.HugepageLimit{Pagesize: l.Pagesize, Limit: l.Limit}
-		to.HugetlbLimit = upsert(to.HugetlbLimit, limit, func(o *cgroups.HugepageLimit) bool { return o.Pagesize == l.Pagesize })
+	for _, h := range r.HugepageLimits {
+		n.HugetlbLimit = put(n.HugetlbLimit, &cgroups.HugepageLimit{Pagesize: h.Pagesize, Limit: h.Limit},
+			func(o *cgroups.HugepageLimit) bool { return o.Pagesize == h.Pagesize })
 	}
-	if r.Unified != nil {
-		to.Unified = r.Unified
+	if len(r.Unified) > 0 {
+		n.Unified = maps.Clone(n.Unified)
+		if n.Unified == nil {
+			n.Unified = map[string]string{}
+		}
+		maps.Copy(n.Unified, r.Unified)
+	}
+	return n
+}
+
+func mergeCPU(n *cgroups.Resources, cpu *specs.LinuxCPU) {
+	if cpu.Idle != nil {
+		n.CPUIdle = cpu.Idle
+		n.CpuShares = 0 // an idle group has no weight, and refuses one
+	}
+	set(&n.CpuShares, cpu.Shares)
+	n.CpuWeight = cgroups.ConvertCPUSharesToCgroupV2Value(n.CpuShares)
+	set(&n.CpuQuota, cpu.Quota)
+	set(&n.CpuPeriod, cpu.Period)
+	if cpu.Burst != nil {
+		n.CpuBurst = cpu.Burst
+	}
+	set(&n.CpuRtRuntime, cpu.RealtimeRuntime)
+	set(&n.CpuRtPeriod, cpu.RealtimePeriod)
+	if cpu.Cpus != "" {
+		n.CpusetCpus = cpu.Cpus
+	}
+	if cpu.Mems != "" {
+		n.CpusetMems = cpu.Mems
 	}
 }
 
-func changeCPU(to *cgroups.Resources, c *specs.LinuxCPU) {
-	set(&to.CpuPeriod, c.Period)
-	set(&to.CpuQuota, c.Quota)
-	set(&to.CpuRtPeriod, c.RealtimePeriod)
-	set(&to.CpuRtRuntime, c.RealtimeRuntime)
-	if c.Burst != nil {
-		to.CpuBurst = c.Burst
-	}
-	if c.Shares != nil {
-		to.CpuShares, to.CpuWeight = *c.Shares, cgroups.ConvertCPUSharesToCgroupV2Value(*c.Shares)
-	}
-	if c.Idle != nil {
-		to.CPUIdle = c.Idle
-		if c.Shares == nil {
-			to.CpuShares, to.CpuWeight = 0, 0 // an idle cgroup has no weight
+func mergeIO(n *cgroups.Resources, io *specs.LinuxBlockIO) {
+	set(&n.BlkioWeight, io.Weight)
+	set(&n.BlkioLeafWeight, io.LeafWeight)
+	for _, d := range io.WeightDevice {
+		same := func(o *cgroups.WeightDevice) bool { return o.Major == d.Major && o.Minor == d.Minor }
+		w := cgroups.NewWeightDevice(d.Major, d.Minor, 0, 0)
+		if i := slices.IndexFunc(n.BlkioWeightDevice, same); i >= 0 {
+			*w = *n.BlkioWeightDevice[i]
 		}
+		set(&w.Weight, d.Weight)
+		set(&w.LeafWeight, d.LeafWeight)
+		n.BlkioWeightDevice = put(n.BlkioWeightDevice, w, same)
 	}
-	if c.Cpus != "" {
-		to.CpusetCpus = c.Cpus
-	}
-	if c.Mems != "" {
-		to.CpusetMems = c.Mems
-	}
-}
-
-func changeBlockIO(to *cgroups.Resources, b *specs.LinuxBlockIO) {
-	set(&to.BlkioWeight, b.Weight)
-	set(&to.BlkioLeafWeight, b.LeafWeight)
-	for _, d := range b.WeightDevice {
-		var weight, leaf uint16
-		set(&weight, d.Weight)
-		set(&leaf, d.LeafWeight)
-		to.BlkioWeightDevice = upsert(to.BlkioWeightDevice, cgroups.NewWeightDevice(d.Major, d.Minor, weight, leaf), func(o *cgroups.WeightDevice) bool {
-			return o.Major == d.Major && o.Minor == d.Minor
-		})
-	}
-	for _, list := range []struct {
-		to   *[]*cgroups.ThrottleDevice
-		from []specs.LinuxThrottleDevice
+	for _, t := range []struct {
+		list *[]*cgroups.ThrottleDevice
+		with []specs.LinuxThrottleDevice
 	}{
-		{&to.BlkioThrottleReadBpsDevice, b.ThrottleReadBpsDevice},
-		{&to.BlkioThrottleWriteBpsDevice, b.ThrottleWriteBpsDevice},
-		{&to.BlkioThrottleReadIOPSDevice, b.ThrottleReadIOPSDevice},
-		{&to.BlkioThrottleWriteIOPSDevice, b.ThrottleWriteIOPSDevice},
+		{&n.BlkioThrottleReadBpsDevice, io.ThrottleReadBpsDevice},
+		{&n.BlkioThrottleWriteBpsDevice, io.ThrottleWriteBpsDevice},
+		{&n.BlkioThrottleReadIOPSDevice, io.ThrottleReadIOPSDevice},
+		{&n.BlkioThrottleWriteIOPSDevice, io.ThrottleWriteIOPSDevice},
 	} {
-		for _, d := range list.from {
-			*list.to = upsert(*list.to, cgroups.NewThrottleDevice(d.Major, d.Minor, d.Rate), func(o *cgroups.ThrottleDevice) bool {
-				return o.Major == d.Major && o.Minor == d.Minor
-			})
+		for _, d := range t.with {
+			*t.list = put(*t.list, cgroups.NewThrottleDevice(d.Major, d.Minor, d.Rate),
+				func(o *cgroups.ThrottleDevice) bool { return o.Major == d.Major && o.Minor == d.Minor })
 		}
 	}
 }
 
-func set[T any](to *T, from *T) {
-	if from != nil {
+// set takes what is named. 0 is as good as not named, as runc has it.
+func set[T uint16 | int64 | uint64](to, from *T) {
+	if from != nil && *from != 0 {
 		*to = *from
 	}
 }
 
-// upsert is a list with one more, or with one replaced. The list itself stays.
-func upsert[T any](list []*T, one *T, same func(*T) bool) []*T {
-	list = slices.Clone(list)
-	if i := slices.IndexFunc(list, same); i >= 0 {
-		list[i] = one
-		return list
-	}
-	return append(list, one)
+// put returns a list with e in the place of what is the same.
+func put[E any](list []E, e E, same func(E) bool) []E {
+	return append(slices.DeleteFunc(slices.Clone(list), same), e)
 }
 
-// values are what a cgroup's files say of its limits. Of a change that is refused half
-// of it may have been made, and libcontainer knows only what it has set itself.
-type values []value
-
-type value struct{ file, text string }
-
-// limitFiles are those that Update writes, in the versions of cgroups.
-var limitFiles = []string{
-	"memory.limit_in_bytes", "memory.memsw.limit_in_bytes", "memory.soft_limit_in_bytes",
-	"memory.max", "memory.swap.max", "memory.low",
-	"cpu.shares", "cpu.cfs_period_us", "cpu.cfs_quota_us", "cpu.cfs_burst_us", "cpu.rt_period_us", "cpu.rt_runtime_us", "cpu.idle",
-	"cpu.weight", "cpu.max", "cpu.max.burst", "cpuset.cpus", "cpuset.mems", "pids.max",
-	"blkio.weight", "blkio.bfq.weight", "io.weight", "io.bfq.weight",
+// settingFiles are the files that an update may write, of both versions of cgroups.
+var settingFiles = []string{
+	"cpuset.cpus", "cpuset.mems", "pids.max",
+	"memory.*limit_in_bytes", "memory.max", "memory.low", "memory.high", "memory.swap.max",
+	"cpu.shares", "cpu.idle", "cpu.cfs_*_us", "cpu.rt_*_us", "cpu.weight", "cpu.max", "cpu.max.burst",
+	"blkio.*weight*", "blkio.throttle.*_device", "io.weight", "io.bfq.weight", "io.max",
+	"hugetlb.*limit_in_bytes", "hugetlb.*.max",
 }
 
-func (c cgroup) values(unified map[string]string) (all values) {
-	names := slices.Clone(limitFiles)
-	for name := range unified {
-		if filepath.Base(name) == name {
-			names = append(names, name)
-		}
-	}
+// settings are the contents of files of a cgroup.
+type settings map[string]string
+
+// settings reads what an update may change.
+func (c cgroup) settings(more []string) settings {
+	s := settings{}
 	for _, dir := range c.Paths {
-		for _, name := range names {
-			file := filepath.Join(dir, name)
-			if text, err := os.ReadFile(file); err == nil {
-				all = append(all, value{file, strings.TrimSpace(string(text))})
+		for _, pattern := range append(more, settingFiles...) {
+			files, _ := filepath.Glob(filepath.Join(dir, filepath.Base(pattern)))
+			for _, f := range files {
+				if b, err := os.ReadFile(f); err == nil {
+					s[f] = string(b)
+				}
 			}
 		}
 	}
-	return all
+	return s
 }
 
-// restore writes back what has changed. Some values bound others, so that the order
-// may matter: it goes through them twice.
-func (all values) restore() {
-	for range 2 {
-		for _, v := range all {
-			if text, err := os.ReadFile(v.file); err == nil && strings.TrimSpace(string(text)) != v.text {
-				_ = os.WriteFile(v.file, []byte(v.text), 0)
-			}
+// restore writes what was changed since. What the kernel takes in a certain order only,
+// as the limits of memory and of memory with swap, is right after some rounds.
+func (s settings) restore() error {
+	for range 3 {
+		for file, value := range s {
+			_ = restoreFile(file, value)
 		}
 	}
+	for file, value := range s {
+		if now, err := os.ReadFile(file); err == nil && string(now) != value {
+			return fmt.Errorf("%s cannot be set back to %q", file, strings.TrimSpace(value))
+		}
+	}
+	return nil
+}
+
+// ofDevice is a line that is a device's.
+var ofDevice = regexp.MustCompile(`(?m)^\d+:\d+ `)
+
+func restoreFile(file, value string) error {
+	now, err := os.ReadFile(file)
+	if err != nil || string(now) == value {
+		return err
+	}
+	dir, name := filepath.Split(file)
+	if !ofDevice.MatchString(value) && !ofDevice.Match(now) {
+		return cgroups.WriteFile(dir, name, strings.TrimSpace(value))
+	}
+	// Such a file is written line by line, and a device that it did not have is taken out.
+	for _, device := range ofDevice.FindAllString(string(now), -1) {
+		err = errors.Join(err, cgroups.WriteFile(dir, name, device+unset(name)))
+	}
+	for line := range strings.Lines(value) {
+		err = errors.Join(err, cgroups.WriteFile(dir, name, strings.TrimSpace(line)))
+	}
+	return err
+}
+
+// unset is how a device has no value of its own any more.
+func unset(name string) string {
+	switch name {
+	case "io.max":
+		return "rbps=max wbps=max riops=max wiops=max"
+	case "io.weight", "io.bfq.weight":
+		return "default"
+	}
+	return "0"
 }

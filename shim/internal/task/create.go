@@ -50,8 +50,10 @@ func (s *Service) create(ctx context.Context, r *api.CreateTaskRequest) (*api.Cr
 		ContainerID: r.ID, Bundle: r.Bundle, Rootfs: r.Rootfs, Checkpoint: r.Checkpoint, Pid: pid,
 		IO: &events.TaskIO{Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal},
 	})
-	t.log, t.made, t.limits, t.init.names = c.log, c.made, c.limits, c.names
-	s.watchOOM(t)
+	t.log, t.made, t.init.names = c.log, c.made, c.names
+	if err := c.container.WatchOOM(func() { s.Publish(topicOOM, &events.TaskOOM{ContainerID: t.id}) }); err != nil {
+		t.log.WithError(err).Debug("a want of memory is seen at the end of a process only")
+	}
 	s.follow(t, t.init, c.parts(c.container))
 	return &api.CreateTaskResponse{Pid: pid}, nil
 }
@@ -125,9 +127,7 @@ func (c *creation) readSpecAndOptions(context.Context) (err error) {
 	if pod := c.spec.Annotations[podAnnotation]; pod != "" {
 		c.log = c.log.WithField("pod", pod)
 	}
-	if c.spec.Linux != nil {
-		c.limits = container.LimitsOf(c.spec.Linux.Resources)
-	}
+	c.limits = container.LimitsOf(c.spec)
 	c.engine, err = c.opts.ForContainer(c.spec.Annotations, c.Options)
 	return err
 }

@@ -50,7 +50,7 @@ func (s *Service) exec(_ context.Context, r *api.ExecProcessRequest) (*emptypb.E
 func (s *Service) startExec(ctx context.Context, t *task, p *process) error {
 	e := &execution{preparation: preparation{
 		Service: s, made: t.made, id: t.id, execID: p.execID, log: t.log.WithField("exec", p.execID), names: p.names,
-		limits: t.limitsNow(), looks: t.looks,
+		limits: t.container.Limits(), looks: t.looks,
 	}, p: p}
 	if err := e.make(ctx); err != nil {
 		e.log.WithError(err).Error("exec")

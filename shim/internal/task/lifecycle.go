@@ -104,10 +104,6 @@ func (s *Service) await(t *task, p *process, has parts) {
 	if p == t.init {
 		t.endExecs()
 	}
-	s.tellOOM(t)
-	if p == t.init && t.watch != nil {
-		t.watch.Close()
-	}
 	p.mu.Lock()
 	p.exit, p.state = exit, stopped
 	resp := p.answer()

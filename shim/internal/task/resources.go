@@ -12,8 +12,6 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/protobuf/types/known/emptypb"
-
-	"github.com/libwasmshim/libwasmshim/shim/internal/container"
 )
 
 // change makes a change to a whole container, with its turn, if it takes that call now.
@@ -31,7 +29,7 @@ func (s *Service) change(ctx context.Context, id, verb string, do func(*task) er
 		return nil, err
 	}
 	if err := do(t); err != nil {
-		return nil, fmt.Errorf("%s container %s: %w", verb, id, err)
+		return nil, err
 	}
 	return &emptypb.Empty{}, nil
 }
@@ -72,22 +70,8 @@ func (s *Service) update(ctx context.Context, r *api.UpdateTaskRequest) (*emptyp
 		return nil, fmt.Errorf("resources of container %s: parse them: %w: %w", r.ID, err, errdefs.ErrInvalidArgument)
 	}
 	return s.change(ctx, r.ID, "update", func(t *task) error {
-		limits, err := t.container.Update(resources)
-		if err != nil {
-			return err
-		}
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		t.limits = limits
-		return nil
+		return t.container.Update(resources)
 	})
-}
-
-// limitsNow are those that an engine is told.
-func (t *task) limitsNow() container.Limits {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.limits
 }
 
 // stats says what the container's cgroup counts, until it is deleted: clients look there

@@ -30,10 +30,6 @@ type task struct {
 	log   *log.Entry          // its lines name the container and its pod; guarded by mu until made
 	execs map[string]*process // by exec id; guarded by mu
 	over  bool                // the init has ended: nothing starts any more; guarded by mu
-
-	limits   container.Limits    // as they are now; guarded by mu
-	oomKills uint64              // that clients were told of; guarded by mu
-	watch    *container.OOMWatch // ends with the init; nil where there is none; set before the container is known
 }
 
 // made is what a create makes, and what later processes of the container are made of.

@@ -34,6 +34,16 @@ static int print_file(const char *path) {
     return fclose(f);
 }
 
+// Takes memory until the kernel ends it.
+static void eat(void) {
+    enum { MIB = 1 << 20 };
+    for (;;) {
+        char *p = malloc(MIB);
+        if (p)
+            memset(p, 1, MIB);
+    }
+}
+
 extern char **environ;
 
 int main(int argc, char **argv) {
@@ -56,6 +66,14 @@ int main(int argc, char **argv) {
             for (;;)
                 pause();
         return n;
+    }
+    if (!strcmp(cmd, "eat"))
+        eat();
+    if (!strcmp(cmd, "eat-child")) { // stays when its child is killed
+        if (fork() == 0)
+            eat();
+        for (;;)
+            pause();
     }
     if (!strcmp(cmd, "fds"))
         return list_fds();
