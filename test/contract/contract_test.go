@@ -370,6 +370,18 @@ func file(c *contract, path string) string {
 	return strings.TrimSpace(string(text))
 }
 
+// entries are the names in a directory.
+func entries(c *contract, dir string) []string {
+	c.Helper()
+	all, err := os.ReadDir(dir)
+	require.NoError(c, err)
+	var names []string
+	for _, one := range all {
+		names = append(names, one.Name())
+	}
+	return names
+}
+
 // link is where a link of a process in /proc leads.
 func link(c *contract, pid uint32, name string) string {
 	c.Helper()

@@ -119,6 +119,7 @@ var execTests = []test{
 		added := c.state("e")
 		require.Equal(c, types.Status_CREATED.String(), added.Status.String())
 		require.Zero(c, added.Pid)
+		require.True(c, added.ExitedAt.AsTime().IsZero())
 		require.Equal(c, []string{"e", c.Bundle, r.Stdin, r.Stdout, r.Stderr}, []string{added.ID, added.Bundle, added.Stdin, added.Stdout, added.Stderr})
 		pid := c.start("e")
 		require.NotZero(c, pid)
@@ -127,6 +128,7 @@ var execTests = []test{
 		running := c.state("e")
 		require.Equal(c, types.Status_RUNNING.String(), running.Status.String())
 		require.Equal(c, pid, running.Pid)
+		require.True(c, running.ExitedAt.AsTime().IsZero())
 		require.Equal(c, map[uint32]string{c.pid: "", pid: "e"}, c.pids())
 		c.refused("delete of a running exec", codes.FailedPrecondition, c.deleteErr("e"))
 		c.status("e", types.Status_RUNNING)
@@ -195,6 +197,37 @@ var execTests = []test{
 		c.start("e")
 		require.EqualValues(c, 7, (<-waited).GetExitStatus())
 	}},
+	{"a wait ends with the container", none, func(c *contract) {
+		c.sleeper()
+		c.add("e", c.execs.exit(0), execConfig{})
+		c.kill("", 9)
+		c.wait("")
+		c.same("ends", true, c.endsWithin("e", time.Second))
+		c.delete("")
+	}},
+	{"signals", execs, func(c *contract) {
+		c.sleeper()
+		s := c.exec("e", shell(`trap "echo usr1" USR1; trap "exit 3" TERM; echo ready; while :; do busybox usleep 10000; done`), execConfig{})
+		c.printed(s, "ready")
+		c.kill("e", 0)
+		c.kill("e", 10)
+		c.printed(s, "usr1")
+		c.status("e", types.Status_RUNNING)
+		c.kill("e", 15)
+		c.exits("e", 3)
+		c.status("", types.Status_RUNNING)
+	}},
+	{"all are killed", none, func(c *contract) {
+		c.sleeper(hostPids)
+		s := c.exec("e", c.execs.sleep, execConfig{})
+		c.printed(s, "ready")
+		_, err := c.Kill(c.ctx, &task.KillRequest{ID: c.ID, Signal: 9, All: true})
+		require.NoError(c, err)
+		c.exits("", 137)
+		c.exits("e", 137)
+		c.exitTold("")
+		c.before("exit e", "exit")
+	}},
 	{"id taken", none, func(c *contract) {
 		c.sleeper()
 		taken := func(when string) {
@@ -243,7 +276,7 @@ var execTests = []test{
 	}},
 	{"missing program", none, func(c *contract) {
 		c.sleeper()
-		before := len(c.pids())
+		before, bundle := len(c.pids()), entries(c, c.Bundle)
 		for _, bad := range []struct {
 			what string
 			args []string
@@ -264,6 +297,7 @@ var execTests = []test{
 			c.refused("state, deleted", codes.NotFound, c.stateErr("e"))
 		}
 		require.Len(c, c.pids(), before)
+		require.Equal(c, bundle, entries(c, c.Bundle))
 		c.tells("events", "create", "start", "exec-added e", "exec-added e", "exec-added e", "exec-added e")
 		c.end()
 	}},
@@ -384,6 +418,32 @@ var execTests = []test{
 		c.closeStdin("e")
 		c.start("e")
 		c.same("ends", true, c.endsWithin("e", time.Second))
+	}},
+	{"the client goes away and comes back", execs, func(c *contract) {
+		c.sleeper()
+		s := c.exec("e", shell("while :; do echo x; busybox usleep 1000; done"), execConfig{stdin: true})
+		c.printed(s, "x\n")
+		for range 2 {
+			s.Detach()
+			time.Sleep(20 * time.Millisecond)
+			before := s.Stdout.Len()
+			c.status("e", types.Status_RUNNING) // no SIGPIPE
+			require.NoError(c, s.Attach())
+			c.eventually("its output comes", func() bool { return s.Stdout.Len() > before })
+		}
+		c.end()
+	}},
+	{"nobody reads for a while", execs, func(c *contract) {
+		c.sleeper()
+		s := c.exec("e", shell("busybox usleep 50000; exec busybox seq 100000"), execConfig{})
+		s.Detach()
+		time.Sleep(100 * time.Millisecond)
+		c.status("e", types.Status_RUNNING) // it waits
+		require.NoError(c, s.Attach())
+		c.exits("e", 0)
+		require.NoError(c, s.Ended(c.ctx))
+		require.Equal(c, 588895, s.Stdout.Len())
+		c.delete("e")
 	}},
 	{"no streams", none, func(c *contract) {
 		c.sleeper()

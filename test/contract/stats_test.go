@@ -4,6 +4,7 @@ package contract
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -19,6 +20,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/libwasmshim/libwasmshim/test/harness"
 )
 
 // cgroup reads a file of the container's cgroup, by its controller and name on
@@ -86,6 +89,32 @@ var updates = []test{
 			require.Equal(c, "25000 50000", c.cgroup("", "", "cpu.max"))
 		} else {
 			require.Equal(c, []string{"512", "50000", "25000"}, []string{c.cgroup("cpu", "cpu.shares", ""), c.cgroup("cpu", "cpu.cfs_period_us", ""), c.cgroup("cpu", "cpu.cfs_quota_us", "")})
+		}
+	}},
+	{"the second of a pod", noExecs, func(c *contract) {
+		c.sleeper(limit)
+		pod := c.ByHand
+		c.createAs(harness.HandConfig{Args: c.init.sleep, Shim: pod, Opts: []oci.SpecOpts{limit}})
+		c.start("")
+		require.NoError(c, c.update(memory(80<<20)))
+		require.EqualValues(c, 80<<20, c.memoryLimit())
+		c.end()
+		c.ByHand = pod
+		require.EqualValues(c, 64<<20, c.memoryLimit())
+		c.end()
+	}},
+	{"no limit", noExecs, func(c *contract) {
+		c.sleeper(limit, pidsLimit)
+		quota, pids, none := int64(-1), int64(-1), int64(-1)
+		require.NoError(c, c.update(&specs.LinuxResources{
+			CPU: &specs.LinuxCPU{Quota: &quota}, Memory: &specs.LinuxMemory{Limit: &none}, Pids: &specs.LinuxPids{Limit: &pids},
+		}))
+		require.Equal(c, "max", c.cgroup("pids", "pids.max", "pids.max"))
+		if isV2() {
+			require.Equal(c, "max", c.cgroup("", "", "memory.max"))
+		} else {
+			require.Equal(c, "-1", c.cgroup("cpu", "cpu.cfs_quota_us", ""))
+			require.Greater(c, c.memoryLimit(), uint64(1<<60))
 		}
 	}},
 	{"cpuset", noExecs, func(c *contract) {
@@ -181,6 +210,44 @@ func (c *contract) measured(when string, pids uint64) {
 	}
 }
 
+// exact compares numbers of a container that stands still with the cgroup's files.
+func (c *contract) exact() {
+	c.Helper()
+	v1, v2 := c.metrics()
+	if v2 != nil {
+		stat := table(c.cgroup("", "", "memory.stat"))
+		require.Equal(c, []uint64{stat["anon"], stat["file"], stat["inactive_file"], stat["pgfault"]},
+			[]uint64{v2.Memory.Anon, v2.Memory.File, v2.Memory.InactiveFile, v2.Memory.Pgfault})
+		return
+	}
+	stat := table(c.cgroup("memory", "memory.stat", ""))
+	require.Equal(c, []uint64{stat["cache"], stat["rss"], stat["total_inactive_file"], stat["pgfault"]},
+		[]uint64{v1.Memory.Cache, v1.Memory.RSS, v1.Memory.TotalInactiveFile, v1.Memory.PgFault})
+	require.Equal(c, number(c, c.cgroup("memory", "memory.usage_in_bytes", "")), v1.Memory.Usage.Usage)
+	require.Equal(c, number(c, c.cgroup("memory", "memory.max_usage_in_bytes", "")), v1.Memory.Usage.Max)
+	require.Equal(c, number(c, c.cgroup("memory", "memory.failcnt", "")), v1.Memory.Usage.Failcnt)
+	require.Equal(c, number(c, c.cgroup("cpuacct", "cpuacct.usage", "")), v1.CPU.Usage.Total)
+	var perCPU []uint64
+	for _, text := range strings.Fields(c.cgroup("cpuacct", "cpuacct.usage_percpu", "")) {
+		perCPU = append(perCPU, number(c, text))
+	}
+	require.Equal(c, perCPU, v1.CPU.Usage.PerCPU)
+	require.Equal(c, table(c.cgroup("cpu", "cpu.stat", ""))["nr_periods"], v1.CPU.Throttling.Periods)
+}
+
+// table reads lines of a name and a number.
+func table(text string) map[string]uint64 {
+	found := map[string]uint64{}
+	for line := range strings.Lines(text) {
+		var name string
+		var n uint64
+		if _, err := fmt.Sscan(line, &name, &n); err == nil {
+			found[name] = n
+		}
+	}
+	return found
+}
+
 // cpuTime is the cgroup's, in nanoseconds.
 func (c *contract) cpuTime() uint64 {
 	c.Helper()
@@ -216,6 +283,7 @@ var stats = []test{
 		c.measured("running", number(c, c.cgroup("pids", "pids.current", "pids.current")))
 		c.pause()
 		c.measured("paused", number(c, c.cgroup("pids", "pids.current", "pids.current")))
+		c.exact()
 		c.kill("", 9)
 		c.wait("")
 		c.measured("stopped", 0)

@@ -5,7 +5,10 @@ package contract
 import (
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -14,6 +17,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/libwasmshim/libwasmshim/test/harness"
 )
@@ -53,6 +57,22 @@ var storms = []test{
 		require.Len(c, c.pids(), 1)
 		c.end()
 	}},
+	{"init's end ends its children", both, func(c *contract) { c.endsChildren() }},
+	{"init's end ends its children, host's pids", both, func(c *contract) { c.endsChildren(hostPids) }},
+	{"an exec that has left the cgroup holds up nobody", both, func(c *contract) {
+		c.sleeper(hostPids)
+		c.add("e", c.execs.sleep, execConfig{noIO: true})
+		pid := int(c.start("e"))
+		c.Cleanup(func() { _ = unix.Kill(pid, unix.SIGKILL) })
+		for _, procs := range cgroupRoots(c) {
+			require.NoError(c, os.WriteFile(procs, []byte(strconv.Itoa(pid)), 0))
+		}
+		c.kill("", 9)
+		c.same("init's exit is told", true, c.endsWithin("", 4*time.Second))
+		require.NoError(c, unix.Kill(pid, unix.SIGKILL))
+		c.exits("", 137)
+		c.exits("e", 137)
+	}},
 	{"init ends while execs start", none, func(c *contract) {
 		// Whatever is told of each exec is told in order, and an exit for each that
 		// was started.
@@ -83,6 +103,27 @@ var storms = []test{
 		}
 		c.delete("")
 	}},
+}
+
+// endsChildren has an init that ends before its child.
+func (c *contract) endsChildren(opts ...oci.SpecOpts) {
+	c.run(shell("sleep 1000 & echo ready; exec sleep 1000"), opts...)
+	c.printed(c.Streams, "ready")
+	require.Len(c, c.pids(), 2)
+	c.kill("", 9)
+	c.exits("", 137)
+	c.eventually("the child has ended", func() bool { return c.cgroup("pids", "cgroup.procs", "cgroup.procs") == "" })
+	c.delete("")
+}
+
+// cgroupRoots are the files that take processes into no cgroup.
+func cgroupRoots(c *contract) []string {
+	if isV2() {
+		return []string{"/sys/fs/cgroup/cgroup.procs"}
+	}
+	roots, err := filepath.Glob("/sys/fs/cgroup/*/cgroup.procs")
+	require.NoError(c, err)
+	return roots
 }
 
 // endAtOnce has fifty execs that end as soon as they begin.

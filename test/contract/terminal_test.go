@@ -8,8 +8,10 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	task "github.com/containerd/containerd/api/runtime/task/v3"
+	types "github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/containerd/v2/pkg/oci"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/stretchr/testify/require"
@@ -29,7 +31,7 @@ func (c *contract) resize(exec string, width, height uint32) {
 	require.NoError(c, err)
 }
 
-func (c *contract) types(s *harness.Streams, text string) {
+func (c *contract) enter(s *harness.Streams, text string) {
 	c.Helper()
 	_, err := io.WriteString(s.Stdin, text)
 	require.NoError(c, err)
@@ -86,9 +88,9 @@ var terminals = join(
 	}),
 	onBoth("echo and ^D", []string{"/bin/cat"}, func(c *contract, exec string, s *harness.Streams) {
 		c.start(exec)
-		c.types(s, "abc\n")
+		c.enter(s, "abc\n")
 		c.printed(s, "abc\r\nabc\r\n")
-		c.types(s, "\x04")
+		c.enter(s, "\x04")
 		c.exits(exec, 0)
 		c.delete(exec)
 		require.Equal(c, "abc\r\nabc\r\n", strings.ReplaceAll(s.Stdout.String(), "^D\b\b", ""))
@@ -96,10 +98,41 @@ var terminals = join(
 	onBoth("^C", shell(`trap "echo interrupted; exit 5" INT; echo ready; while :; do busybox usleep 10000; done`), func(c *contract, exec string, s *harness.Streams) {
 		c.start(exec)
 		c.printed(s, "ready")
-		c.types(s, "\x03")
+		c.enter(s, "\x03")
 		c.exits(exec, 5)
 		require.NoError(c, s.Ended(c.ctx))
 		require.Contains(c, s.Stdout.String(), "interrupted")
+	}),
+	onBoth("job control", []string{"/bin/sh", "-i"}, func(c *contract, exec string, s *harness.Streams) {
+		c.start(exec)
+		prompt := func() {
+			c.eventually("a prompt", func() bool {
+				return strings.HasSuffix(strings.TrimSuffix(s.Stdout.String(), "\x1b[6n"), "# ") // asks where the cursor is
+			})
+		}
+		prompt()
+		c.enter(s, "sh -c 'echo begun; exec cat'\n")
+		c.printed(s, "\nbegun\r\n")
+		c.enter(s, "here\n")
+		c.printed(s, "here\r\nhere\r\n")
+		c.enter(s, "\x1a") // ^Z
+		c.printed(s, "Stopped")
+		for range 2 { // the first time it says that there are stopped jobs
+			prompt()
+			c.enter(s, "exit 9\n")
+			c.printed(s, "exit 9\r\n")
+		}
+		c.exits(exec, 9)
+	}),
+	onBoth("nobody reads for a while", shell("busybox usleep 50000; exec busybox seq 50000"), func(c *contract, exec string, s *harness.Streams) {
+		c.start(exec)
+		s.Detach()
+		time.Sleep(100 * time.Millisecond)
+		require.NoError(c, s.Attach())
+		c.exits(exec, 0)
+		require.NoError(c, s.Ended(c.ctx))
+		require.True(c, strings.HasSuffix(s.Stdout.String(), "\n50000\r\n"))
+		require.Equal(c, 338894, s.Stdout.Len())
 	}),
 	onBoth("1 MiB is pasted", shell("busybox stty raw -echo; echo ready; busybox head -c 1048576 | busybox sha256sum"), func(c *contract, exec string, s *harness.Streams) {
 		c.start(exec)
@@ -120,13 +153,13 @@ var terminals = join(
 	}),
 	onBoth("detached and attached again", []string{"/bin/cat"}, func(c *contract, exec string, s *harness.Streams) {
 		c.start(exec)
-		c.types(s, "one\n")
+		c.enter(s, "one\n")
 		c.printed(s, "one\r\none\r\n")
 		for range 2 {
 			s.Detach()
 			require.NoError(c, s.Attach())
 			before := s.Stdout.Len()
-			c.types(s, "two\n")
+			c.enter(s, "two\n")
 			c.eventually("echo and output", func() bool { return strings.HasSuffix(s.Stdout.String()[before:], "two\r\ntwo\r\n") })
 		}
 		c.kill(exec, 9)
@@ -145,9 +178,9 @@ var terminals = join(
 			}
 			c.onTerminal(c.init.cat)
 			c.start("")
-			c.types(c.Streams, "abc\n")
+			c.enter(c.Streams, "abc\n")
 			c.printed(c.Streams, "abc\r\nabc\r\n")
-			c.types(c.Streams, "\x04")
+			c.enter(c.Streams, "\x04")
 			c.exits("", 0)
 			require.NoError(c, c.Ended(c.ctx))
 			c.delete("")
@@ -155,12 +188,21 @@ var terminals = join(
 		{"exec", none, func(c *contract) {
 			c.sleeper()
 			s := c.exec("e", c.execs.cat, execConfig{stdin: true, terminal: true})
-			c.types(s, "abc\n")
+			c.enter(s, "abc\n")
 			c.printed(s, "abc\r\nabc\r\n")
-			c.types(s, "\x04")
+			c.enter(s, "\x04")
 			c.exits("e", 0)
 			require.NoError(c, s.Ended(c.ctx))
 			c.delete("e")
+		}},
+		{"without a stdin", execs, func(c *contract) {
+			c.sleeper()
+			s := c.exec("e", shell("echo ready; read x; echo ended"), execConfig{terminal: true})
+			c.printed(s, "ready\r\n")
+			time.Sleep(20 * time.Millisecond)
+			c.status("e", types.Status_RUNNING)
+			c.kill("e", 9)
+			c.exits("e", 137)
 		}},
 		{"spec's size", execs, func(c *contract) {
 			c.sleeper()
