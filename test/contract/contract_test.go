@@ -207,7 +207,12 @@ func (c *contract) createAs(config harness.HandConfig) {
 	config.Opts = append([]oci.SpecOpts{oci.WithDefaultPathEnv, oci.WithEnv([]string{"PATH=/bin"})}, config.Opts...)
 	h, err := place.ByHand(c.ctx, config)
 	require.NoError(c, err)
-	c.Cleanup(func() { assert.NoError(c, h.Close(c.ctx)) })
+	c.Cleanup(func() {
+		assert.NoError(c, h.Close(c.ctx))
+		if text := h.Log.String(); c.Failed() && text != "" {
+			c.Logf("%s's shim:\n%s", h.ID, text)
+		}
+	})
 	c.ByHand = h
 	r, err := h.Create(c.ctx)
 	require.NoError(c, err)

@@ -69,7 +69,7 @@ var storms = []test{
 		}
 		c.kill("", 9)
 		c.same("init's exit is told", true, c.endsWithin("", 4*time.Second))
-		require.NoError(c, unix.Kill(pid, unix.SIGKILL))
+		_ = unix.Kill(pid, unix.SIGKILL) // a shim may have found it all the same
 		c.exits("", 137)
 		c.exits("e", 137)
 	}},
