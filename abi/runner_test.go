@@ -47,6 +47,7 @@ const (
 	_
 	_
 	tagExecID
+	tagRlimit
 )
 
 func u32(v uint32) string { return string(binary.LittleEndian.AppendUint32(nil, v)) }

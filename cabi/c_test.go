@@ -62,6 +62,7 @@ func sample() string {
 		record(14, "\x00\x00\x00\x80\x00\x00\x00\x00"), record(15, "\xdc\x05\x00\x00\x00\x00\x00\x00"),
 		record(16, "/\x00/"), record(16, "/data\x00/d"),
 		record(17, "/proc"), record(18, "\x01\x00\x00\x00"), record(19, "e1"),
+		record(20, "\x09\x00\x00\x00\x00\x00\x00\x40\x00\x00\x00\x00\xff\xff\xff\xff\xff\xff\xff\xff"),
 		record(13, "\x06\x00\x00\x00\x07\x00\x00\x00application/wasm\x00sha256:0a"), record(13, "\x08\x00\x00\x00\x00\x00\x00\x00\x00"),
 	)
 }
@@ -102,6 +103,7 @@ hidden=/proc
 flags=1
 layer=6,7,application/wasm,sha256:0a
 layer=8,0,,
+rlimit=9,1073741824,18446744073709551615
 `, decode(t, program, sample()))
 
 	require.Contains(t, decode(t, program, whole(record(13, "\x00\x00\x00\x00\x06\x00\x00\x00\x00sha256:0a"), record(6, "/a"))), "layer=0,6,,sha256:0a\n")
@@ -117,12 +119,13 @@ layer=8,0,,
 		"overrun":          {whole([]byte("\x01\x00\x00\x00\xf0\x00\x00\x00abc\x00")), "record overruns"},
 		"huge":             {whole([]byte("\x01\x00\x00\x00\xff\xff\xff\xffabc\x00")), "record overruns"},
 		"no terminator":    {whole([]byte("\x01\x00\x00\x00\x03\x00\x00\x00abcd")), "record overruns"},
-		"unknown tag":      {whole(record(20, "x")), "unknown tag"},
+		"unknown tag":      {whole(record(21, "x")), "unknown tag"},
 		"tag 0":            {whole(record(0, "x")), "unknown tag"},
 		"NUL in a string":  {whole(record(4, "a\x00b")), "NUL within a string"},
 		"kind too long":    {whole(record(12, "12345")), "kind of the wrong length"},
 		"odd flags":        {whole(record(18, "\x04\x00\x00\x00")), "unknown flags"},
 		"limit too short":  {whole(record(14, "1234567")), "limit of the wrong length"},
+		"short rlimit":     {whole(record(20, "1234")), "rlimit of the wrong length"},
 		"short layer":      {whole(record(13, "\x06\x00\x00\x00\x07\x00\x00")), "layer of the wrong length"},
 		"half a layer":     {whole(record(13, "\x06\x00\x00\x00\x00\x00\x00\x00a/b")), "layer without type and digest"},
 		"layer on stdin":   {whole(record(13, "\x00\x00\x00\x00\x00\x00\x00\x00\x00")), "layer without descriptor"},

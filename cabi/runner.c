@@ -5,11 +5,13 @@
 #include "cabi.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/time.h>
 #include <unistd.h>
 
@@ -145,6 +147,19 @@ static int hide(wasm_shim_context *ctx) {
     return 0;
 }
 
+// Sets the limits that libcontainer's init, of which this process was made, could not
+// have lived with. Returns an exit code, or 0.
+static int set_limits(const struct wasmshim_stage *s) {
+    for (size_t i = 0; i < s->rlimit_count; i++) {
+        const struct wasmshim_rlimit *l = &s->rlimits[i];
+        struct rlimit limit = {.rlim_cur = l->soft, .rlim_max = l->hard};
+        if (setrlimit(l->resource, &limit) < 0)
+            return fail("run", "cannot set the limit %" PRIu32 " of setrlimit(2) to %" PRIu64 ", %" PRIu64 ": %s",
+                        l->resource, l->soft, l->hard, strerror(errno));
+    }
+    return 0;
+}
+
 int wasmshim_runner(int argc, char **argv, const wasm_shim_engine *e) {
     engine = e;
     // First of all: until then, a signal to this PID 1 is lost.
@@ -156,6 +171,8 @@ int wasmshim_runner(int argc, char **argv, const wasm_shim_engine *e) {
     const char *bad = wasmshim_take_over(argc, argv, e, &ctx);
     if (bad != NULL)
         return fail("load", "context: %s", bad);
-    int hidden = hide(&ctx);
-    return hidden != 0 ? hidden : run(&ctx);
+    int code = hide(&ctx);
+    if (code == 0)
+        code = set_limits(&ctx.stage);
+    return code != 0 ? code : run(&ctx);
 }

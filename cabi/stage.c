@@ -27,6 +27,7 @@ enum {
     TAG_HIDDEN,
     TAG_FLAGS,
     TAG_EXEC_ID,
+    TAG_RLIMIT,
 };
 
 static const char magic[8] = {'w', 'a', 's', 'm', 's', 'h', 'i', 'm'};
@@ -36,6 +37,7 @@ enum {
     HEADER = sizeof(magic) + 8,
     RECORD = 8,
     LAYER = 8,
+    RLIMIT = 20,
 };
 
 static uint32_t u32(const uint8_t *p) {
@@ -100,6 +102,8 @@ static const char *check(const struct record *r) {
     case TAG_MEMORY:
     case TAG_CPU:
         return r->len == 8 ? NULL : "limit of the wrong length";
+    case TAG_RLIMIT:
+        return r->len == RLIMIT ? NULL : "rlimit of the wrong length";
     case TAG_LAYER:
         return check_layer(r);
     case TAG_PREOPEN:
@@ -190,6 +194,13 @@ static void store(const struct record *r, struct wasmshim_stage *out) {
             .artifact = u32(r->value + 4),
         };
         break;
+    case TAG_RLIMIT:
+        out->rlimits[out->rlimit_count++] = (struct wasmshim_rlimit){
+            .resource = u32(r->value),
+            .soft = u64(r->value + 4),
+            .hard = u64(r->value + 12),
+        };
+        break;
     case TAG_PREOPEN:
         out->preopens[out->preopen_count++] = (struct wasmshim_preopen){.host = s, .guest = s + strlen(s) + 1};
         break;
@@ -217,7 +228,7 @@ const char *wasmshim_stage_decode(const uint8_t *bytes, size_t size, struct wasm
 
     // First everything is checked and counted, then stored: nothing is
     // allocated for bytes that turn out to be bad.
-    size_t args = 0, env = 0, options = 0, hidden = 0, preopens = 0, layers = 0;
+    size_t args = 0, env = 0, options = 0, hidden = 0, preopens = 0, layers = 0, rlimits = 0;
     bool has_path = false, is_file = false;
     struct record r;
     for (size_t pos = HEADER; pos < size;) {
@@ -232,6 +243,7 @@ const char *wasmshim_stage_decode(const uint8_t *bytes, size_t size, struct wasm
         hidden += r.tag == TAG_HIDDEN;
         preopens += r.tag == TAG_PREOPEN;
         layers += r.tag == TAG_LAYER;
+        rlimits += r.tag == TAG_RLIMIT;
         is_file = is_file || (r.tag == TAG_LAYER && u32(r.value) == 0);
         if (r.tag == TAG_ENTRY_PATH)
             has_path = r.len > 0;
@@ -242,7 +254,7 @@ const char *wasmshim_stage_decode(const uint8_t *bytes, size_t size, struct wasm
     // A record takes at least 12 bytes of at most 64 MiB: no sum can overflow.
     size_t strings = args + env + options + hidden + 4;
     char *block = calloc(1, strings * sizeof(char *) + preopens * sizeof(struct wasmshim_preopen) +
-                                layers * sizeof(struct wasmshim_layer));
+                                layers * sizeof(struct wasmshim_layer) + rlimits * sizeof(struct wasmshim_rlimit));
     if (block == NULL)
         return "out of memory";
     out->block = block;
@@ -252,6 +264,7 @@ const char *wasmshim_stage_decode(const uint8_t *bytes, size_t size, struct wasm
     out->hidden.items = out->options.items + options + 1;
     out->preopens = (struct wasmshim_preopen *)(block + strings * sizeof(char *));
     out->layers = (struct wasmshim_layer *)(out->preopens + preopens);
+    out->rlimits = (struct wasmshim_rlimit *)(out->layers + layers);
     for (size_t pos = HEADER; pos < size;) {
         next(bytes, size, &pos, &r);
         store(&r, out);

@@ -51,6 +51,13 @@ struct wasmshim_layer {
     uint32_t artifact;      // 0 if there is none; in a compiler, where it is written to
 };
 
+// A limit of setrlimit(2).
+struct wasmshim_rlimit {
+    uint64_t soft;
+    uint64_t hard;
+    uint32_t resource;
+};
+
 enum {
     WASMSHIM_FLAG_MUST_HIDE = 1,   // rather no guest than one that is not kept from the hidden paths
     WASMSHIM_FLAG_NO_PREOPENS = 2, // the guest is given no directory; else none are "/"
@@ -76,6 +83,8 @@ struct wasmshim_stage {
     size_t preopen_count;
     struct wasmshim_layer *layers; // none: the guest is the file at entry_path
     size_t layer_count;
+    struct wasmshim_rlimit *rlimits; // that the runner sets itself
+    size_t rlimit_count;
     uint64_t memory; // bytes, 0 for no limit
     uint64_t cpu;    // thousandths of a CPU, 0 for no limit
     uint32_t kind;

@@ -57,6 +57,9 @@ func runner(e Engine) int {
 	if err := g.hide(c); err != nil {
 		return g.fail("sandbox", exitError, err)
 	}
+	if err := setLimits(c.Rlimits); err != nil {
+		return g.fail(StageRun, exitError, err)
+	}
 	unix.Close(stage.FDExe)
 	unix.Close(stage.FDStage)
 	for _, fd := range readable(c)[1:] {
@@ -102,6 +105,23 @@ func (g *guest) hide(c *stage.Context) error {
 		return nil
 	}
 	return fmt.Errorf("cannot hide %s from the guest: %w; set guest_proc to readonly to run without", c.Hidden[0], err)
+}
+
+// goAddresses is what Go's runtime reserves of addresses, and some more.
+const goAddresses = 2 << 30
+
+// setLimits sets what libcontainer's init, of which this process was made, could not
+// have lived with.
+func setLimits(limits []stage.Rlimit) error {
+	for _, l := range limits {
+		if l.Resource == unix.RLIMIT_AS && l.Soft < goAddresses {
+			return fmt.Errorf("the container limits its address space (RLIMIT_AS) to %d bytes, and an engine in Go takes %d: remove it; the container's limit on memory holds", l.Soft, goAddresses)
+		}
+		if err := unix.Setrlimit(int(l.Resource), &unix.Rlimit{Cur: l.Soft, Max: l.Hard}); err != nil {
+			return fmt.Errorf("cannot set the limit %d of setrlimit(2) to %d, %d: %w", l.Resource, l.Soft, l.Hard, err)
+		}
+	}
+	return nil
 }
 
 // readable are the descriptors that stay readable by their names in /proc: this

@@ -25,6 +25,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         n += strlen(s.preopens[i].host) + strlen(s.preopens[i].guest);
     for (size_t i = 0; i < s.layer_count; i++)
         n += strlen(s.layers[i].media_type) + strlen(s.layers[i].digest) + s.layers[i].fd + s.layers[i].artifact;
+    for (size_t i = 0; i < s.rlimit_count; i++)
+        n += s.rlimits[i].soft + s.rlimits[i].hard + s.rlimits[i].resource;
     (void)n;
     wasmshim_stage_free(&s);
     return 0;

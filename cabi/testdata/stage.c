@@ -42,6 +42,9 @@ static int print(size_t size) {
         printf("flags=%u\n", s.flags);
     for (size_t i = 0; i < s.layer_count; i++)
         printf("layer=%u,%u,%s,%s\n", s.layers[i].fd, s.layers[i].artifact, s.layers[i].media_type, s.layers[i].digest);
+    for (size_t i = 0; i < s.rlimit_count; i++)
+        printf("rlimit=%u,%llu,%llu\n", s.rlimits[i].resource, (unsigned long long)s.rlimits[i].soft,
+               (unsigned long long)s.rlimits[i].hard);
     wasmshim_stage_free(&s);
     return 0;
 }
@@ -96,6 +99,8 @@ static void decode(const uint8_t *bytes, size_t size) {
             n += strlen(s.hidden.items[i]);
         for (size_t i = 0; i < s.layer_count; i++)
             n += strlen(s.layers[i].media_type) + strlen(s.layers[i].digest);
+        for (size_t i = 0; i < s.rlimit_count; i++)
+            n += s.rlimits[i].soft + s.rlimits[i].hard + s.rlimits[i].resource;
         wasmshim_stage_free(&s);
     }
     free(copy);

@@ -75,6 +75,14 @@ func (c *Context) set(tag uint32, v []byte) error {
 			c.CPU = n
 		}
 		return nil
+	case tagRlimit:
+		if len(v) != 20 {
+			return fmt.Errorf("%w: rlimit of %d bytes", errMalformed, len(v))
+		}
+		c.Rlimits = append(c.Rlimits, Rlimit{
+			Resource: binary.LittleEndian.Uint32(v), Soft: binary.LittleEndian.Uint64(v[4:]), Hard: binary.LittleEndian.Uint64(v[12:]),
+		})
+		return nil
 	case tagLayer:
 		return c.setLayer(v)
 	case tagPreopen:

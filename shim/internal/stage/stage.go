@@ -48,6 +48,7 @@ const (
 	tagHidden
 	tagFlags
 	tagExecID
+	tagRlimit
 )
 
 // The flags.
@@ -111,6 +112,7 @@ type Context struct {
 	Hidden    []string  // absolute paths that the guest must not open; made so by Landlock
 	MustHide  bool      // rather no guest than one that is not kept from the hidden paths
 	Layers    []Layer   // none: the guest is the file at Path
+	Rlimits   []Rlimit  // that the runner sets itself
 
 	NoPreopens bool // the guest is given no directory at all
 }
@@ -126,6 +128,12 @@ type Layer struct {
 	// is the only layer then. Artifact is 0 if there is none; in a compiler it is
 	// where the artifact is to be written.
 	FD, Artifact uint32
+}
+
+// Rlimit is a limit of setrlimit(2).
+type Rlimit struct {
+	Resource   uint32
+	Soft, Hard uint64
 }
 
 // Preopen is a directory that the guest may use.
@@ -175,6 +183,11 @@ func (c *Context) Encode() ([]byte, error) {
 		b := binary.LittleEndian.AppendUint32(nil, l.FD)
 		b = binary.LittleEndian.AppendUint32(b, l.Artifact)
 		e.record(tagLayer, append(b, l.MediaType+"\x00"+l.Digest...))
+	}
+	for _, l := range c.Rlimits {
+		b := binary.LittleEndian.AppendUint32(nil, l.Resource)
+		b = binary.LittleEndian.AppendUint64(b, l.Soft)
+		e.record(tagRlimit, binary.LittleEndian.AppendUint64(b, l.Hard))
 	}
 	var set uint32
 	if c.MustHide {

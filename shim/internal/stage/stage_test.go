@@ -24,7 +24,8 @@ func sample() *Context {
 		Options: []string{"fuel=10"}, LogLevel: "debug", Kind: 2, Memory: 1 << 40, CPU: 1500,
 		Preopens: []Preopen{{Host: "/", Guest: "/"}, {Host: "/data", Guest: ""}},
 		Hidden:   []string{"/proc", "/x/proc"}, MustHide: true,
-		Layers: []Layer{{MediaType: "application/wasm", Digest: "sha256:0a", FD: 6, Artifact: 7}, {FD: 8}},
+		Layers:  []Layer{{MediaType: "application/wasm", Digest: "sha256:0a", FD: 6, Artifact: 7}, {FD: 8}},
+		Rlimits: []Rlimit{{Resource: 9, Soft: 1 << 30, Hard: 1<<64 - 1}, {Resource: 2}},
 	}
 }
 
@@ -55,7 +56,7 @@ func TestDecodedByC(t *testing.T) {
 	require.Equal(t, "id=c1\npod=p1\nns=k8s.io\nexec=e1\narg=/app.wasm\narg=\narg=two words\narg=\xff\xfe\n"+
 		"env=A=1\nenv=EMPTY=\nenv=NL=a\nb\npath=/app.wasm\nfunc=run\nname=app\ncwd=/srv\noption=fuel=10\nlevel=debug\n"+
 		"kind=2\nmemory=1099511627776\ncpu=1500\npreopen=/:/\npreopen=/data:\nhidden=/proc\nhidden=/x/proc\nflags=1\n"+
-		"layer=6,7,application/wasm,sha256:0a\nlayer=8,0,,\n", string(out))
+		"layer=6,7,application/wasm,sha256:0a\nlayer=8,0,,\nrlimit=9,1073741824,18446744073709551615\nrlimit=2,0,0\n", string(out))
 }
 
 func TestEncodeRefusesNUL(t *testing.T) {
@@ -169,6 +170,9 @@ func (c *Context) dump() string {
 	}
 	for _, l := range c.Layers {
 		fmt.Fprintf(&b, "layer=%d,%d,%s,%s\n", l.FD, l.Artifact, l.MediaType, l.Digest)
+	}
+	for _, l := range c.Rlimits {
+		fmt.Fprintf(&b, "rlimit=%d,%d,%d\n", l.Resource, l.Soft, l.Hard)
 	}
 	return b.String()
 }

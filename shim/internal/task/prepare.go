@@ -215,7 +215,13 @@ func (p *preparation) prepareProcess(context.Context) error {
 	if err != nil {
 		return err
 	}
+	args := append([]string{stage.Exe}, commandLine(p.run.Args)...)
+	if err := checkLimits(p.run.Rlimits, p.exe.leastLimits(), args); err != nil {
+		return err
+	}
 	context, layers := p.context()
+	run := *p.run
+	run.Rlimits, context.Rlimits = splitLimits(run.Rlimits)
 	f, err := context.File()
 	if err != nil {
 		return fmt.Errorf("write the runner's context: %w: %w", err, errdefs.ErrInvalidArgument)
@@ -231,7 +237,7 @@ func (p *preparation) prepareProcess(context.Context) error {
 	if guest, code, service := p.guest, p.code, p.Service; guest != nil {
 		says.Refused = func(index int) { service.code.Refuse(code, guest, index) }
 	}
-	p.process.Args = append([]string{stage.Exe}, commandLine(p.run.Args)...)
+	p.process.Args, p.process.Spec = args, &run
 	// Without a HOME, libcontainer would read the container's /etc/passwd.
 	p.process.Env = []string{stage.RoleEnv, "HOME=/"}
 	p.process.ExtraFiles = append([]*os.File{exe, f, says.Peer}, layers...)
