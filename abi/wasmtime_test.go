@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/libwasmshim/libwasmshim/test/guests"
 )
@@ -153,6 +154,11 @@ func TestAddressSpaceLimit(t *testing.T) {
 			require.Regexp(t, `: the container limits its address space \(RLIMIT_AS\) to \d+ bytes, of which wasmtime reserves 4\.1 GiB for each memory of a guest: remove it; the container's limit on memory holds$`, failure)
 		})
 	}
+	// The runner sets it, where it is told to.
+	r := limited(t, "true", string(hello), record{tagRlimit, u32(unix.RLIMIT_AS) + u64(1<<30) + u64(1<<30)})
+	exit, failure := r.end(t)
+	require.Equal(t, 126, exit, r.stderr.String())
+	require.Contains(t, failure, "(RLIMIT_AS) to 1073741824 bytes")
 	// Nothing is wrong with an artifact, or a layer, for which there is no room.
 	code, err := guests.Read("hello.wasm")
 	require.NoError(t, err)
@@ -170,8 +176,8 @@ func TestAddressSpaceLimit(t *testing.T) {
 		require.Contains(t, failure, "(RLIMIT_AS)")
 		require.Empty(t, r.log)
 	}
-	r := limited(t, "ulimit -v 8000000", string(hello))
-	exit, _ := r.end(t)
+	r = limited(t, "ulimit -v 8000000", string(hello))
+	exit, _ = r.end(t)
 	require.Equal(t, 0, exit, r.stderr.String())
 }
 

@@ -16,6 +16,8 @@ enum {
     STACK_TRIM = 256 << 10,
     SMALL_GUEST = 256 << 10,
     MAX_THREADS = 16,
+    // For WASI, in the background: a worker, some for files, one for the input.
+    WASI_THREADS = 4,
 };
 
 static int drop_segments(struct dl_phdr_info *info, size_t size, void *data) {
@@ -53,9 +55,9 @@ static unsigned compiler_threads(const struct guest *g) {
     return n < MAX_THREADS ? n : MAX_THREADS;
 }
 
-static int32_t new_engine(struct guest *g) {
+// threads is how many compile.
+static int32_t new_engine(struct guest *g, unsigned threads) {
     char number[16];
-    unsigned threads = compiler_threads(g);
     snprintf(number, sizeof(number), "%u", threads);
     setenv("RAYON_NUM_THREADS", number, 1);
     // Else tokio starts a thread for each CPU. The environment was emptied by
@@ -84,8 +86,17 @@ void new_store(struct guest *g) {
 
 int32_t execute(struct guest *g) {
     int32_t status = find_guest(g);
-    if (status == WASM_SHIM_OK)
-        status = new_engine(g);
+    if (status != WASM_SHIM_OK)
+        return status;
+    unsigned compilers = compiler_threads(g);
+    unsigned want = WASI_THREADS + (compilers > 1 ? compilers : 0);
+    unsigned threads = startable_threads(want);
+    if (threads < WASI_THREADS)
+        return fail(g, WASM_SHIM_ERROR,
+                    "the container may start %u threads more, and wasmtime needs %d: its limit on processes (pids) is "
+                    "too low, or the node has no more",
+                    threads, WASI_THREADS);
+    status = new_engine(g, threads < want ? 1 : compilers);
     if (status != WASM_SHIM_OK)
         return status;
     new_store(g);
@@ -114,7 +125,7 @@ static int32_t compile(wasm_shim_context *ctx, void *user_data) {
     set_timeout(&g);
     int32_t status = find_guest(&g);
     if (status == WASM_SHIM_OK)
-        status = new_engine(&g);
+        status = new_engine(&g, compiler_threads(&g));
     if (status != WASM_SHIM_OK)
         return status;
     new_store(&g);

@@ -54,6 +54,9 @@ int32_t set_limits(struct guest *g);
 int32_t execute(struct guest *g);
 int32_t execute_within(struct guest *g);
 
+// How many threads beside this one there can be at once, of so many.
+unsigned startable_threads(unsigned want);
+
 // Makes the guest's store, after the engine and before all that follows.
 void new_store(struct guest *g);
 

@@ -66,7 +66,7 @@ func TestGuardSmallMemory(t *testing.T) {
 		}
 	}
 	// Below that, it either works, or is refused, or is ended by the kernel.
-	for kib := int64(1024); kib <= 5120; kib += 512 {
+	for kib := int64(1024); kib <= 5120; kib += 1024 {
 		for _, guest := range []string{"/native", "/hello.wasm"} {
 			result, err := tt.Daemon.Once(tt.Ctx, harness.Config{Runtime: smoke.Ours, Image: image, Args: []string{guest}, Opts: []oci.SpecOpts{memoryLimit(kib << 10)}})
 			if err != nil {
@@ -136,8 +136,40 @@ func TestGuardRlimits(t *testing.T) {
 		}
 		// They are none of a native program's.
 		result := tt.Once(harness.Config{Image: image, Args: []string{"/native"}, Opts: []oci.SpecOpts{
-			harness.WithSpec(func(s *oci.Spec) { s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_AS", Soft: 32 << 20, Hard: 32 << 20}} }),
+			harness.WithSpec(func(s *oci.Spec) {
+				s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_AS", Soft: 32 << 20, Hard: 32 << 20}}
+			}),
 		}})
 		require.Equal(t, "hello\n", result.Stdout, "%+v", result)
 	}
+}
+
+// Where an engine cannot have its threads, a guest does not wait for ever for what
+// they would do.
+func TestGuardProcesses(t *testing.T) {
+	tt := harness.New(t, smoke.Ours)
+	image := smoke.Image(tt)
+	for pids := int64(1); pids <= 16; pids *= 2 {
+		limit := harness.WithSpec(func(s *oci.Spec) { s.Linux.Resources.Pids = &specs.LinuxPids{Limit: &pids} })
+		result := tt.Once(harness.Config{Image: image, Args: []string{"/native"}, Opts: []oci.SpecOpts{limit}})
+		require.Equal(t, "hello\n", result.Stdout, "%d: %+v", pids, result)
+		for guest, code := range map[string]uint32{"/files.wasm": 1, "/component-hello.wasm": 0} { // one has no files to copy
+			result := tt.Once(harness.Config{Image: image, Args: []string{guest}, Opts: []oci.SpecOpts{limit}})
+			if pids <= 4 {
+				code = 125
+				require.Contains(t, result.Stderr, "its limit on processes (pids) is too low", "%d: %+v", pids, result)
+			}
+			require.Equal(t, code, result.Code, "%s, %d: %+v", guest, pids, result)
+		}
+	}
+}
+
+// An engine in Go says so as well.
+func TestGuardRlimitsOfGo(t *testing.T) {
+	tt := harness.New(t, smoke.Go)
+	result := tt.Once(harness.Config{Image: smoke.Image(tt), Args: []string{"/hello.wasm"}, Opts: []oci.SpecOpts{harness.WithSpec(func(s *oci.Spec) {
+		s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_AS", Soft: 1 << 30, Hard: 1 << 30}}
+	})}})
+	require.EqualValues(t, 125, result.Code, "%+v", result)
+	require.Contains(t, result.Stderr, "(RLIMIT_AS)")
 }
