@@ -73,10 +73,10 @@ func inspectSelf() (map[string]uint64, error) {
 	defer func() { _ = e.Close() }()
 	least := map[string]uint64{"RLIMIT_AS": limitSlack, "RLIMIT_DATA": limitSlack, "RLIMIT_STACK": leastStack}
 	for _, p := range e.Progs {
-		switch {
-		case p.Type == elf.PT_INTERP:
+		switch p.Type {
+		case elf.PT_INTERP:
 			return nil, fmt.Errorf("this shim's binary is dynamically linked; it is executed in the container's root, where its libraries are not: link it with -static: %w", errdefs.ErrFailedPrecondition)
-		case p.Type == elf.PT_LOAD:
+		case elf.PT_LOAD:
 			least["RLIMIT_AS"] += p.Memsz
 			if p.Flags&elf.PF_W != 0 {
 				least["RLIMIT_DATA"] += p.Memsz
