@@ -58,9 +58,9 @@ func (e *sealedExe) close() {
 const (
 	// A little of everything, for what a program needs beside its own segments.
 	limitSlack = 1 << 20
-	// What a runner has on the kernel's stack; an engine that needs more has a stack
-	// of its own.
-	leastStack = 16 << 10
+	// What a runner has on the kernel's stack, which the kernel makes smaller by a
+	// random number; an engine that needs more has a stack of its own.
+	leastStack = 64 << 10
 )
 
 // inspectSelf says what this binary takes of what rlimits limit. It refuses one that
