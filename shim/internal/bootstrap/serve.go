@@ -65,7 +65,7 @@ func serve(e Engine, c invocation, req request, l *socket, config []byte, took *
 	})
 	service.Prepare(c.id, c.bundle, config)
 	time.AfterFunc(firstCallTimeout, service.StopIfUnused)
-	srv, err := ttrpc.NewServer(ttrpc.WithServerHandshaker(ttrpc.UnixSocketRequireSameUser()))
+	srv, err := task.NewServer()
 	if err != nil {
 		logger.WithError(err).Error("create ttrpc server")
 		return 1
@@ -77,7 +77,7 @@ func serve(e Engine, c invocation, req request, l *socket, config []byte, took *
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals, syscall.SIGPIPE, syscall.SIGTERM, syscall.SIGINT, syscall.SIGUSR1)
 	failed := make(chan error, 1)
-	go func() { failed <- srv.Serve(ctx, l) }()
+	go func() { failed <- task.Serve(ctx, srv, l) }()
 
 	for {
 		select {

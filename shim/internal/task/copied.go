@@ -15,45 +15,65 @@ import (
 )
 
 // copied is a stream that the daemon copies between a pipe, which the process has,
-// and a file of the host, which it must not have: a descriptor that was opened for
-// appending, or for reading, can be opened again for anything by its name in /proc.
+// and what the process cannot have, or must not: of a file of the host, a descriptor
+// that was opened for appending, or for reading, can be opened again for anything by
+// its name in /proc.
 type copied struct {
 	pipe    *os.File      // the process's end; nil once it has it
 	ours    *os.File      // the daemon's end of the pipe
-	file    *os.File      // the host's
+	far     far           // where it is copied from, or to
 	done    chan struct{} // closed once nothing is copied any more
 	isInput bool
 }
 
-// copyOutput copies what the process writes to a file, which it closes.
-func copyOutput(file *os.File, l *log.Entry) (stream, error) {
+// far is the other side of what is copied: a file of the host, or a client.
+type far interface {
+	io.Closer
+	end() // called once all is copied
+}
+
+// hostFile is a file of the host.
+type hostFile struct{ *os.File }
+
+func (f hostFile) end() { f.Close() }
+
+// copyOutput copies what the process writes. It closes to.
+func copyOutput(to interface {
+	far
+	io.Writer
+}, l *log.Entry,
+) (stream, error) {
 	reader, writer, err := os.Pipe()
 	if err != nil {
-		file.Close()
+		to.Close()
 		return nil, err
 	}
-	c := &copied{pipe: writer, ours: reader, file: file, done: make(chan struct{})}
+	c := &copied{pipe: writer, ours: reader, far: to, done: make(chan struct{})}
 	go func() {
 		defer close(c.done)
-		defer file.Close()
-		c.writeFile(l)
+		defer to.end()
+		c.write(to, l)
 	}()
 	return c, nil
 }
 
-// copyInput copies a file, which it closes, to what the process reads.
-func copyInput(file *os.File) (stream, error) {
+// copyInput copies to what the process reads. It closes from.
+func copyInput(from interface {
+	far
+	io.WriterTo
+},
+) (stream, error) {
 	reader, writer, err := os.Pipe()
 	if err != nil {
-		file.Close()
+		from.Close()
 		return nil, err
 	}
-	c := &copied{pipe: reader, ours: writer, file: file, done: make(chan struct{}), isInput: true}
+	c := &copied{pipe: reader, ours: writer, far: from, done: make(chan struct{}), isInput: true}
 	go func() {
 		defer close(c.done)
-		defer file.Close()
+		defer from.end()
 		defer writer.Close()
-		_, _ = io.Copy(writer, file) // the process may have ended, or closed its end
+		_, _ = from.WriteTo(writer) // the process may have ended, or closed its end
 	}()
 	return c, nil
 }
@@ -64,15 +84,15 @@ const copyBufferSize = 32 << 10
 // nothing for weeks.
 var copyBuffers = sync.Pool{New: func() any { return new([copyBufferSize]byte) }}
 
-// writeFile copies until everybody has closed the other end, or this one is closed. A
+// write copies until everybody has closed the other end, or this one is closed. A
 // file that cannot be written does not hold up the process: what does not fit is
 // lost, and the log says so once.
-func (c *copied) writeFile(l *log.Entry) {
+func (c *copied) write(to io.Writer, l *log.Entry) {
 	told := false
 	copyWhenReady(c.ours, func(b []byte) bool {
-		if _, err := c.file.Write(b); err != nil && !told {
+		if _, err := to.Write(b); err != nil && !told {
 			told = true
-			l.WithError(err).Warn("output of the container is lost: its file cannot be written")
+			l.WithError(err).Warn("output of the container is lost: where it goes cannot be written")
 		}
 		return true
 	})
@@ -124,7 +144,12 @@ func (c *copied) handOver() {
 	}
 }
 
-func (c *copied) endInput() {} // it ends where the file does
+// endInput has no meaning for a file: it ends where the file does.
+func (c *copied) endInput() {
+	if r, ok := c.far.(*remote); ok {
+		r.endInput()
+	}
+}
 
 func (c *copied) drain(giveUp <-chan struct{}) {
 	if c.isInput {
@@ -133,6 +158,13 @@ func (c *copied) drain(giveUp <-chan struct{}) {
 	select {
 	case <-c.done:
 	case <-giveUp:
+	}
+}
+
+// settle waits for a client that has not read yet all that the process has written.
+func (c *copied) settle(giveUp <-chan struct{}) {
+	if r, ok := c.far.(*remote); ok && r.attended() {
+		c.drain(giveUp)
 	}
 }
 
@@ -150,5 +182,5 @@ func (c *copied) close() {
 		case <-timer.C:
 		}
 	}
-	c.file.Close() // ends what still waits for it, a device
+	c.far.Close() // ends what still waits for it, a device or a client
 }

@@ -309,6 +309,9 @@ func (s *Service) state(_ context.Context, r *api.StateRequest) (*api.StateRespo
 	if err != nil {
 		return nil, err
 	}
+	if streams := p.living().streams; streams != nil && p.now() == stopped {
+		streams.settle()
+	}
 	container := t.init.now()
 	p.mu.Lock()
 	defer p.mu.Unlock()

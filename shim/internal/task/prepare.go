@@ -112,7 +112,7 @@ func (p *preparation) close() {
 }
 
 func (p *preparation) openStreams(context.Context) (err error) {
-	if p.streams, err = openStreams(p.names, p.id, p.Namespace, p.log); err != nil {
+	if p.streams, err = openStreams(p.names, p.id, p.Namespace, &p.remotes, p.log); err != nil {
 		return err
 	}
 	p.undos = append(p.undos, func() error { p.streams.close(); return nil })

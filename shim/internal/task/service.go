@@ -14,6 +14,7 @@ import (
 	"time"
 
 	api "github.com/containerd/containerd/api/runtime/task/v2"
+	streamingapi "github.com/containerd/containerd/api/services/streaming/v1"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/log"
@@ -57,6 +58,7 @@ type Service struct {
 	exe      sealedExe
 	code     image.Finder
 	prepared prepared
+	remotes  remotes
 }
 
 // New returns a service without containers.
@@ -91,6 +93,7 @@ func (s *Service) Register(srv *ttrpc.Server) {
 	for _, name := range serviceNames {
 		srv.RegisterService(name, &ttrpc.ServiceDesc{Methods: methods})
 	}
+	streamingapi.RegisterTTRPCStreamingService(srv, &s.remotes)
 }
 
 // method adapts a handler to ttrpc. Here, and only here, errors get their gRPC
@@ -102,19 +105,23 @@ func method[Req, Resp any](s *Service, handle func(context.Context, *Req) (*Resp
 			return nil, err
 		}
 		defer s.Busy()
-		// One call's bug must not take down a pod.
-		defer func() {
-			if p := recover(); p != nil {
-				log.G(s.ctx).Errorf("panic: %v\n%s", p, debug.Stack())
-				retErr = errgrpc.ToGRPC(fmt.Errorf("shim has a bug: %v; its log has the stack: %w", p, errdefs.ErrInternal))
-			}
-		}()
+		defer answer(s.ctx, &retErr)
 		resp, err := handle(ctx, &req)
 		if err != nil {
-			return nil, errgrpc.ToGRPC(err)
+			return nil, err
 		}
 		return resp, nil
 	}
+}
+
+// answer gives a call's error its code. It is deferred: one call's bug must not take
+// down a pod.
+func answer(ctx context.Context, err *error) {
+	if p := recover(); p != nil {
+		log.G(ctx).Errorf("panic: %v\n%s", p, debug.Stack())
+		*err = fmt.Errorf("shim has a bug: %v; its log has the stack: %w", p, errdefs.ErrInternal)
+	}
+	*err = errgrpc.ToGRPC(*err)
 }
 
 // reserve enters a new task, which does not exist for other calls until it was made,
@@ -217,7 +224,7 @@ func (s *Service) stopIfEmpty() {
 	stopping := s.stopping
 	s.mu.Unlock()
 	if stopping {
-		s.end.Do(func() { s.exe.close(); s.Shutdown() })
+		s.end.Do(func() { s.remotes.close(); s.exe.close(); s.Shutdown() })
 	}
 }
 

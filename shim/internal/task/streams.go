@@ -52,14 +52,14 @@ type names struct {
 
 // openStreams opens the streams of a process of a container. An empty name is
 // /dev/null.
-func openStreams(n names, id, namespace string, l *log.Entry) (_ *streams, retErr error) {
+func openStreams(n names, id, namespace string, r *remotes, l *log.Entry) (_ *streams, retErr error) {
 	s := &streams{names: n}
 	defer func() {
 		if retErr != nil {
 			s.close()
 		}
 	}()
-	if err := s.open(id, namespace, l); err != nil {
+	if err := s.open(id, namespace, r, l); err != nil {
 		return nil, err
 	}
 	if !n.terminal {
@@ -74,9 +74,9 @@ func openStreams(n names, id, namespace string, l *log.Entry) (_ *streams, retEr
 	return s, err
 }
 
-func (s *streams) open(id, namespace string, l *log.Entry) (err error) {
+func (s *streams) open(id, namespace string, r *remotes, l *log.Entry) (err error) {
 	n := s.names
-	if s.in, err = openInput(n.stdin); err != nil {
+	if s.in, err = openInput(n.stdin, r); err != nil {
 		return fmt.Errorf("stdin %q: %w", n.stdin, err)
 	}
 	if isLogger(n.stdout) {
@@ -87,14 +87,14 @@ func (s *streams) open(id, namespace string, l *log.Entry) (err error) {
 		s.out, s.err = &handedOver{file: out}, &handedOver{file: errors}
 		return nil
 	}
-	if s.out, err = openOutput(n.stdout, l); err != nil {
+	if s.out, err = openOutput(n.stdout, r, l); err != nil {
 		return fmt.Errorf("stdout %q: %w", n.stdout, err)
 	}
 	if _, isCopied := s.out.(*copied); n.terminal || isCopied && n.stderr == n.stdout {
 		s.err = s.out // one pipe, or lines would change places
 		return nil
 	}
-	if s.err, err = openOutput(n.stderr, l); err != nil {
+	if s.err, err = openOutput(n.stderr, r, l); err != nil {
 		return fmt.Errorf("stderr %q: %w", n.stderr, err)
 	}
 	return nil
@@ -170,6 +170,20 @@ func (s *streams) finish() {
 	s.close()
 }
 
+// settle waits a moment for clients that have not read yet all that a process has
+// written, which has ended. containerd's asks for the state of a process before it
+// deletes it, and then gives up what it has not read yet of a stream over ttrpc.
+func (s *streams) settle() {
+	giveUp := make(chan struct{})
+	timer := time.AfterFunc(lastReadTime, func() { close(giveUp) })
+	defer timer.Stop()
+	s.each(func(one stream) {
+		if c, ok := one.(*copied); ok {
+			c.settle(giveUp)
+		}
+	})
+}
+
 func (s *streams) close() {
 	if s.console != nil {
 		s.console.close()
@@ -182,9 +196,16 @@ func (s *streams) close() {
 
 // openInput opens what a process reads from: a FIFO itself, and anything else by a
 // copy.
-func openInput(name string) (stream, error) {
+func openInput(name string, r *remotes) (stream, error) {
 	if name == "" {
 		return openNull(unix.O_RDONLY)
+	}
+	if isRemote(name) {
+		one, err := r.open(name)
+		if err != nil {
+			return nil, err
+		}
+		return copyInput(one)
 	}
 	path, fifo, err := locate(name)
 	if err != nil {
@@ -198,12 +219,19 @@ func openInput(name string) (stream, error) {
 	if err != nil {
 		return nil, err
 	}
-	return copyInput(file)
+	return copyInput(hostFile{file})
 }
 
-func openOutput(name string, l *log.Entry) (stream, error) {
+func openOutput(name string, r *remotes, l *log.Entry) (stream, error) {
 	if name == "" {
 		return openNull(unix.O_WRONLY)
+	}
+	if isRemote(name) {
+		one, err := r.open(name)
+		if err != nil {
+			return nil, err
+		}
+		return copyOutput(one, l)
 	}
 	path, fifo, err := locate(name)
 	if err != nil {
@@ -220,7 +248,7 @@ func openOutput(name string, l *log.Entry) (stream, error) {
 	if err != nil {
 		return nil, err
 	}
-	return copyOutput(file, l)
+	return copyOutput(hostFile{file}, l)
 }
 
 func openNull(flags int) (stream, error) {
@@ -310,7 +338,7 @@ func locate(name string) (path string, fifo bool, err error) {
 				return path, false, nil
 			}
 		default:
-			return "", false, fmt.Errorf("streams of scheme %s:// are not supported here; accepted: fifo, file, and for stdout binary, binary-v2: %w", u.Scheme, errdefs.ErrInvalidArgument)
+			return "", false, fmt.Errorf("streams of scheme %s:// are not supported here; accepted: fifo, file, ttrpc+unix, and for stdout binary, binary-v2: %w", u.Scheme, errdefs.ErrInvalidArgument)
 		}
 	}
 	var st unix.Stat_t

@@ -27,7 +27,7 @@ func fifoAt(t *testing.T, name string) string {
 // was written is lost.
 func TestStreamsOutlivesItsClient(t *testing.T) {
 	in, out := fifoAt(t, "in"), fifoAt(t, "out")
-	s, err := openStreams(names{in, out, "", false}, "id", "ns", log.L)
+	s, err := openStreams(names{in, out, "", false}, "id", "ns", nil, log.L)
 	require.NoError(t, err)
 	_, err = s.out.processEnd().WriteString("early")
 	require.NoError(t, err)
@@ -48,7 +48,7 @@ func TestStreamsOutlivesItsClient(t *testing.T) {
 
 func TestStdinEndsOnlyWithCloseIO(t *testing.T) {
 	in := fifoAt(t, "in")
-	s, err := openStreams(names{in, "", "", false}, "id", "ns", log.L)
+	s, err := openStreams(names{in, "", "", false}, "id", "ns", nil, log.L)
 	require.NoError(t, err)
 	defer s.close()
 	for range 2 { // two clients, one after the other
@@ -77,7 +77,7 @@ func TestStdinEndsOnlyWithCloseIO(t *testing.T) {
 func TestStreamsFiles(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "new", "log")
 	for range 2 {
-		s, err := openStreams(names{"", "file://" + file, "file://" + file + ".err", false}, "id", "ns", log.L)
+		s, err := openStreams(names{"", "file://" + file, "file://" + file + ".err", false}, "id", "ns", nil, log.L)
 		require.NoError(t, err)
 		for i, one := range []stream{s.out, s.err} {
 			info, err := one.processEnd().Stat()
@@ -99,7 +99,7 @@ func TestStreamsFiles(t *testing.T) {
 // What goes to one file stays in order.
 func TestStreamsOrder(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "log")
-	s, err := openStreams(names{"", "file://" + file, "file://" + file, false}, "id", "ns", log.L)
+	s, err := openStreams(names{"", "file://" + file, "file://" + file, false}, "id", "ns", nil, log.L)
 	require.NoError(t, err)
 	for range 1000 {
 		_, err = s.out.processEnd().WriteString("o")
@@ -116,7 +116,7 @@ func TestStreamsOrder(t *testing.T) {
 
 // A FIFO may be named as a file, too: nobody waits for whoever is to read it.
 func TestStreamsFIFOAsFile(t *testing.T) {
-	s, err := openStreams(names{"", "file://" + fifoAt(t, "out"), "", false}, "id", "ns", log.L)
+	s, err := openStreams(names{"", "file://" + fifoAt(t, "out"), "", false}, "id", "ns", nil, log.L)
 	require.NoError(t, err)
 	_, err = s.out.processEnd().WriteString("text")
 	require.NoError(t, err)
@@ -133,7 +133,7 @@ func TestStreamsStuck(t *testing.T) {
 	require.NoError(t, unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0))
 	number, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
 	require.NoError(t, err)
-	s, err := openStreams(names{"", fmt.Sprintf("file:///dev/pts/%d", number), "", false}, "id", "ns", log.L)
+	s, err := openStreams(names{"", fmt.Sprintf("file:///dev/pts/%d", number), "", false}, "id", "ns", nil, log.L)
 	require.NoError(t, err)
 	_, err = s.out.processEnd().Write(make([]byte, 48<<10))
 	require.NoError(t, err)
@@ -147,7 +147,7 @@ func TestStreamsInputFile(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "in")
 	text := bytes.Repeat([]byte("0123456789abcdef"), 1<<16)
 	require.NoError(t, os.WriteFile(file, text, 0o600))
-	s, err := openStreams(names{file, "", "", false}, "id", "ns", log.L)
+	s, err := openStreams(names{file, "", "", false}, "id", "ns", nil, log.L)
 	require.NoError(t, err)
 	info, err := s.in.processEnd().Stat()
 	require.NoError(t, err)
@@ -156,7 +156,7 @@ func TestStreamsInputFile(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, text, got)
 	s.finish()
-	s, err = openStreams(names{file, "", "", false}, "id", "ns", log.L)
+	s, err = openStreams(names{file, "", "", false}, "id", "ns", nil, log.L)
 	require.NoError(t, err)
 	s.finish() // of a process that has read nothing
 }
@@ -166,10 +166,10 @@ func TestStreamsInputFile(t *testing.T) {
 func TestStreamsKeptOpen(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "log")
-	s, err := openStreams(names{"", file + "-not-there", "", false}, "id", "ns", log.L)
+	s, err := openStreams(names{"", file + "-not-there", "", false}, "id", "ns", nil, log.L)
 	require.ErrorContains(t, err, "no such FIFO")
 	require.Nil(t, s)
-	s, err = openStreams(names{"", "file://" + file, "", false}, "id", "ns", log.L)
+	s, err = openStreams(names{"", "file://" + file, "", false}, "id", "ns", nil, log.L)
 	require.NoError(t, err)
 	fd, err := unix.Dup(int(s.out.processEnd().Fd()))
 	require.NoError(t, err)
@@ -185,7 +185,7 @@ func TestStreamsKeptOpen(t *testing.T) {
 
 // A file that cannot be written, a full disk for one, holds up no process.
 func TestStreamsFull(t *testing.T) {
-	s, err := openStreams(names{"", "file:///dev/full", "", false}, "id", "ns", log.L)
+	s, err := openStreams(names{"", "file:///dev/full", "", false}, "id", "ns", nil, log.L)
 	require.NoError(t, err)
 	_, err = s.out.processEnd().Write(make([]byte, 1<<20))
 	require.NoError(t, err)
@@ -199,7 +199,7 @@ func TestStreamsErrors(t *testing.T) {
 		is                    func(error) bool
 		want                  string
 	}{
-		{"", "tcp://1.2.3.4", "", errdefs.IsInvalidArgument, `stdout "tcp://1.2.3.4": streams of scheme tcp:// are not supported here; accepted: fifo, file, and for stdout binary, binary-v2: invalid argument`},
+		{"", "tcp://1.2.3.4", "", errdefs.IsInvalidArgument, `stdout "tcp://1.2.3.4": streams of scheme tcp:// are not supported here; accepted: fifo, file, ttrpc+unix, and for stdout binary, binary-v2: invalid argument`},
 		{"", "", "binary:///bin/logger", errdefs.IsInvalidArgument, `stderr "binary:///bin/logger": streams of scheme binary:// are not supported here`},
 		{"", "", "/no/such/fifo", errdefs.IsNotFound, `stderr "/no/such/fifo": no such FIFO`},
 		{"", "file://", "", errdefs.IsInvalidArgument, `stdout "file://": "" is not an absolute path, as in file:///var/log/x: invalid argument`},
@@ -209,11 +209,11 @@ func TestStreamsErrors(t *testing.T) {
 		{"", "binary:///no/such/logger", "", errdefs.IsNotFound, `stdout "binary:///no/such/logger": start logger: fork/exec /no/such/logger: no such file or directory: not found`},
 		{"", "binary-v2:///bin/true", "", errdefs.IsUnavailable, `stdout "binary-v2:///bin/true": logger /bin/true closed descriptor 5 without writing to it: it has ended, or does not know binary-v2: unavailable`},
 	} {
-		_, err := openStreams(names{tc.stdin, tc.stdout, tc.stderr, false}, "id", "ns", log.L)
+		_, err := openStreams(names{tc.stdin, tc.stdout, tc.stderr, false}, "id", "ns", nil, log.L)
 		require.ErrorContains(t, err, tc.want)
 		require.True(t, tc.is(err), "%v", err)
 	}
-	s, err := openStreams(names{t.TempDir(), "", "", false}, "id", "ns", log.L)
+	s, err := openStreams(names{t.TempDir(), "", "", false}, "id", "ns", nil, log.L)
 	require.NoError(t, err) // there is nothing to read
 	s.close()
 }
@@ -230,7 +230,7 @@ func TestLogger(t *testing.T) {
 		script := filepath.Join(t.TempDir(), "logger")
 		require.NoError(t, os.WriteFile(script, []byte("#!/bin/sh\n"+ready+"exec 5>&-\n"+
 			`{ echo "$CONTAINER_ID $CONTAINER_NAMESPACE $*"; cat <&3; cat <&4; } >"$2"`+"\n"), 0o755))
-		s, err := openStreams(names{"", scheme + "://" + script + "?to=" + out, "", false}, "id", "ns", log.L)
+		s, err := openStreams(names{"", scheme + "://" + script + "?to=" + out, "", false}, "id", "ns", nil, log.L)
 		require.NoError(t, err)
 		_, err = s.out.processEnd().WriteString("from stdout\n")
 		require.NoError(t, err)

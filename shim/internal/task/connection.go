@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package task
+
+import (
+	"context"
+	"net"
+	"sync"
+
+	"github.com/containerd/ttrpc"
+)
+
+// connection tells a stream's handler what ttrpc does not say: whether what it has
+// sent was written, and when its client has closed the connection.
+type connection struct {
+	net.Conn
+	closed chan struct{}
+	once   sync.Once
+
+	mu      sync.Mutex
+	written int64         // bytes; guarded by mu
+	more    chan struct{} // closed when more are written; guarded by mu
+}
+
+func (c *connection) Write(b []byte) (int, error) {
+	n, err := c.Conn.Write(b)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.written += int64(n)
+	close(c.more)
+	c.more = make(chan struct{})
+	return n, err
+}
+
+func (c *connection) Close() error {
+	c.once.Do(func() { close(c.closed) })
+	return c.Conn.Close()
+}
+
+func (c *connection) count() (int64, <-chan struct{}) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.written, c.more
+}
+
+// wrote waits until so many bytes were written, or never will be.
+func (c *connection) wrote(want int64) error {
+	for {
+		written, more := c.count()
+		if written >= want {
+			return nil
+		}
+		select {
+		case <-more:
+		case <-c.closed:
+			if written, _ = c.count(); written >= want {
+				return nil
+			}
+			return net.ErrClosed
+		}
+	}
+}
+
+type connectionKey struct{}
+
+// connectionOf is the connection that a handler's context belongs to.
+func connectionOf(ctx context.Context) *connection {
+	c, _ := ctx.Value(connectionKey{}).(*connection)
+	return c
+}
+
+// NewServer returns a server for those who run as the same user.
+func NewServer() (*ttrpc.Server, error) {
+	return ttrpc.NewServer(ttrpc.WithServerHandshaker(sameUser{ttrpc.UnixSocketRequireSameUser()}))
+}
+
+// sameUser puts the connection of the context in the place of the one in it.
+type sameUser struct{ check ttrpc.UnixCredentialsFunc }
+
+func (s sameUser) Handshake(ctx context.Context, conn net.Conn) (net.Conn, any, error) {
+	conn, credentials, err := s.check.Handshake(ctx, conn)
+	if c := connectionOf(ctx); c != nil && err == nil {
+		c.Conn = conn
+		conn = c
+	}
+	return conn, credentials, err
+}
+
+// Serve serves a server of NewServer until the listener is closed. Handlers can ask
+// their context for the connection.
+func Serve(ctx context.Context, srv *ttrpc.Server, l net.Listener) error {
+	return srv.Serve(ctx, &listener{Listener: l, ctx: ctx, srv: srv})
+}
+
+// listener accepts nothing itself: it has the server serve each connection in a
+// context of its own. What goes wrong is for the server, which knows what to try again.
+type listener struct {
+	net.Listener
+	ctx context.Context //nolint:containedctx // Accept has none
+	srv *ttrpc.Server
+}
+
+func (l *listener) Accept() (net.Conn, error) {
+	for {
+		conn, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		c := &connection{closed: make(chan struct{}), more: make(chan struct{})}
+		_ = l.srv.Serve(context.WithValue(l.ctx, connectionKey{}, c), &single{Listener: l.Listener, conn: conn})
+	}
+}
+
+// single is a listener that has one connection.
+type single struct {
+	net.Listener
+	conn net.Conn
+}
+
+func (s *single) Accept() (net.Conn, error) {
+	if s.conn == nil {
+		return nil, net.ErrClosed
+	}
+	conn := s.conn
+	s.conn = nil
+	return conn, nil
+}
+
+func (s *single) Close() error { return nil }
