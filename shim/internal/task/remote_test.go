@@ -142,9 +142,10 @@ func TestRemoteOutput(t *testing.T) {
 			}
 			s := r.process(names{stdout: r.name("c-stdout")})
 			want := r.random(10 << 20)
+			end := s.out.processEnd()
 			go func() {
-				_, _ = s.out.processEnd().Write(want)
-				s.handOver()
+				_, _ = end.Write(want)
+				end.Close()
 			}()
 			if !clientFirst {
 				client = r.reader("c-stdout")
