@@ -12,6 +12,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/stretchr/testify/require"
 
+	"github.com/libwasmshim/libwasmshim/shim/internal/container"
 	"github.com/libwasmshim/libwasmshim/shim/internal/entrypoint"
 )
 
@@ -54,7 +55,7 @@ func FuzzBundle(f *testing.F) {
 }
 
 func preparationOf(s *Service, spec *specs.Spec, bundle string) *preparation {
-	return &preparation{Service: s, made: &made{bundle: bundle}, id: "id", spec: spec, run: spec.Process}
+	return &preparation{Service: s, made: &made{bundle: bundle}, id: "id", spec: spec, run: spec.Process, limits: container.LimitsOf(spec)}
 }
 
 func TestBundle(t *testing.T) {
