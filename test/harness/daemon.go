@@ -63,6 +63,7 @@ func (d *Daemon) Arch() string { return runtime.GOARCH }
 type Daemon struct {
 	*Place
 	LogLevel string
+	CRI      string // the configuration of the CRI plugin, which is there only with one
 	Client   *client.Client
 
 	cmd  *exec.Cmd
@@ -74,7 +75,9 @@ var config = template.Must(template.New("config").Parse(`
 root = "{{.Dir}}/root"
 state = "{{.State}}"
 disabled_plugins = [
+{{- if not .CRI}}
   "io.containerd.grpc.v1.cri",
+{{- end}}
   "io.containerd.internal.v1.opt",
   "io.containerd.internal.v1.tracing",
   "io.containerd.tracing.processor.v1.otlp",
@@ -83,7 +86,7 @@ disabled_plugins = [
   "io.containerd.snapshotter.v1.btrfs",
   "io.containerd.snapshotter.v1.devmapper",
   "io.containerd.snapshotter.v1.zfs",
-{{- if not .Version.Is1}}
+{{- if not (or .CRI .Version.Is1)}}
   "io.containerd.cri.v1.images",
   "io.containerd.cri.v1.runtime",
   "io.containerd.nri.v1.nri",
@@ -116,19 +119,24 @@ disabled_plugins = [
 {{- if .Version.HasSocketDir}}
 [plugins."io.containerd.shim.v1.manager"]
   socket_dir = "{{.SocketDir}}"
-{{end}}`))
+{{end}}
+{{.CRI}}`))
 
 // Start starts a containerd of its own root, state, sockets and namespace.
 // It first clears away what killed runs have left.
 func Start(ctx context.Context, v Version) (*Daemon, error) { return StartLogging(ctx, v, "info") }
 
 // StartLogging is Start with another log level, for containerd and its shims.
-func StartLogging(ctx context.Context, v Version, level string) (_ *Daemon, retErr error) {
+func StartLogging(ctx context.Context, v Version, level string) (*Daemon, error) {
+	return start(ctx, v, level, "")
+}
+
+func start(ctx context.Context, v Version, level, cri string) (_ *Daemon, retErr error) {
 	p, err := NewPlace(v)
 	if err != nil {
 		return nil, err
 	}
-	d := &Daemon{Place: p, LogLevel: level, done: make(chan struct{})}
+	d := &Daemon{Place: p, LogLevel: level, CRI: cri, done: make(chan struct{})}
 	defer func() {
 		if retErr != nil {
 			retErr = fmt.Errorf("start containerd %s: %w\n%s", v, retErr, d.LogTail(20))

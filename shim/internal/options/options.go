@@ -101,6 +101,8 @@ func fromRunc(r *options.Options, binary string) (Options, error) {
 	if err := checkBinaryName(r.BinaryName, binary); err != nil {
 		return Options{}, err
 	}
+	// containerd itself sets TaskApiAddress and TaskApiVersion, where a sandbox's
+	// controller names this daemon's address: there the request has come already.
 	for _, o := range []struct {
 		name string
 		set  bool
@@ -108,8 +110,6 @@ func fromRunc(r *options.Options, binary string) (Options, error) {
 		{"Root", r.Root != ""},
 		{"CriuImagePath", r.CriuImagePath != ""},
 		{"CriuWorkPath", r.CriuWorkPath != ""},
-		{"TaskApiAddress", r.TaskApiAddress != ""}, //nolint:staticcheck // deprecated, still to be refused
-		{"TaskApiVersion", r.TaskApiVersion != 0},  //nolint:staticcheck // the same
 	} {
 		if o.set {
 			return Options{}, refused(o.name)

@@ -143,14 +143,6 @@ func TestParseErrors(t *testing.T) {
 			pack(t, &options.Options{CriuWorkPath: "/r"}), errdefs.IsInvalidArgument,
 			"runtime option CriuWorkPath is not supported: checkpoints are not supported; remove it from the runtime's options: invalid argument",
 		},
-		{
-			pack(t, &options.Options{TaskApiAddress: "/r"}), errdefs.IsInvalidArgument, //nolint:staticcheck // deprecated, refused
-			"runtime option TaskApiAddress is not supported: containers are served by the daemon that start makes; remove it from the runtime's options: invalid argument",
-		},
-		{
-			pack(t, &options.Options{TaskApiVersion: 3}), errdefs.IsInvalidArgument, //nolint:staticcheck // the same
-			"runtime option TaskApiVersion is not supported: containers are served by the daemon that start makes; remove it from the runtime's options: invalid argument",
-		},
 		{at("etc/x"), errdefs.IsInvalidArgument, `runtime option ConfigPath: "etc/x" is not an absolute path: invalid argument`},
 		{at(dir + "/none"), errdefs.IsNotFound, `runtime option ConfigPath: open ` + dir + `/none: no such file or directory: not found`},
 		{at(dir), errdefs.IsInvalidArgument, `runtime option ConfigPath: ` + dir + ` is not a regular file: invalid argument`},

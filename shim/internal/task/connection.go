@@ -4,26 +4,39 @@ package task
 
 import (
 	"context"
+	"errors"
 	"net"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/containerd/ttrpc"
+	"golang.org/x/sys/unix"
 )
 
 // connection tells a stream's handler what ttrpc does not say: whether what it has
-// sent was written, and when its client has closed the connection.
+// sent has reached its client, and when that has closed the connection.
 type connection struct {
-	net.Conn
+	*net.UnixConn
 	closed chan struct{}
 	once   sync.Once
+	reset  atomic.Bool // the client has closed it before it has read all
 
 	mu      sync.Mutex
 	written int64         // bytes; guarded by mu
 	more    chan struct{} // closed when more are written; guarded by mu
 }
 
+func (c *connection) Read(b []byte) (int, error) {
+	n, err := c.UnixConn.Read(b)
+	if errors.Is(err, unix.ECONNRESET) {
+		c.reset.Store(true)
+	}
+	return n, err
+}
+
 func (c *connection) Write(b []byte) (int, error) {
-	n, err := c.Conn.Write(b)
+	n, err := c.UnixConn.Write(b)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.written += int64(n)
@@ -34,7 +47,7 @@ func (c *connection) Write(b []byte) (int, error) {
 
 func (c *connection) Close() error {
 	c.once.Do(func() { close(c.closed) })
-	return c.Conn.Close()
+	return c.UnixConn.Close()
 }
 
 func (c *connection) count() (int64, <-chan struct{}) {
@@ -43,22 +56,51 @@ func (c *connection) count() (int64, <-chan struct{}) {
 	return c.written, c.more
 }
 
-// wrote waits until so many bytes were written, or never will be.
-func (c *connection) wrote(want int64) error {
+// reached waits until the client has read so many bytes, or never will: one that is
+// killed may leave some of them in its socket.
+func (c *connection) reached(want int64) error {
 	for {
 		written, more := c.count()
 		if written >= want {
-			return nil
+			break
 		}
 		select {
 		case <-more:
 		case <-c.closed:
-			if written, _ = c.count(); written >= want {
-				return nil
+			if written, _ = c.count(); written < want {
+				return net.ErrClosed
 			}
-			return net.ErrClosed
 		}
 	}
+	for wait := 10 * time.Microsecond; ; wait = min(2*wait, 50*time.Millisecond) {
+		unread, hungUp := c.unread()
+		if unread == 0 && !hungUp {
+			return nil
+		}
+		select {
+		case <-c.closed:
+			if c.reset.Load() {
+				return net.ErrClosed
+			}
+			return nil
+		case <-time.After(wait):
+		}
+	}
+}
+
+// unread says whether there is something that the client has not read, and whether it
+// has closed the connection, with which the kernel forgets that.
+func (c *connection) unread() (n int, hungUp bool) {
+	conn, err := c.SyscallConn()
+	if err == nil {
+		err = conn.Control(func(fd uintptr) {
+			n, _ = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ)
+			fds := []unix.PollFd{{Fd: int32(fd)}}
+			_, _ = unix.Poll(fds, 0)
+			hungUp = fds[0].Revents&unix.POLLHUP != 0
+		})
+	}
+	return n, hungUp || err != nil
 }
 
 type connectionKey struct{}
@@ -80,7 +122,7 @@ type sameUser struct{ check ttrpc.UnixCredentialsFunc }
 func (s sameUser) Handshake(ctx context.Context, conn net.Conn) (net.Conn, any, error) {
 	conn, credentials, err := s.check.Handshake(ctx, conn)
 	if c := connectionOf(ctx); c != nil && err == nil {
-		c.Conn = conn
+		c.UnixConn = conn.(*net.UnixConn) //nolint:forcetypeassert // or the check had failed
 		conn = c
 	}
 	return conn, credentials, err

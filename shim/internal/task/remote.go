@@ -281,7 +281,7 @@ func (c *remoteClient) receive() (a *anypb.Any, err error) {
 // frameHeader is what ttrpc puts before a message, in bytes.
 const frameHeader = 10
 
-// send sends a message, and waits until it was written: then it is the client's.
+// send sends a message, and waits until the client has it.
 func (c *remoteClient) send(message any) error {
 	a, err := typeurl.MarshalAnyToProto(message)
 	if err != nil {
@@ -294,7 +294,7 @@ func (c *remoteClient) send(message any) error {
 	if err := c.stream.Send(a); err != nil {
 		return err
 	}
-	return c.conn.wrote(before + frameHeader + int64(proto.Size(a)))
+	return c.conn.reached(before + frameHeader + int64(proto.Size(a)))
 }
 
 // WriteTo gives w what clients send, until the input ends. What w does not take is

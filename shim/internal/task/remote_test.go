@@ -246,6 +246,44 @@ func TestRemoteOutputBrokenConnection(t *testing.T) {
 	}
 }
 
+// What a client has not read from its socket when it dies is for the next one.
+func TestRemoteOutputUnread(t *testing.T) {
+	r := newRemoteTest(t)
+	s := r.process(names{stdout: r.name("o")})
+	conn := r.dial()
+	stopped := &stoppingConn{Conn: conn, stop: make(chan struct{})}
+	first := r.open(stopped, "o")
+	reader := streaming.ReadByteStream(t.Context(), first)
+	r.write(s.out.processEnd(), []byte("one"))
+	r.read(reader, "one")
+	close(stopped.stop)
+	r.write(s.out.processEnd(), []byte("two"))
+	r.read(reader, "two") // its read was under way
+	r.write(s.out.processEnd(), []byte("three"))
+	time.Sleep(10 * time.Millisecond)
+	require.NoError(t, conn.Close())
+	s.handOver()
+	got, err := io.ReadAll(r.reader("o"))
+	require.NoError(t, err)
+	require.Equal(t, "three", string(got))
+}
+
+// stoppingConn is the connection of a client that reads no more once it is stopped.
+type stoppingConn struct {
+	net.Conn
+	stop chan struct{}
+}
+
+func (c *stoppingConn) Read(b []byte) (int, error) {
+	select {
+	case <-c.stop:
+		time.Sleep(100 * time.Millisecond)
+		return 0, io.EOF
+	default:
+		return c.Conn.Read(b)
+	}
+}
+
 // Of two clients the later one is served.
 func TestRemoteTwoClients(t *testing.T) {
 	r := newRemoteTest(t)

@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/moby/spdystream"
+	"github.com/stretchr/testify/require"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/libwasmshim/libwasmshim/test/harness"
+	"github.com/libwasmshim/libwasmshim/test/smoke"
+)
+
+// criTest is a pod on a containerd whose CRI plugin has streams over ttrpc.
+type criTest struct {
+	*testing.T
+	*harness.CRI
+	ctx   context.Context
+	image string
+	pod   *cri.PodSandboxConfig
+	id    string // of the pod
+}
+
+func newCRITest(t *testing.T) *criTest {
+	t.Helper()
+	tt := harness.New(t, smoke.Ours) // looks for what is left
+	root := rootfs(tt)
+	c, err := harness.StartCRI(tt.Ctx, harness.Containerd24, smoke.Ours, root, "/native", "sleep")
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("containerd's log:\n%s", c.LogTail(60))
+		}
+		require.NoError(t, c.Stop())
+	})
+	r := &criTest{T: t, CRI: c, ctx: tt.Ctx}
+	image := smoke.Image(&harness.T{T: t, Daemon: c.Inside(), Ctx: c.Inside().In(tt.Ctx)})
+	r.image = image.Name()
+	r.pod = c.Pod(harness.FreshID("pod"))
+	require.Eventually(t, func() bool {
+		pod, err := c.RunPodSandbox(r.ctx, &cri.RunPodSandboxRequest{Config: r.pod, RuntimeHandler: "test"})
+		r.id = pod.GetPodSandboxId()
+		if err != nil {
+			t.Log(err)
+		}
+		return err == nil
+	}, 20*time.Second, 200*time.Millisecond)
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		defer cancel()
+		_, err := c.RemovePodSandbox(ctx, &cri.RemovePodSandboxRequest{PodSandboxId: r.id})
+		require.NoError(t, err)
+	})
+	return r
+}
+
+// run starts a container.
+func (r *criTest) run(change func(*cri.ContainerConfig), args ...string) string {
+	r.Helper()
+	name := harness.FreshID("c")
+	config := &cri.ContainerConfig{
+		Metadata: &cri.ContainerMetadata{Name: name}, Image: &cri.ImageSpec{Image: r.image}, Command: args, LogPath: name + ".log",
+	}
+	if change != nil {
+		change(config)
+	}
+	created, err := r.CreateContainer(r.ctx, &cri.CreateContainerRequest{PodSandboxId: r.id, Config: config, SandboxConfig: r.pod})
+	require.NoError(r, err)
+	_, err = r.StartContainer(r.ctx, &cri.StartContainerRequest{ContainerId: created.ContainerId})
+	require.NoError(r, err)
+	return created.ContainerId
+}
+
+// log waits for the end of a container and returns what CRI has logged of it.
+func (r *criTest) log(id string) string {
+	r.Helper()
+	var status *cri.ContainerStatus
+	require.Eventually(r, func() bool {
+		resp, err := r.ContainerStatus(r.ctx, &cri.ContainerStatusRequest{ContainerId: id})
+		status = resp.GetStatus()
+		return err == nil && status.State == cri.ContainerState_CONTAINER_EXITED
+	}, 60*time.Second, 5*time.Millisecond)
+	require.Zero(r, status.ExitCode)
+	text, err := os.ReadFile(status.LogPath)
+	require.NoError(r, err)
+	var all strings.Builder
+	for line := range strings.Lines(string(text)) {
+		_, rest, _ := strings.Cut(line, " ") // time, stream, full or partial, text
+		_, rest, _ = strings.Cut(rest, " ")
+		tag, rest, _ := strings.Cut(rest, " ")
+		if tag == "P" {
+			rest = strings.TrimSuffix(rest, "\n")
+		}
+		all.WriteString(rest)
+	}
+	return all.String()
+}
+
+// session is an exec or an attach, as kubectl has it: over SPDY.
+type session struct {
+	stdin, stdout *spdystream.Stream
+}
+
+func (r *criTest) dial(address string) *session {
+	r.Helper()
+	u, err := url.Parse(address)
+	require.NoError(r, err)
+	conn, err := net.Dial("tcp", u.Host)
+	require.NoError(r, err)
+	r.Cleanup(func() { conn.Close() })
+	request, err := http.NewRequestWithContext(r.ctx, http.MethodPost, address, nil)
+	require.NoError(r, err)
+	request.Header = http.Header{"Connection": {"Upgrade"}, "Upgrade": {"SPDY/3.1"}, "X-Stream-Protocol-Version": {"v4.channel.k8s.io"}}
+	require.NoError(r, request.Write(conn))
+	response, err := http.ReadResponse(bufio.NewReader(conn), request)
+	require.NoError(r, err)
+	require.Equal(r, http.StatusSwitchingProtocols, response.StatusCode)
+	spdy, err := spdystream.NewConnection(conn, false)
+	require.NoError(r, err)
+	go spdy.Serve(spdystream.NoOpStreamHandler)
+	open := func(kind string) *spdystream.Stream {
+		stream, err := spdy.CreateStream(http.Header{"Streamtype": {kind}}, nil, false)
+		require.NoError(r, err)
+		require.NoError(r, stream.Wait())
+		return stream
+	}
+	require.NoError(r, open("error").Close())
+	return &session{stdin: open("stdin"), stdout: open("stdout")}
+}
+
+// exchange gives a session its input, and with end the end of it, and returns all that
+// the session answers.
+func (r *criTest) exchange(s *session, input []byte, end bool) []byte {
+	r.Helper()
+	go func() {
+		_, _ = s.stdin.Write(input)
+		if end {
+			_ = s.stdin.Close()
+		}
+	}()
+	output, err := io.ReadAll(s.stdout)
+	require.NoError(r, err)
+	return output
+}
+
+func sequence(to int) string {
+	var b strings.Builder
+	for i := range to {
+		fmt.Fprintln(&b, i+1)
+	}
+	return b.String()
+}
+
+// The CRI plugin's own client of streams over ttrpc gets and gives everything.
+func TestStreamsCRI(t *testing.T) {
+	r := newCRITest(t)
+	interactive := func(c *cri.ContainerConfig) { c.Stdin, c.StdinOnce = true, true }
+
+	// Logs are complete: of 10 MB, and of a guest that ends at once.
+	require.True(t, sequence(1_500_000) == r.log(r.run(nil, "/bin/sh", "-c", "seq 1 1500000")))
+	for range 20 {
+		require.Equal(t, "hello\n", r.log(r.run(nil, "/hello.wasm")))
+	}
+
+	// What is attached is the input, from its beginning to its end.
+	input := []byte(sequence(100_000))
+	cats := map[string][]byte{"/bin/cat": input, "/cat.wasm": append(bytes.Clone(input), "end\n"...)}
+	for cat, want := range cats {
+		id := r.run(interactive, cat)
+		attach, err := r.Attach(r.ctx, &cri.AttachRequest{ContainerId: id, Stdin: true, Stdout: true})
+		require.NoError(t, err)
+		output := r.exchange(r.dial(attach.Url), input, true)
+		require.True(t, bytes.Equal(want, output), "%s: %d bytes of %d", cat, len(output), len(want))
+		require.True(t, string(want) == r.log(id))
+	}
+
+	// Exec, without input and with.
+	id := r.run(nil, "/sleep.wasm")
+	sync, err := r.ExecSync(r.ctx, &cri.ExecSyncRequest{ContainerId: id, Cmd: []string{"/bin/sh", "-c", "seq 1 100000; echo no >&2; exit 3"}, Timeout: 20})
+	require.NoError(t, err)
+	require.EqualValues(t, 3, sync.ExitCode)
+	require.Equal(t, "no\n", string(sync.Stderr))
+	require.True(t, sequence(100_000) == string(sync.Stdout))
+	for cat, want := range cats {
+		exec, err := r.Exec(r.ctx, &cri.ExecRequest{ContainerId: id, Cmd: []string{cat}, Stdin: true, Stdout: true})
+		require.NoError(t, err)
+		require.True(t, bytes.Equal(want, r.exchange(r.dial(exec.Url), input, true)), cat)
+	}
+	// A program that wants no more of its input does not keep the session.
+	exec, err := r.Exec(r.ctx, &cri.ExecRequest{ContainerId: id, Cmd: []string{"/bin/head", "-n", "1"}, Stdin: true, Stdout: true})
+	require.NoError(t, err)
+	require.Equal(t, "1\n", string(r.exchange(r.dial(exec.Url), input, false)))
+	// A terminal.
+	exec, err = r.Exec(r.ctx, &cri.ExecRequest{ContainerId: id, Cmd: []string{"/bin/sh", "-c", "read a; echo got $a"}, Stdin: true, Stdout: true, Tty: true})
+	require.NoError(t, err)
+	require.Equal(t, "this\r\ngot this\r\n", string(r.exchange(r.dial(exec.Url), []byte("this\n"), false)))
+}
+
+// A restarted containerd opens the streams that it had by their ids. Meanwhile nothing
+// that a container writes is lost.
+func TestStreamsCRIRestart(t *testing.T) {
+	r := newCRITest(t)
+	id := r.run(nil, "/bin/sh", "-c", "i=0; while [ $i -lt 600 ]; do i=$((i+1)); echo $i; sleep 0.002; done")
+	ended := r.run(nil, "/bin/sh", "-c", "sleep 0.3; seq 1 2000")
+	time.Sleep(200 * time.Millisecond)
+	require.NoError(t, r.Daemon.Kill())
+	time.Sleep(300 * time.Millisecond)
+	require.NoError(t, r.Daemon.Restart(r.ctx))
+	require.Equal(t, sequence(2000), r.log(ended))
+	require.Equal(t, sequence(600), r.log(id))
+}
