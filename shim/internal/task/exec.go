@@ -53,7 +53,7 @@ func (s *Service) startExec(ctx context.Context, t *task, p *process) error {
 		limits: t.container.Limits(), looks: t.looks,
 	}, p: p}
 	if err := e.make(ctx); err != nil {
-		e.log.WithError(err).Error("exec")
+		e.log.WithError(err).Warn("exec")
 		return fmt.Errorf("exec in container %s: %w", t.id, neverUnimplemented(err))
 	}
 	s.follow(t, p, e.parts(e.child))

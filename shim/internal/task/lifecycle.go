@@ -42,11 +42,7 @@ const (
 )
 
 func (s *Service) start(ctx context.Context, r *api.StartRequest) (*api.StartResponse, error) {
-	t, p, err := s.get(r.ID, r.ExecID)
-	if err != nil {
-		return nil, err
-	}
-	end, err := p.takeTurn(ctx)
+	t, p, end, err := s.takeTurn(ctx, r.ID, r.ExecID)
 	if err != nil {
 		return nil, err
 	}
@@ -180,11 +176,7 @@ func (s *Service) delete(ctx context.Context, r *api.DeleteRequest) (*api.Delete
 // deleteExec forgets what exec has added: a process that has ended, or that was never
 // started.
 func (s *Service) deleteExec(ctx context.Context, r *api.DeleteRequest) (*api.DeleteResponse, error) {
-	t, p, err := s.get(r.ID, r.ExecID)
-	if err != nil {
-		return nil, err
-	}
-	end, err := p.takeTurn(ctx)
+	t, p, end, err := s.takeTurn(ctx, r.ID, r.ExecID)
 	if err != nil {
 		return nil, err
 	}

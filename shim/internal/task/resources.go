@@ -16,11 +16,7 @@ import (
 
 // change makes a change to a whole container, with its turn, if it takes that call now.
 func (s *Service) change(ctx context.Context, id, verb string, do func(*task) error) (*emptypb.Empty, error) {
-	t, init, err := s.get(id, "")
-	if err != nil {
-		return nil, err
-	}
-	end, err := init.takeTurn(ctx)
+	t, init, end, err := s.takeTurn(ctx, id, "")
 	if err != nil {
 		return nil, err
 	}

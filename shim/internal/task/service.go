@@ -190,6 +190,14 @@ func (s *Service) get(id, execID string) (*task, *process, error) {
 	return t, p, err
 }
 
+// takeTurn is get, and waits for the process's turn. end ends it.
+func (s *Service) takeTurn(ctx context.Context, id, execID string) (t *task, p *process, end func(), err error) {
+	if t, p, err = s.get(id, execID); err == nil {
+		end, err = p.takeTurn(ctx)
+	}
+	return t, p, end, err
+}
+
 func (s *Service) connect(_ context.Context, r *api.ConnectRequest) (*api.ConnectResponse, error) {
 	resp := &api.ConnectResponse{ShimPid: uint32(os.Getpid()), Version: "v3"}
 	if _, init, err := s.get(r.ID, ""); err == nil {
