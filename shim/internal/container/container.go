@@ -97,6 +97,7 @@ type Container struct {
 
 	oom     oomWatch
 	updates sync.Mutex // held by an Update
+	killed  atomic.Bool
 	limits  atomic.Pointer[Limits]
 
 	mu      sync.Mutex

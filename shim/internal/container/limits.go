@@ -3,6 +3,8 @@
 package container
 
 import (
+	"cmp"
+
 	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -20,9 +22,10 @@ func LimitsOf(spec *specs.Spec) Limits {
 }
 
 func limitsOf(r *cgroups.Resources) (l Limits) {
+	const kernelPeriod = 100_000
 	l.Memory = uint64(max(0, r.Memory))
-	if r.CpuQuota > 0 && r.CpuPeriod > 0 {
-		l.CPU = uint64(r.CpuQuota) * 1000 / r.CpuPeriod
+	if r.CpuQuota > 0 {
+		l.CPU = uint64(r.CpuQuota) * 1000 / cmp.Or(r.CpuPeriod, kernelPeriod)
 	}
 	return l
 }

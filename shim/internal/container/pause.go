@@ -24,6 +24,10 @@ func (c *Container) freeze(verb string, state cgroups.FreezerState) error {
 	if err == nil {
 		err = m.Freeze(state)
 	}
+	// A process of cgroup v1 that is frozen while it is killed does not die.
+	if state == cgroups.Frozen && c.killed.Load() {
+		return join(c.notAlive(verb), c.cgroup.thaw())
+	}
 	switch {
 	case err == nil:
 		return nil

@@ -5,6 +5,7 @@ package container
 import (
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/cgroups"
@@ -79,4 +80,19 @@ func TestCleanupPaused(t *testing.T) {
 	require.NoError(t, c.Pause())
 	require.NoError(t, Cleanup(c.id, c.root))
 	require.Equal(t, 137, mustWait(t, c))
+}
+
+// TestPauseBesideKill: whichever comes first, the container ends.
+func TestPauseBesideKill(t *testing.T) {
+	needRoot(t)
+	for n := range 20 {
+		cfg, p := newConfigFor(t.TempDir(), guest("sleep")...)
+		c := mustRun(t, cfg, p)
+		paused := make(chan error)
+		go func() { paused <- c.Pause() }()
+		time.Sleep(time.Duration(n) * 10 * time.Microsecond)
+		require.NoError(t, c.Signal(syscall.SIGKILL, false))
+		require.Equal(t, 137, mustWait(t, c))
+		<-paused
+	}
 }

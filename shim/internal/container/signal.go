@@ -15,6 +15,9 @@ import (
 
 func (c *Container) signal(sig syscall.Signal, all bool) error {
 	var err error
+	if sig == syscall.SIGKILL {
+		c.killed.Store(true)
+	}
 	switch {
 	case sig == syscall.SIGKILL && !c.cgroup.PrivatePID:
 		err = c.killAll()

@@ -117,14 +117,17 @@ func (p *process) now() state {
 	return p.state
 }
 
-// turns changes the state, if it is still the one that the caller has seen: a process
-// may end at any time.
-func (p *process) turns(from, to state) {
+// turns changes the state and calls tell, if the state is still the one that the caller
+// has seen: a process may end at any time, and nothing is told of it after its exit.
+func (p *process) turns(from, to state, verb string, tell func()) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.state == from {
-		p.state = to
+	if p.state != from {
+		return p.takes(verb, p.state)
 	}
+	p.state = to
+	tell()
+	return nil
 }
 
 // become changes the state. The caller has asked may, and has the turn, or is the
@@ -136,8 +139,9 @@ func (p *process) become(next state) {
 }
 
 // may says whether the process takes a call now, and if not why.
-func (p *process) may(verb string) error {
-	now := p.now()
+func (p *process) may(verb string) error { return p.takes(verb, p.now()) }
+
+func (p *process) takes(verb string, now state) error {
 	if now == gone {
 		return p.notHere()
 	}

@@ -35,9 +35,7 @@ func (s *Service) pause(ctx context.Context, r *api.PauseRequest) (*emptypb.Empt
 		if err := t.container.Pause(); err != nil {
 			return err
 		}
-		t.init.turns(running, paused)
-		s.Publish(topicPaused, &events.TaskPaused{ContainerID: t.id})
-		return nil
+		return t.init.turns(running, paused, "pause", func() { s.Publish(topicPaused, &events.TaskPaused{ContainerID: t.id}) })
 	})
 }
 
@@ -46,9 +44,7 @@ func (s *Service) resume(ctx context.Context, r *api.ResumeRequest) (*emptypb.Em
 		if err := t.container.Resume(); err != nil {
 			return err
 		}
-		t.init.turns(paused, running)
-		s.Publish(topicResumed, &events.TaskResumed{ContainerID: t.id})
-		return nil
+		return t.init.turns(paused, running, "resume", func() { s.Publish(topicResumed, &events.TaskResumed{ContainerID: t.id}) })
 	})
 }
 
