@@ -179,10 +179,12 @@ func config(members ...string) string {
 	return `{"ociVersion":"1.2.0",` + strings.Join(members, ",") + "}"
 }
 
-var cases = []struct {
+type likeRuncCase struct {
 	name string
 	run  func(c *caller)
-}{
+}
+
+var cases = []likeRuncCase{
 	{"a life", func(c *caller) {
 		c.begin(harness.HandConfig{Args: []string{"/bin/sh", "-c", "exit 7"}})
 		c.state("created")
@@ -396,12 +398,15 @@ func record(t *testing.T, runtime string, run func(c *caller)) []step {
 	return c.steps
 }
 
-// Where runc's shim answers without a code (Unknown), or differently for its own
-// reasons, this is what ours answers: the code and a part of the message.
-var ours = map[string]struct {
+// otherwise is an answer that is not runc's.
+type otherwise struct {
 	code    codes.Code
 	message string
-}{
+}
+
+// Where runc's shim answers without a code (Unknown), or differently for its own
+// reasons, this is what ours answers: the code and a part of the message.
+var ours = map[string]otherwise{
 	"wait killed before start":       {codes.OK, "exit 143"}, // runc's init is a Go program, which exits with 2
 	"state killed before start":      {codes.OK, "STOPPED exit 143"},
 	"delete killed before start":     {codes.OK, "exit 143"},
@@ -456,7 +461,9 @@ var ours = map[string]struct {
 
 // TestLikeRunc asks both shims the same and wants the same answers, but for
 // the ones above. Run it with -v for the table.
-func TestLikeRunc(t *testing.T) {
+func TestLikeRunc(t *testing.T) { likeRunc(t, cases, ours) }
+
+func likeRunc(t *testing.T, cases []likeRuncCase, ours map[string]otherwise) {
 	for _, test := range cases {
 		t.Run(test.name, func(t *testing.T) {
 			theirs := map[string]step{}

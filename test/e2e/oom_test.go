@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"fmt"
 	"os"
 	"strconv"
 	"syscall"
@@ -41,7 +42,7 @@ var hog = []string{"/bin/busybox", "tail", "/dev/zero"}
 // and is counted until the delete; a kill by hand is none.
 func TestOOM(t *testing.T) {
 	const size = 24 << 20
-	nested := "mkdir /sys/fs/cgroup/memory/inner && echo 0 > /sys/fs/cgroup/memory/inner/cgroup.procs && exec "
+	nested := "cd /sys/fs/cgroup/memory && mkdir inner && echo $LIMIT > inner/memory.limit_in_bytes && echo 0 > inner/cgroup.procs && exec busybox tail /dev/zero"
 	writable := harness.WithSpec(func(s *oci.Spec) {
 		s.Mounts = append(s.Mounts, specs.Mount{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"rw"}})
 	})
@@ -54,7 +55,8 @@ func TestOOM(t *testing.T) {
 		"at once":         {args: hog, kills: true},
 		"guest":           {args: []string{"/allocate.wasm"}, kills: true},
 		"a child":         {args: []string{"/bin/sh", "-c", "busybox tail /dev/zero; exit 3"}, kills: true},
-		"nested":          {args: []string{"/bin/sh", "-c", nested + "busybox tail /dev/zero"}, opts: []oci.SpecOpts{writable}, kills: true},
+		"nested":          {args: []string{"/bin/sh", "-c", nested}, opts: []oci.SpecOpts{writable, oci.WithEnv([]string{"LIMIT=-1"})}, kills: true},
+		"nested, smaller": {args: []string{"/bin/sh", "-c", nested}, opts: []oci.SpecOpts{writable, oci.WithEnv([]string{"LIMIT=8M"})}, kills: true},
 		"exec":            {args: []string{"/native", "sleep"}, exec: hog, kills: true},
 		"exec in guest":   {args: []string{"/sleep.wasm"}, exec: hog, kills: true},
 		"kill by hand":    {args: []string{"/sleep.wasm"}},
@@ -90,11 +92,7 @@ func TestOOM(t *testing.T) {
 					require.NoError(t, c.Task.Kill(tt.Ctx, syscall.SIGKILL))
 				}
 				require.NoError(t, c.Wait(tt.Ctx))
-				kills := metrics(tt, c).MemoryOomControl.OomKill
-				if name == "nested" {
-					kills++ // its counter does not count those below
-				}
-				require.Equal(t, test.kills, kills > 0)
+				require.Equal(t, test.kills, metrics(tt, c).MemoryOomControl.OomKill == 1, "also in a cgroup below")
 				result, err := tt.Finish(c)
 				require.NoError(t, err)
 				code := uint32(137)
@@ -124,4 +122,18 @@ func TestOOMOfGrandchild(t *testing.T) {
 	oom := events.Of(c.ID())[2].Body.(*apievents.TaskOOM)
 	require.Equal(t, c.ID(), oom.ContainerID)
 	requireStatus(tt, c, "running")
+}
+
+// The compiler's own want of memory is none of the container's.
+func TestOOMOfTheCompiler(t *testing.T) {
+	tt := newImageTest(t)
+	events := tt.Subscribe(tt.Ctx)
+	defer events.Close()
+	for kind, imageOf := range tt.bothKinds() {
+		module := fresh(t)
+		c := harness.Config{ID: harness.FreshID("c"), Image: imageOf(module), RuntimeOptions: body("compile_memory = '64MiB'\n[engine]\ncompile = 'memory'")}
+		require.Contains(t, tt.out(c), fmt.Sprintf(" %d original\n", len(module)), kind)
+		want := []string{"create", "start", "exit", "delete"}
+		require.Equal(t, want, events.Topics(c.ID, want...))
+	}
 }
