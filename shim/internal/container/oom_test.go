@@ -16,10 +16,13 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// watched is a created container that may take 16 MiB, and how often it was told of kills.
+// oomLimit is room enough for the init and an exec while both are still this test's program.
+const oomLimit = 64 << 20
+
+// watched is a created container that may take oomLimit, and how often it was told of kills.
 func watched(t *testing.T, share func(Config) Config, args ...string) (*Container, Process, *atomic.Int64) {
 	cfg, p := newConfigFor(t.TempDir(), guest(args...)...)
-	cfg.Spec.Linux.Resources.Memory = &specs.LinuxMemory{Limit: new(int64(16 << 20)), Swap: new(int64(16 << 20))}
+	cfg.Spec.Linux.Resources.Memory = &specs.LinuxMemory{Limit: new(int64(oomLimit)), Swap: new(int64(oomLimit))}
 	c := mustCreate(t, share(cfg), p)
 	var told atomic.Int64
 	require.NoError(t, c.WatchOOM(func() { told.Add(1) }))
@@ -85,7 +88,7 @@ func TestOOM(t *testing.T) {
 	})
 	t.Run("before it was watched", func(t *testing.T) {
 		cfg, p := newConfigFor(t.TempDir(), guest("eat")...)
-		cfg.Spec.Linux.Resources.Memory = &specs.LinuxMemory{Limit: new(int64(16 << 20)), Swap: new(int64(16 << 20))}
+		cfg.Spec.Linux.Resources.Memory = &specs.LinuxMemory{Limit: new(int64(oomLimit)), Swap: new(int64(oomLimit))}
 		c := mustRun(t, cfg, p)
 		require.Equal(t, 137, mustWait(t, c))
 		told := 0

@@ -53,7 +53,7 @@ func TestStats(t *testing.T) {
 		require.NoError(t, err, state)
 		m := answer.(*stats1.Metrics)
 		require.Equal(t, number(t, c, "pids", "pids.current"), m.Pids.Current, state)
-		require.EqualValues(t, 16<<20, m.Memory.Usage.Limit, state)
+		require.EqualValues(t, oomLimit, m.Memory.Usage.Limit, state)
 		require.Equal(t, number(t, c, "memory", "memory.max_usage_in_bytes"), m.Memory.Usage.Max, state)
 		require.NotZero(t, m.CPU.Usage.Total, state)
 		require.LessOrEqual(t, m.CPU.Usage.Total, number(t, c, "cpuacct", "cpuacct.usage"), state)
