@@ -6,18 +6,29 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
 	"os"
+	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/containerd/containerd/api/types/runc/options"
+	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/pkg/cio"
+	"github.com/containerd/containerd/v2/pkg/oci"
 	"github.com/moby/spdystream"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/libwasmshim/libwasmshim/test/harness"
@@ -244,4 +255,163 @@ func TestStreamsCRIRestart(t *testing.T) {
 	require.NoError(t, r.Daemon.Restart(r.ctx))
 	require.Equal(t, sequence(2000), r.log(ended))
 	require.Equal(t, sequence(600), r.log(id))
+}
+
+// pattern is input whose every piece differs from the next.
+type pattern struct{ at, size int }
+
+func (p *pattern) Read(b []byte) (int, error) {
+	n := min(len(b), p.size-p.at)
+	if n == 0 {
+		return 0, io.EOF
+	}
+	for i := range b[:n] {
+		b[i] = byte((p.at + i) >> 3 * 7)
+	}
+	p.at += n
+	return n, nil
+}
+
+// 100 MB go through stdin and stdout, and are the same at the other end.
+func TestStreamsMuch(t *testing.T) {
+	const size = 100 << 20
+	tt := harness.New(t, smoke.Ours)
+	fifos := fifosOf(t)
+	sum := sha256.New()
+	_, _ = io.Copy(sum, &pattern{size: size})
+	task, exit := startOn(tt, []string{"/bin/cat"}, fifos)
+	go func() {
+		f, err := os.OpenFile(fifos.Stdin, os.O_WRONLY, 0)
+		if err == nil {
+			_, _ = io.Copy(f, &pattern{size: size})
+			f.Close()
+		}
+		_ = task.CloseIO(tt.Ctx, client.WithStdinCloser)
+	}()
+	f, err := os.Open(fifos.Stdout)
+	require.NoError(t, err)
+	defer f.Close()
+	got := sha256.New()
+	n, err := io.Copy(got, f)
+	require.NoError(t, err)
+	require.EqualValues(t, size, n)
+	require.Equal(t, sum.Sum(nil), got.Sum(nil))
+	require.Zero(t, (<-exit).ExitCode())
+}
+
+func fifosOf(t *testing.T) cio.Config {
+	t.Helper()
+	dir := t.TempDir()
+	c := cio.Config{Stdin: dir + "/in", Stdout: dir + "/out", Stderr: dir + "/err"}
+	for _, name := range []string{c.Stdin, c.Stdout, c.Stderr} {
+		require.NoError(t, unix.Mkfifo(name, 0o600))
+	}
+	return c
+}
+
+// startOn starts a container on streams that the test itself reads and writes.
+func startOn(t *harness.T, args []string, streams cio.Config) (client.Task, <-chan client.ExitStatus) {
+	t.Helper()
+	container, err := t.NewContainer(t.Ctx, harness.Config{Runtime: t.Runtime, Image: smoke.Image(t), Args: args})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = t.Remove(context.Background(), &harness.Container{Container: container}) })
+	task, err := container.NewTask(t.Ctx, func(string) (cio.IO, error) { return &namedIO{streams}, nil })
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = t.Remove(context.Background(), &harness.Container{Container: container, Task: task}) })
+	exit, err := task.Wait(t.Ctx)
+	require.NoError(t, err)
+	require.NoError(t, task.Start(t.Ctx))
+	return task, exit
+}
+
+// A reader may come late, read slowly, go, and come back: the container waits, and
+// nothing is lost. Nor does it matter when the FIFOs lose their names.
+func TestStreamsReaders(t *testing.T) {
+	for name, args := range map[string][]string{"native": {"/bin/sh", "-c", "seq 1 60000"}, "guest": {"/cat.wasm"}} {
+		t.Run(name, func(t *testing.T) {
+			tt := harness.New(t, smoke.Ours)
+			fifos := fifosOf(t)
+			want := sequence(60_000)
+			if name == "guest" {
+				fifos.Stderr = ""
+				want += "end\n"
+			}
+			task, exit := startOn(tt, args, fifos)
+			if name == "guest" {
+				go func() {
+					if f, err := os.OpenFile(fifos.Stdin, os.O_WRONLY, 0); err == nil {
+						_, _ = io.WriteString(f, sequence(60_000))
+						f.Close()
+					}
+					_ = task.CloseIO(tt.Ctx, client.WithStdinCloser)
+				}()
+			}
+			var got bytes.Buffer
+			for i := range 4 {
+				time.Sleep(20 * time.Millisecond)
+				status, err := task.Status(tt.Ctx)
+				require.NoError(t, err)
+				require.Equal(t, client.Running, status.Status, "it waits")
+				f, err := os.Open(fifos.Stdout)
+				require.NoError(t, err)
+				if i < 3 {
+					_, err = io.CopyN(&got, f, 50_000)
+				} else {
+					require.NoError(t, os.RemoveAll(filepath.Dir(fifos.Stdout)))
+					_, err = io.Copy(&got, f)
+				}
+				require.NoError(t, err)
+				require.NoError(t, f.Close())
+			}
+			requireSame(t, want, got.String())
+			require.Zero(t, (<-exit).ExitCode())
+		})
+	}
+}
+
+// The last that is written before the end is not lost, however busy the machine is:
+// not of a container, and not of an exec.
+func TestStreamsLastLines(t *testing.T) {
+	tt := harness.New(t, smoke.Ours)
+	image := smoke.Image(tt)
+	for range runtime.NumCPU() {
+		tt.Run(harness.Config{Image: image, Args: []string{"/spin.wasm"}})
+	}
+	c := sleeping(tt, []string{"/sleep.wasm"})
+	lastLines := func(rounds int, run func(args []string) harness.Result) {
+		for i := range rounds {
+			args := [][]string{{"/native"}, {"/hello.wasm"}}[i%2]
+			result := run(args)
+			require.Equal(t, "hello\n", result.Stdout, "round %d: %s: %+v", i, args, result)
+		}
+	}
+	lastLines(170, func(args []string) harness.Result { return tt.ExecOnce(c, harness.ExecConfig{Args: args}) })
+	lastLines(30, func(args []string) harness.Result { return tt.Once(harness.Config{Image: image, Args: args}) })
+}
+
+// In a user namespace the streams can be opened again by their names in /dev, where the
+// options IoUid and IoGid say whose they are.
+func TestStreamsUserNamespace(t *testing.T) {
+	tt := harness.New(t, smoke.Ours)
+	const first = 100_000
+	root := harness.WithSpec(func(s *oci.Spec) {
+		s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
+		ids := []specs.LinuxIDMapping{{HostID: first, Size: 65536}}
+		s.Linux.UIDMappings, s.Linux.GIDMappings = ids, ids
+	})
+	// Its root may make no directories in an image that is not its own.
+	files := maps.Clone(smoke.Files(t))
+	for _, dir := range []string{"proc", "dev", "sys", "run"} {
+		files[dir+"/keep"] = harness.File{Mode: 0o644}
+	}
+	image := tt.Image("userns", files, ocispec.ImageConfig{Env: []string{"PATH=/bin"}})
+	for uid, want := range map[uint32]string{first: "again\n", 0: ""} {
+		result := tt.Once(harness.Config{
+			Image: image, Args: []string{"/bin/sh", "-c", "echo again >/proc/self/fd/1"}, Opts: []oci.SpecOpts{root},
+			RuntimeOptions: &options.Options{IoUid: uid, IoGid: uid},
+		})
+		require.Equal(t, want, result.Stdout, "%+v", result)
+		result = tt.Once(harness.Config{Image: image, Args: []string{"/hello.wasm"}, Opts: []oci.SpecOpts{root}, RuntimeOptions: &options.Options{IoUid: uid, IoGid: uid}})
+		require.Equal(t, "hello\n", result.Stdout, "%+v", result)
+	}
 }
