@@ -217,17 +217,6 @@ var execTests = []test{
 		c.exits("e", 3)
 		c.status("", types.Status_RUNNING)
 	}},
-	{"all are killed", none, func(c *contract) {
-		c.sleeper(hostPids)
-		s := c.exec("e", c.execs.sleep, execConfig{})
-		c.printed(s, "ready")
-		_, err := c.Kill(c.ctx, &task.KillRequest{ID: c.ID, Signal: 9, All: true})
-		require.NoError(c, err)
-		c.exits("", 137)
-		c.exits("e", 137)
-		c.exitTold("")
-		c.before("exit e", "exit")
-	}},
 	{"id taken", none, func(c *contract) {
 		c.sleeper()
 		taken := func(when string) {

@@ -57,6 +57,24 @@ var storms = []test{
 		require.Len(c, c.pids(), 1)
 		c.end()
 	}},
+	{"all are killed at once", none, func(c *contract) {
+		for range 3 {
+			c.sleeper(hostPids)
+			for _, id := range ids(5) {
+				c.printed(c.exec(id, c.execs.sleep, execConfig{}), "ready")
+			}
+			_, err := c.Kill(c.ctx, &task.KillRequest{ID: c.ID, Signal: 9, All: true})
+			require.NoError(c, err)
+			c.exits("", 137)
+			c.exitTold("")
+			for _, id := range ids(5) {
+				c.exits(id, 137)
+				c.exitTold(id)
+				c.before("exit "+id, "exit")
+			}
+			c.delete("")
+		}
+	}},
 	{"init's end ends its children", both, func(c *contract) { c.endsChildren() }},
 	{"init's end ends its children, host's pids", both, func(c *contract) { c.endsChildren(hostPids) }},
 	{"an exec that has left the cgroup holds up nobody", both, func(c *contract) {
