@@ -4,6 +4,7 @@ package contract
 
 import (
 	"flag"
+	"os"
 	"testing"
 )
 
@@ -83,7 +84,7 @@ var seen = map[string]bool{}
 // TestDifferences fails when differences has what no case looks at any more. It
 // stands behind TestContract.
 func TestDifferences(t *testing.T) {
-	if place == nil || flag.Lookup("test.run").Value.String() != "" {
+	if place == nil || os.Getenv("WASMSHIM_CONTRACT_RUNTIME") != "" || flag.Lookup("test.run").Value.String() != "" {
 		t.Skip("needs that the whole of TestContract has run")
 	}
 	for key, d := range differences {

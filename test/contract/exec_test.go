@@ -48,7 +48,7 @@ func (c *contract) request(id string, args []string, config execConfig) (*task.E
 	}
 	return &task.ExecProcessRequest{
 		ID: c.ID, ExecID: id, Spec: &anypb.Any{TypeUrl: spec.GetTypeUrl(), Value: spec.GetValue()},
-		Stdin: s.Config.Stdin, Stdout: s.Config.Stdout, Stderr: s.Config.Stderr, Terminal: s.Config.Terminal,
+		Stdin: s.Config.Stdin, Stdout: s.Config.Stdout, Stderr: s.Config.Stderr, Terminal: s.Terminal,
 	}, s
 }
 
@@ -143,7 +143,7 @@ var execTests = []test{
 		require.Equal(c, types.Status_STOPPED.String(), stopped.Status.String())
 		require.EqualValues(c, 137, stopped.ExitStatus)
 		require.Equal(c, waited.ExitedAt.AsTime(), stopped.ExitedAt.AsTime())
-		c.refused("kill of an ended exec", codes.NotFound, c.killErr("e", 9))
+		c.refused("kill of an ended exec", codes.NotFound, c.killErr("e"))
 		require.NoError(c, s.Ended(c.ctx))
 		deleted := c.delete("e")
 		require.Equal(c, []any{pid, uint32(137)}, []any{deleted.Pid, deleted.ExitStatus})
@@ -245,7 +245,7 @@ var execTests = []test{
 		c.refused("state", codes.NotFound, c.stateErr("nope"))
 		c.refused("start", codes.NotFound, c.startErr("nope"))
 		c.refused("wait", codes.NotFound, c.waitErr("nope"))
-		c.refused("kill", codes.NotFound, c.killErr("nope", 9))
+		c.refused("kill", codes.NotFound, c.killErr("nope"))
 		c.refused("delete", codes.NotFound, c.deleteErr("nope"))
 		_, err := c.CloseIO(c.ctx, &task.CloseIORequest{ID: c.ID, ExecID: "nope", Stdin: true})
 		c.refused("closeIO", codes.NotFound, err)
@@ -255,7 +255,7 @@ var execTests = []test{
 	{"added, never started", none, func(c *contract) {
 		c.sleeper()
 		c.add("e", c.execs.sleep, execConfig{})
-		c.refused("kill", codes.FailedPrecondition, c.killErr("e", 9))
+		c.refused("kill", codes.FailedPrecondition, c.killErr("e"))
 		deleted := c.delete("e")
 		c.same("pid and exit code", []uint32{0, 0}, []uint32{deleted.Pid, deleted.ExitStatus})
 		c.refused("state", codes.NotFound, c.stateErr("e"))
@@ -281,7 +281,7 @@ var execTests = []test{
 			// What containerd's client needs to delete it.
 			require.Contains(c, []types.Status{types.Status_CREATED, types.Status_STOPPED}, c.state("e").Status)
 			require.True(c, c.endsWithin("e", time.Second), "a wait answers")
-			require.Contains(c, []string{codes.FailedPrecondition.String(), codes.NotFound.String()}, code(c.killErr("e", 9)))
+			require.Contains(c, []string{codes.FailedPrecondition.String(), codes.NotFound.String()}, code(c.killErr("e")))
 			c.delete("e")
 			c.refused("state, deleted", codes.NotFound, c.stateErr("e"))
 		}
@@ -369,22 +369,7 @@ var execTests = []test{
 	}},
 	{"stdin", none, func(c *contract) {
 		c.sleeper()
-		s := c.exec("e", c.execs.cat, execConfig{stdin: true})
-		for _, line := range []string{"one\n", "two\n"} {
-			_, err := io.WriteString(s.Stdin, line)
-			require.NoError(c, err)
-			c.printed(s, line)
-		}
-		c.status("e", types.Status_RUNNING)
-		// As containerd's clients do: first their own end, then the shim's.
-		require.NoError(c, s.Stdin.Close())
-		time.Sleep(20 * time.Millisecond)
-		c.status("e", types.Status_RUNNING) // the shim holds it
-		c.closeStdin("e")
-		c.exits("e", 0)
-		c.closeStdin("e")
-		c.delete("e")
-		require.True(c, strings.HasPrefix(s.Stdout.String(), "one\ntwo\n"), s.Stdout)
+		c.reads("e", c.exec("e", c.execs.cat, execConfig{stdin: true}))
 	}},
 	{"stdin is closed before all is written", none, func(c *contract) {
 		c.sleeper()
@@ -560,6 +545,27 @@ var execTests = []test{
 		c.status("", types.Status_RUNNING)
 		c.end()
 	}},
+}
+
+// reads has a process that copies its stdin to its end.
+func (c *contract) reads(exec string, s *harness.Streams) {
+	c.Helper()
+	for _, line := range []string{"one\n", "two\n"} {
+		_, err := io.WriteString(s.Stdin, line)
+		require.NoError(c, err)
+		c.printed(s, line)
+	}
+	c.status(exec, types.Status_RUNNING)
+	// As containerd's clients do: first their own end, then the shim's.
+	require.NoError(c, s.Stdin.Close())
+	time.Sleep(20 * time.Millisecond)
+	c.status(exec, types.Status_RUNNING) // the shim holds it
+	c.closeStdin(exec)
+	c.exits(exec, 0)
+	c.closeStdin(exec)
+	require.NoError(c, s.Ended(c.ctx))
+	c.delete(exec)
+	require.True(c, strings.HasPrefix(s.Stdout.String(), "one\ntwo\n"), s.Stdout)
 }
 
 const capabilities = "busybox grep Cap /proc/self/status | busybox cut -f2"

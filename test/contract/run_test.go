@@ -40,6 +40,11 @@ var runs = []test{
 		c.run(shell("kill -SEGV $$"), oci.WithHostNamespace(specs.PIDNamespace))
 		c.exits("", 139)
 	}},
+	{"stdin", noExecs, func(c *contract) {
+		c.createAs(harness.HandConfig{Args: c.init.cat, OpenStdin: true})
+		c.start("")
+		c.reads("", c.Streams)
+	}},
 	{"each containerd's dialect", noExecs, func(c *contract) {
 		for name, dialect := range map[string]harness.Dialect{"2.3": harness.Dialect23, "1.7": harness.Dialect17, "1.6": harness.Dialect16} {
 			h, err := place.ByHand(c.ctx, harness.HandConfig{Runtime: c.runtime, RootFS: c.root, Dialect: dialect, Args: c.init.exit(0)})

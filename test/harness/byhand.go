@@ -146,7 +146,7 @@ func (h *ByHand) Request() *task3.CreateTaskRequest {
 	if h.RootFS != "" {
 		r.Rootfs = []*types.Mount{{Type: "bind", Source: h.RootFS, Options: []string{"rbind"}}}
 	}
-	c := h.Streams.Config
+	c := h.Config
 	r.Stdin, r.Stdout, r.Stderr, r.Terminal = c.Stdin, c.Stdout, c.Stderr, c.Terminal
 	return r
 }
