@@ -40,6 +40,18 @@ var runs = []test{
 		c.run(shell("kill -SEGV $$"), oci.WithHostNamespace(specs.PIDNamespace))
 		c.exits("", 139)
 	}},
+	{"deleted as soon as it is seen to have ended", none, func(c *contract) {
+		for range 3 {
+			c.sleeper()
+			c.exec("e", c.execs.exit(0), execConfig{noIO: true})
+			c.stopped("e")
+			c.delete("e")
+			c.kill("", 9)
+			c.stopped("")
+			c.delete("")
+			c.tells("events", "create", "start", "exec-added e", "exec-started e", "exit e", "exit", "delete")
+		}
+	}},
 	{"stdin", noExecs, func(c *contract) {
 		c.createAs(harness.HandConfig{Args: c.init.cat, OpenStdin: true})
 		c.start("")
@@ -76,6 +88,14 @@ var runs = []test{
 		c.status("", types.Status_RUNNING)
 		c.end()
 	}},
+}
+
+// stopped asks for a process's state until it has ended.
+func (c *contract) stopped(exec string) {
+	c.Helper()
+	for c.state(exec).Status != types.Status_STOPPED {
+		require.NoError(c, c.ctx.Err())
+	}
 }
 
 // life is a container's whole, with every answer looked at.
