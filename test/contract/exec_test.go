@@ -374,10 +374,12 @@ var execTests = []test{
 	{"stdin is closed before all is written", none, func(c *contract) {
 		c.sleeper()
 		s := c.exec("e", c.execs.cat, execConfig{stdin: true})
-		c.closeStdin("e")
-		_, err := io.WriteString(s.Stdin, "one\n")
-		require.NoError(c, err)
-		c.printed(s, "one\n")
+		for _, line := range []string{"one\n", "two\n"} {
+			_, err := io.WriteString(s.Stdin, line)
+			require.NoError(c, err)
+			c.printed(s, line) // so the client has opened its end
+			c.closeStdin("e")
+		}
 		require.NoError(c, s.Stdin.Close())
 		c.exits("e", 0)
 		c.delete("e")
