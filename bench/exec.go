@@ -134,7 +134,7 @@ func (b *bench) pour(s subject, size int64) (float64, error) {
 	_, err = running.Task.Delete(b.ctx) // waits for the end of the output
 	took := time.Since(from)
 	if err == nil {
-		err = running.Container.Delete(b.ctx, client.WithSnapshotCleanup)
+		err = running.Delete(b.ctx, client.WithSnapshotCleanup)
 	}
 	if err == nil && counter.n < size { // a guest may have words of its own
 		err = fmt.Errorf("%d bytes of %d arrived", counter.n, size)

@@ -250,9 +250,9 @@ func TestStreamsCRIRestart(t *testing.T) {
 	id := r.run(nil, "/bin/sh", "-c", "i=0; while [ $i -lt 600 ]; do i=$((i+1)); echo $i; sleep 0.002; done")
 	ended := r.run(nil, "/bin/sh", "-c", "sleep 0.3; seq 1 2000")
 	time.Sleep(200 * time.Millisecond)
-	require.NoError(t, r.Daemon.Kill())
+	require.NoError(t, r.Kill())
 	time.Sleep(300 * time.Millisecond)
-	require.NoError(t, r.Daemon.Restart(r.ctx))
+	require.NoError(t, r.Restart(r.ctx))
 	require.Equal(t, sequence(2000), r.log(ended))
 	require.Equal(t, sequence(600), r.log(id))
 }

@@ -61,10 +61,10 @@ var terminals = map[string]func(t *harness.T, args ...string) (_ *terminal, begi
 	},
 }
 
-func eachTerminal(t *testing.T, runtime string, args []string, test func(u *terminal, begin func())) {
+func eachTerminal(t *testing.T, args []string, test func(u *terminal, begin func())) {
 	for name, open := range terminals {
 		t.Run(name, func(t *testing.T) {
-			u, begin := open(harness.New(t, runtime), args...)
+			u, begin := open(harness.New(t, smoke.Ours), args...)
 			test(u, begin)
 		})
 	}
@@ -84,7 +84,7 @@ func (u *terminal) ends(code uint32) {
 
 // The size is there before the first output, and whoever asks sees each change.
 func TestTerminalSize(t *testing.T) {
-	eachTerminal(t, smoke.Ours, []string{"/bin/sh", "-c", "busybox stty size; trap 'busybox stty size' WINCH; echo ready; while :; do sleep 0.01; done"}, func(u *terminal, begin func()) {
+	eachTerminal(t, []string{"/bin/sh", "-c", "busybox stty size; trap 'busybox stty size' WINCH; echo ready; while :; do sleep 0.01; done"}, func(u *terminal, begin func()) {
 		u.size(77, 11)
 		u.size(111, 33)
 		begin()
@@ -98,7 +98,7 @@ func TestTerminalSize(t *testing.T) {
 
 // A shell is used as a shell is.
 func TestTerminalShell(t *testing.T) {
-	eachTerminal(t, smoke.Ours, []string{"/bin/sh"}, func(u *terminal, begin func()) {
+	eachTerminal(t, []string{"/bin/sh"}, func(u *terminal, begin func()) {
 		begin()
 		u.types("busybox tty; echo $((6*7))\n")
 		u.sees("/dev/")
@@ -127,7 +127,7 @@ func TestTerminalShell(t *testing.T) {
 // What is pasted arrives whole.
 func TestTerminalPaste(t *testing.T) {
 	const size = 1 << 20
-	eachTerminal(t, smoke.Ours, []string{"/bin/sh", "-c", "busybox stty raw -echo; echo ready; busybox head -c " + strconv.Itoa(size) + " | busybox md5sum"}, func(u *terminal, begin func()) {
+	eachTerminal(t, []string{"/bin/sh", "-c", "busybox stty raw -echo; echo ready; busybox head -c " + strconv.Itoa(size) + " | busybox md5sum"}, func(u *terminal, begin func()) {
 		begin()
 		u.sees("ready")
 		text := strings.Repeat("0123456789abcde\n", size/16)
@@ -140,7 +140,7 @@ func TestTerminalPaste(t *testing.T) {
 
 // What is written is shown whole, also the last of it.
 func TestTerminalOutput(t *testing.T) {
-	eachTerminal(t, smoke.Ours, []string{"/bin/sh", "-c", "i=0; while [ $i -lt 20000 ]; do echo line $i; i=$((i+1)); done; echo last"}, func(u *terminal, begin func()) {
+	eachTerminal(t, []string{"/bin/sh", "-c", "i=0; while [ $i -lt 20000 ]; do echo line $i; i=$((i+1)); done; echo last"}, func(u *terminal, begin func()) {
 		begin()
 		u.ends(0)
 		u.sees("last\r\n")
@@ -210,7 +210,7 @@ func TestTerminalSpec(t *testing.T) {
 // A guest sees a terminal exactly where there is one.
 func TestTerminalOfGuest(t *testing.T) {
 	for _, guest := range []string{"/terminals.wasm", "/component-terminals.wasm"} {
-		eachTerminal(t, smoke.Ours, []string{guest}, func(u *terminal, begin func()) {
+		eachTerminal(t, []string{guest}, func(u *terminal, begin func()) {
 			begin()
 			u.ends(0)
 			u.sees("terminals: 0 1 2\r\n")
@@ -232,7 +232,7 @@ func TestTerminalOfGuest(t *testing.T) {
 func TestTerminalKeysOfGuest(t *testing.T) {
 	for _, guest := range []string{"/cat.wasm", "/component-cat.wasm"} {
 		for key, code := range map[string]uint32{"\x04": 0, "\x03": 130} {
-			eachTerminal(t, smoke.Ours, []string{guest}, func(u *terminal, begin func()) {
+			eachTerminal(t, []string{guest}, func(u *terminal, begin func()) {
 				begin()
 				u.types("typed\n")
 				// Once by the terminal, and by the guest.

@@ -172,13 +172,13 @@ func (c *controller) Start(ctx context.Context, r *sandbox.ControllerStartReques
 	if err != nil {
 		return nil, err
 	}
-	if _, err := h.Shim.Start(ctx, &task3.StartRequest{ID: h.ID}); err != nil {
+	if _, err := h.Start(ctx, &task3.StartRequest{ID: h.ID}); err != nil {
 		return nil, err
 	}
 	spec, err := typeurl.MarshalAnyToProto(&oci.Spec{})
 	return &sandbox.ControllerStartResponse{
 		SandboxID: h.ID, Pid: created.Pid, CreatedAt: timestamppb.Now(),
-		Address: "ttrpc+" + h.Shim.Address, Version: 3, Spec: spec,
+		Address: "ttrpc+" + h.Address, Version: 3, Spec: spec,
 	}, err
 }
 
@@ -193,7 +193,7 @@ func (c *controller) Status(_ context.Context, r *sandbox.ControllerStatusReques
 	}
 	return &sandbox.ControllerStatusResponse{
 		SandboxID: h.ID, Pid: pid, State: cri.PodSandboxState_SANDBOX_READY.String(), CreatedAt: timestamppb.Now(),
-		Address: "ttrpc+" + h.Shim.Address, Version: 3,
+		Address: "ttrpc+" + h.Address, Version: 3,
 	}, nil
 }
 
@@ -202,7 +202,7 @@ func (c *controller) Wait(ctx context.Context, r *sandbox.ControllerWaitRequest)
 	if err != nil {
 		return nil, err
 	}
-	exit, err := h.Shim.Wait(ctx, &task3.WaitRequest{ID: h.ID})
+	exit, err := h.Wait(ctx, &task3.WaitRequest{ID: h.ID})
 	return &sandbox.ControllerWaitResponse{ExitStatus: exit.GetExitStatus(), ExitedAt: exit.GetExitedAt()}, err
 }
 

@@ -101,9 +101,20 @@ func TestSoak(t *testing.T) {
 		weight int
 		do     func()
 	}{
-		{"create", 10, w.create}, {"start", 10, w.start}, {"exec", 30, w.exec}, {"long exec", 12, w.longExec}, {"failing exec", 4, w.failingExec},
-		{"terminal", 6, w.terminal}, {"kill exec", 10, w.killExec}, {"pause", 6, w.pause}, {"resume", 10, w.resume}, {"update", 6, w.update},
-		{"stats", 6, w.stats}, {"kill", 6, w.kill}, {"delete", 10, w.delete}, {"kill daemon", 1, w.killDaemon},
+		{"create", 10, w.create},
+		{"start", 10, w.start},
+		{"exec", 30, w.exec},
+		{"long exec", 12, w.longExec},
+		{"failing exec", 4, w.failingExec},
+		{"terminal", 6, w.terminal},
+		{"kill exec", 10, w.killExec},
+		{"pause", 6, w.pause},
+		{"resume", 10, w.resume},
+		{"update", 6, w.update},
+		{"stats", 6, w.stats},
+		{"kill", 6, w.kill},
+		{"delete", 10, w.delete},
+		{"kill daemon", 1, w.killDaemon},
 	}
 	total := 0
 	for _, s := range steps {
@@ -139,7 +150,7 @@ func (w *world) clear() {
 		for _, e := range c.execs {
 			e.Discard()
 		}
-		_ = w.Daemon.Remove(context.Background(), c.Container)
+		_ = w.Remove(context.Background(), c.Container)
 	}
 }
 
@@ -368,7 +379,7 @@ func (w *world) remove(c *container) {
 		_, err = c.Task.Delete(w.Ctx, client.WithProcessKill)
 	}
 	require.NoError(w, err)
-	require.NoError(w, c.Container.Delete(w.Ctx, client.WithSnapshotCleanup))
+	require.NoError(w, c.Delete(w.Ctx, client.WithSnapshotCleanup))
 	w.checkEvents(c)
 }
 
@@ -393,7 +404,7 @@ func (w *world) killDaemon() {
 			}, 20*time.Second, 10*time.Millisecond)
 			c.Task.IO().Cancel()
 			c.Task.IO().Close()
-			require.NoError(w, c.Container.Delete(w.Ctx, client.WithSnapshotCleanup))
+			require.NoError(w, c.Delete(w.Ctx, client.WithSnapshotCleanup))
 		}
 	}
 }

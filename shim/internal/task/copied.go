@@ -45,7 +45,7 @@ func copyOutput(to interface {
 ) (stream, error) {
 	reader, writer, err := os.Pipe()
 	if err != nil {
-		to.Close()
+		_ = to.Close()
 		return nil, err
 	}
 	c := &copied{pipe: writer, ours: reader, far: to, done: make(chan struct{})}
@@ -65,7 +65,7 @@ func copyInput(from interface {
 ) (stream, error) {
 	reader, writer, err := os.Pipe()
 	if err != nil {
-		from.Close()
+		_ = from.Close()
 		return nil, err
 	}
 	c := &copied{pipe: reader, ours: writer, far: from, done: make(chan struct{}), isInput: true}
@@ -182,5 +182,5 @@ func (c *copied) close() {
 		case <-timer.C:
 		}
 	}
-	c.far.Close() // ends what still waits for it, a device or a client
+	_ = c.far.Close() // ends what still waits for it, a device or a client
 }

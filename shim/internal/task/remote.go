@@ -103,7 +103,7 @@ func (r *remotes) Stream(ctx context.Context, stream streamingapi.TTRPCStreaming
 	go func() {
 		defer close(gone)
 		one.receive(c)
-		one.part(c)
+		one.part()
 		r.exit(init.ID, one, false)
 	}()
 	if err := c.send(&emptypb.Empty{}); err != nil {
@@ -205,7 +205,7 @@ func (o *remote) begin(c *remoteClient) {
 }
 
 // part is the opposite of join.
-func (o *remote) part(c *remoteClient) {
+func (o *remote) part() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.client = nil
