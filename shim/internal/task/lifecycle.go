@@ -100,18 +100,23 @@ func (s *Service) await(t *task, p *process, has parts) {
 	if p == t.init {
 		t.endExecs()
 	}
-	p.mu.Lock()
-	p.exit, p.state = exit, stopped
-	resp := p.answer()
-	p.mu.Unlock()
-	defer close(p.exited)
+	resp := &api.DeleteResponse{Pid: has.pid, ExitStatus: uint32(exit.Status), ExitedAt: timestamppb.New(exit.At)}
+	outside := false
 	if p == t.init {
 		err = writeRecord(t.bundle, exitRecord, resp)
-		if cleanedUpOutside(t.bundle) {
-			go s.giveUp(t)
-			return
+		if outside = cleanedUpOutside(t.bundle); !outside {
+			logFailure(has.log, "keep the exit status", err)
 		}
-		logFailure(has.log, "keep the exit status", err)
+	}
+	// Whoever sees that a process has stopped knows that its exit was told: a delete
+	// tells nothing before it, nor does the end of the container.
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.exit, p.state = exit, stopped
+	close(p.exited)
+	if outside {
+		go s.giveUp(t)
+		return
 	}
 	id := t.id
 	if p.execID != "" {

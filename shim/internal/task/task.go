@@ -153,5 +153,6 @@ func (t *task) endExecs() {
 			t.log.Warnf("%s does not end; the end of its container is told without it", p.name)
 			return
 		}
+		p.neverRuns(exitNotStarted) // if it has not started, it never will
 	}
 }
