@@ -5,9 +5,11 @@ package e2e
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -16,7 +18,9 @@ import (
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/pkg/cio"
 	"github.com/containerd/containerd/v2/pkg/oci"
+	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/containerd/typeurl/v2"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/stretchr/testify/require"
@@ -230,7 +234,7 @@ func TestTrust3BadOptions(t *testing.T) {
 		"a wrong word":        {body("[engine]\nopt-level = 3"), nil, codes.InvalidArgument, `engine option opt-level: found "3", accepted: none, speed, speed-and-size`},
 		"a file not there":    {&runtimeoptions.Options{ConfigPath: "/nope.toml"}, nil, codes.NotFound, "runtime option ConfigPath: open /nope.toml: no such file or directory"},
 		"runc's BinaryName":   {&options.Options{BinaryName: "crun"}, nil, codes.InvalidArgument, `runtime option BinaryName is not supported: found "crun", accepted: this shim's own file, containerd-shim-wasmtime-v1`},
-		"runc's Root":         {&options.Options{Root: "/r"}, nil, codes.InvalidArgument, "runtime option Root is not supported: this shim keeps a container's state in its bundle"},
+		"runc's Root":         {&options.Options{Root: "r"}, nil, codes.InvalidArgument, `runtime option Root: found "r", accepted: an absolute path`},
 		"SystemdCgroup, path": {&options.Options{SystemdCgroup: true}, []oci.SpecOpts{oci.WithCgroup("/plain/path")}, codes.InvalidArgument, "expected cgroupsPath to be of format"},
 		"a path of systemd's form, without systemd": {nil, []oci.SpecOpts{oci.WithCgroup("system.slice:shim:x")}, codes.Unknown, "systemd not running on this host"},
 		"a pod annotation's options": {
@@ -330,4 +334,62 @@ func TestTrust3RuncOptions(t *testing.T) {
 			require.EqualValues(t, 2345, st.Gid)
 		}
 	})
+}
+
+// With the option Root runc finds a container, and may delete it; nothing of it is left
+// there, however it ends.
+func TestTrust3Root(t *testing.T) {
+	begin := func(t *testing.T) (tt *harness.T, o *options.Options, runc func(args ...string) string) {
+		tt = harness.New(t, smoke.Ours)
+		root := t.TempDir()
+		dir := filepath.Join(root, tt.Namespace)
+		program, err := tt.LookPath("runc")
+		require.NoError(t, err)
+		t.Cleanup(func() {
+			left, err := os.ReadDir(dir)
+			require.NoError(t, err)
+			require.Empty(t, left)
+		})
+		return tt, &options.Options{Root: root}, func(args ...string) string {
+			out, err := exec.Command(program, append([]string{"--root", dir}, args...)...).CombinedOutput()
+			require.NoError(t, err, "%s", out)
+			return string(out)
+		}
+	}
+	for kind, args := range sleepers {
+		for _, deletes := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, runc deletes it: %t", kind, deletes), func(t *testing.T) {
+				tt, o, runc := begin(t)
+				c := tt.Run(harness.Config{Image: smoke.Image(tt), Args: args, RuntimeOptions: o})
+				require.NoError(t, c.Stdout.WaitFor("ready", 10*time.Second))
+				require.Contains(t, runc("state", c.ID()), fmt.Sprintf(`"pid": %d`, c.Task.Pid()))
+				require.Zero(t, tt.ExecOnce(c, harness.ExecConfig{Args: []string{"/native"}}).Code)
+				if deletes {
+					runc("delete", "--force", c.ID())
+					err := c.Task.Kill(tt.Ctx, syscall.SIGKILL)
+					require.True(t, errdefs.IsNotFound(err), "%v", err)
+				} else {
+					require.NoError(t, c.Task.Kill(tt.Ctx, syscall.SIGKILL))
+				}
+				result, err := tt.Finish(c)
+				require.NoError(t, err)
+				require.EqualValues(t, 137, result.Code)
+			})
+		}
+		t.Run(kind+", the daemon is killed", func(t *testing.T) {
+			tt, o, runc := begin(t)
+			h := tt.ByHand(harness.HandConfig{RootFS: rootfs(tt), Args: args})
+			request := h.Request()
+			var err error
+			request.Options, err = typeurl.MarshalAnyToProto(o)
+			require.NoError(t, err)
+			created, err := h.Shim.Create(tt.Ctx, request)
+			require.NoError(t, err)
+			require.Contains(t, runc("state", h.ID), fmt.Sprintf(`"pid": %d`, created.Pid))
+			require.NoError(t, syscall.Kill(tt.Shims()[0].Pid, syscall.SIGKILL))
+			require.Eventually(t, func() bool { return len(tt.Shims()) == 0 }, 10*time.Second, time.Millisecond)
+			_, err = h.DeleteCommand(tt.Ctx)
+			require.NoError(t, err)
+		})
+	}
 }

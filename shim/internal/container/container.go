@@ -51,8 +51,9 @@ func Init() {
 // Config says what container to create.
 type Config struct {
 	ID string
-	// Root is the directory for libcontainer's state. It belongs to this
-	// container alone and is removed with it.
+	// Root is the directory for libcontainer's state, which belongs to this
+	// container alone and is removed with it; or a link, which is what is removed
+	// then, to one that containers share.
 	Root string
 	// Bundle is what relative paths in the spec start from.
 	Bundle        string

@@ -31,6 +31,7 @@ type Options struct {
 	SystemdCgroup bool
 	NoPivotRoot   bool
 	NoNewKeyring  bool
+	Root          string // where runc finds the containers of each namespace; empty leaves their state in their bundles
 	ShimCgroup    string // where the daemon belongs; empty leaves it where it is
 	IoUID, IoGID  uint32 // owner of the container's streams
 
@@ -107,7 +108,6 @@ func fromRunc(r *options.Options, binary string) (Options, error) {
 		name string
 		set  bool
 	}{
-		{"Root", r.Root != ""},
 		{"CriuImagePath", r.CriuImagePath != ""},
 		{"CriuWorkPath", r.CriuWorkPath != ""},
 	} {
@@ -115,15 +115,17 @@ func fromRunc(r *options.Options, binary string) (Options, error) {
 			return Options{}, refused(o.name)
 		}
 	}
+	if err := checkRoot(r.Root); err != nil {
+		return Options{}, fmt.Errorf("runtime option Root: %w", err)
+	}
 	return Options{
 		SystemdCgroup: r.SystemdCgroup, NoPivotRoot: r.NoPivotRoot, NoNewKeyring: r.NoNewKeyring,
-		ShimCgroup: r.ShimCgroup, IoUID: r.IoUid, IoGID: r.IoGid,
+		Root: r.Root, ShimCgroup: r.ShimCgroup, IoUID: r.IoUid, IoGID: r.IoGid,
 	}, nil
 }
 
 // whyRefused says of those of runc's options that have no meaning here why.
 var whyRefused = map[string]string{
-	"Root":           "this shim keeps a container's state in its bundle",
 	"CriuPath":       "checkpoints are not supported",
 	"CriuImagePath":  "checkpoints are not supported",
 	"CriuWorkPath":   "checkpoints are not supported",
@@ -133,6 +135,13 @@ var whyRefused = map[string]string{
 
 func refused(name string) error {
 	return fmt.Errorf("runtime option %s is not supported: %s; remove it from the runtime's options: %w", name, whyRefused[name], errdefs.ErrInvalidArgument)
+}
+
+func checkRoot(dir string) error {
+	if dir != "" && !filepath.IsAbs(dir) {
+		return invalid("found %q, accepted: an absolute path", dir)
+	}
+	return nil
 }
 
 // checkBinaryName takes no other program than this shim: k3s and others that write

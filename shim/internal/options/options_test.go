@@ -59,8 +59,8 @@ func TestParse(t *testing.T) {
 		// Debian's containerd 1.6 sends a type of its own, empty.
 		"empty, of any type": {&anypb.Any{TypeUrl: "some.Options"}, Options{}},
 		"runc's": {
-			pack(t, &options.Options{SystemdCgroup: true, NoPivotRoot: true, NoNewKeyring: true, ShimCgroup: "/s", IoUid: 1, IoGid: 2}),
-			Options{SystemdCgroup: true, NoPivotRoot: true, NoNewKeyring: true, ShimCgroup: "/s", IoUID: 1, IoGID: 2},
+			pack(t, &options.Options{SystemdCgroup: true, NoPivotRoot: true, NoNewKeyring: true, Root: "/r", ShimCgroup: "/s", IoUid: 1, IoGid: 2}),
+			Options{SystemdCgroup: true, NoPivotRoot: true, NoNewKeyring: true, Root: "/r", ShimCgroup: "/s", IoUID: 1, IoGID: 2},
 		},
 		"slice":              {body(t, "compile_cgroup = 'kube-compilers.slice'"), Options{CompileCgroup: "kube-compilers.slice"}},
 		"empty body":         {body(t, ""), Options{}},
@@ -75,6 +75,7 @@ func TestParse(t *testing.T) {
 				SystemdCgroup = true
 				NoPivotRoot = true
 				NoNewKeyring = true
+				Root = "/r"
 				ShimCgroup = "/s"
 				IoUid = 1
 				IoGid = 4294967295
@@ -93,7 +94,7 @@ func TestParse(t *testing.T) {
 				preopens = ["/data", "/in:/out"]
 			`),
 			Options{
-				SystemdCgroup: true, NoPivotRoot: true, NoNewKeyring: true, ShimCgroup: "/s", IoUID: 1, IoGID: 4294967295,
+				SystemdCgroup: true, NoPivotRoot: true, NoNewKeyring: true, Root: "/r", ShimCgroup: "/s", IoUID: 1, IoGID: 4294967295,
 				LogLevel: "debug", GuestProc: "hidden", Compilers: 3, CompileCgroup: "/compilers", AllowAnnotations: []string{"fuel", "preopens"},
 				Engine: map[string]string{
 					"text": "a=b", "flag": "true", "fuel": "18446744", "memory": "67108864", "timeout": "90000", "level": "speed", "preopens": "/data,/in:/out",
@@ -114,7 +115,7 @@ func TestParseErrors(t *testing.T) {
 	require.NoError(t, syscall.Mkfifo(filepath.Join(dir, "fifo"), 0o600))
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "large"), make([]byte, maxConfig+1), 0o600))
 	at := func(name string) *anypb.Any { return pack(t, &runtimeoptions.Options{ConfigPath: name}) }
-	const keys = "accepted: IoGid, IoUid, NoNewKeyring, NoPivotRoot, ShimCgroup, SystemdCgroup, allow_annotations, compile_cgroup, compile_memory, compile_timeout, compilers, engine, guest_proc, log_level"
+	const keys = "accepted: IoGid, IoUid, NoNewKeyring, NoPivotRoot, Root, ShimCgroup, SystemdCgroup, allow_annotations, compile_cgroup, compile_memory, compile_timeout, compilers, engine, guest_proc, log_level"
 	const known = "the engine knows: flag, fuel, level, memory, preopens, text, timeout"
 	for _, tc := range []struct {
 		any  *anypb.Any
@@ -132,8 +133,8 @@ func TestParseErrors(t *testing.T) {
 			`runtime option BinaryName is not supported: found "crun", accepted: this shim's own file, containerd-shim-probe-v1: it runs containers itself, without another program; remove the option: invalid argument`,
 		},
 		{
-			pack(t, &options.Options{Root: "/r"}), errdefs.IsInvalidArgument,
-			"runtime option Root is not supported: this shim keeps a container's state in its bundle; remove it from the runtime's options: invalid argument",
+			pack(t, &options.Options{Root: "r"}), errdefs.IsInvalidArgument,
+			`runtime option Root: found "r", accepted: an absolute path: invalid argument`,
 		},
 		{
 			pack(t, &options.Options{CriuImagePath: "/r"}), errdefs.IsInvalidArgument,
@@ -162,6 +163,7 @@ func TestParseErrors(t *testing.T) {
 			"runtime options: runtime option CriuPath is not supported: checkpoints are not supported; remove it from the runtime's options: invalid argument",
 		},
 		{body(t, "SystemdCgroup = 'yes'"), errdefs.IsInvalidArgument, `runtime options: SystemdCgroup: found "yes", accepted: a bool: invalid argument`},
+		{body(t, "Root = 'r'"), errdefs.IsInvalidArgument, `runtime options: Root: found "r", accepted: an absolute path: invalid argument`},
 		{body(t, "ShimCgroup = 1"), errdefs.IsInvalidArgument, `runtime options: ShimCgroup: found 1, accepted: a string: invalid argument`},
 		{body(t, "IoUid = -1"), errdefs.IsInvalidArgument, `runtime options: IoUid: found -1, accepted: a number from 0 to 4294967295: invalid argument`},
 		{body(t, "IoGid = 4294967296"), errdefs.IsInvalidArgument, `runtime options: IoGid: found 4294967296, accepted: a number from 0 to 4294967295: invalid argument`},

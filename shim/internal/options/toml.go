@@ -73,11 +73,17 @@ var setters = map[string]func(o *Options, v any, engine []Declaration) error{
 	"SystemdCgroup": func(o *Options, v any, _ []Declaration) error { return set(&o.SystemdCgroup, v) },
 	"NoPivotRoot":   func(o *Options, v any, _ []Declaration) error { return set(&o.NoPivotRoot, v) },
 	"NoNewKeyring":  func(o *Options, v any, _ []Declaration) error { return set(&o.NoNewKeyring, v) },
-	"ShimCgroup":    func(o *Options, v any, _ []Declaration) error { return set(&o.ShimCgroup, v) },
-	"IoUid":         func(o *Options, v any, _ []Declaration) error { return setID(&o.IoUID, v) },
-	"IoGid":         func(o *Options, v any, _ []Declaration) error { return setID(&o.IoGID, v) },
-	"log_level":     func(o *Options, v any, _ []Declaration) error { return setWord(&o.LogLevel, v, LogLevels) },
-	"guest_proc":    func(o *Options, v any, _ []Declaration) error { return setWord(&o.GuestProc, v, GuestProcs) },
+	"Root": func(o *Options, v any, _ []Declaration) error {
+		if err := set(&o.Root, v); err != nil {
+			return err
+		}
+		return checkRoot(o.Root)
+	},
+	"ShimCgroup": func(o *Options, v any, _ []Declaration) error { return set(&o.ShimCgroup, v) },
+	"IoUid":      func(o *Options, v any, _ []Declaration) error { return setID(&o.IoUID, v) },
+	"IoGid":      func(o *Options, v any, _ []Declaration) error { return setID(&o.IoGID, v) },
+	"log_level":  func(o *Options, v any, _ []Declaration) error { return setWord(&o.LogLevel, v, LogLevels) },
+	"guest_proc": func(o *Options, v any, _ []Declaration) error { return setWord(&o.GuestProc, v, GuestProcs) },
 	"compile_timeout": func(o *Options, v any, _ []Declaration) error {
 		s, _ := v.(string)
 		t, err := time.ParseDuration(s)

@@ -19,7 +19,7 @@ import (
 	"github.com/libwasmshim/libwasmshim/shim/internal/options"
 )
 
-// rootDir is the directory in a bundle that holds libcontainer's state.
+// rootDir is the directory in a bundle that holds libcontainer's state, or leads to it.
 const rootDir = "shim"
 
 // podAnnotation is where CRI names a container's pod.
@@ -155,9 +155,13 @@ func (c *creation) mountRootfs(context.Context) error {
 }
 
 func (c *creation) createContainer(context.Context) (err error) {
+	root, err := c.stateRoot()
+	if err != nil {
+		return err
+	}
 	c.spec.Process = c.run
 	c.container, err = container.Create(container.Config{
-		ID: c.id, Root: filepath.Join(c.bundle, rootDir), Bundle: c.bundle, Spec: c.spec,
+		ID: c.id, Root: root, Bundle: c.bundle, Spec: c.spec,
 		SystemdCgroup: c.opts.Systemd(c.spec), NoPivotRoot: c.opts.NoPivotRoot, NoNewKeyring: c.opts.NoNewKeyring,
 	}, c.process)
 	if err != nil {
@@ -166,6 +170,21 @@ func (c *creation) createContainer(context.Context) (err error) {
 	c.undos = append(c.undos, func() error { return abandon(c.container) })
 	c.streams.begin(c.container.Terminal())
 	return nil
+}
+
+// stateRoot returns the directory for libcontainer's state. With the option Root it is a
+// link to where runc's shim has it, and runc finds the container.
+func (c *creation) stateRoot() (string, error) {
+	root := filepath.Join(c.bundle, rootDir)
+	if c.opts.Root == "" {
+		return root, nil
+	}
+	shared := filepath.Join(c.opts.Root, c.Namespace)
+	if err := os.MkdirAll(shared, 0o700); err != nil {
+		return "", fmt.Errorf("runtime option Root: %w", err)
+	}
+	_ = os.Remove(root) // of a create that has failed
+	return root, os.Symlink(shared, root)
 }
 
 func (c *creation) pid() uint32 { return uint32(c.container.Pid()) }
