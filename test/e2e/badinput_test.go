@@ -43,7 +43,7 @@ func TestBadInputCreate(t *testing.T) {
 		"a symbolic link out of here":    {[]string{"/outside"}, nil, false, codes.NotFound, "does not exist in the container"},
 		"a loop of links":                {[]string{"/loop"}, nil, false, codes.InvalidArgument, "/loop"},
 		"no /proc":                       {[]string{"/hello.wasm"}, []oci.SpecOpts{oci.WithoutMounts("/proc")}, false, codes.InvalidArgument, "config.json has no mount at /proc"},
-		"a terminal":                     {[]string{"/hello.wasm"}, []oci.SpecOpts{oci.WithTTY}, true, codes.InvalidArgument, "a terminal was asked for"},
+		"a terminal in the spec alone":   {[]string{"/hello.wasm"}, []oci.SpecOpts{oci.WithTTY}, true, codes.InvalidArgument, "both must say the same"},
 		"a program not in PATH":          {[]string{"nope.wasm"}, []oci.SpecOpts{oci.WithEnv([]string{"PATH=/bin:/nope"})}, false, codes.NotFound, "no such file in PATH (/bin:/nope)"},
 		"a mount of nothing":             {[]string{"/hello.wasm"}, []oci.SpecOpts{oci.WithMounts([]specs.Mount{{Destination: "/mnt", Type: "bind", Source: "/no/such/source", Options: []string{"bind"}}})}, false, codes.NotFound, "/no/such/source"},
 		"a cgroup parent that is a file": {[]string{"/hello.wasm"}, []oci.SpecOpts{oci.WithCgroup("/cgroup.procs/x")}, false, codes.Unknown, "cgroup"},

@@ -342,15 +342,15 @@ func (w *world) kill() {
 // end ends a container that runs, whatever else there is in it.
 func (w *world) end(c *container) {
 	switch c.want {
+	case client.Created:
+		return
 	case client.Running, client.Paused:
 		require.NoError(w, c.Task.Kill(w.Ctx, syscall.SIGKILL))
 		require.NoError(w, c.Wait(w.Ctx))
 		c.want = client.Stopped
 	}
 	for _, e := range c.execs {
-		if e.want == client.Running {
-			e.want = client.Stopped
-		}
+		e.want = client.Stopped // also one that was not started: it never will be
 	}
 }
 
@@ -368,9 +368,6 @@ func (w *world) delete() {
 
 func (w *world) remove(c *container) {
 	for _, e := range c.execs {
-		if e.want == client.Running {
-			e.want = client.Stopped
-		}
 		e.Discard()
 	}
 	_, err := c.Task.Delete(w.Ctx)
