@@ -7,7 +7,6 @@ import (
 	"testing"
 
 	"github.com/containerd/containerd/v2/client"
-	"github.com/containerd/containerd/v2/pkg/cio"
 	"github.com/containerd/containerd/v2/pkg/oci"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -27,36 +26,31 @@ import (
 func TestBadInputCreate(t *testing.T) {
 	user := oci.WithUserID(1000)
 	for name, test := range map[string]struct {
-		args     []string
-		opts     []oci.SpecOpts
-		terminal bool
-		code     codes.Code
-		message  string
+		args    []string
+		opts    []oci.SpecOpts
+		code    codes.Code
+		message string
 	}{
-		"module missing":                 {[]string{"/nope.wasm"}, nil, false, codes.NotFound, "/nope.wasm does not exist in the container"},
-		"module unreadable":              {[]string{"/private.wasm"}, []oci.SpecOpts{user}, false, codes.PermissionDenied, "may not read it (mode 0600, user 1000)"},
-		"module in a closed directory":   {[]string{"/closed/hello.wasm"}, []oci.SpecOpts{user}, false, codes.PermissionDenied, "/closed: the container's user may not search it"},
-		"a directory":                    {[]string{"/etc"}, nil, false, codes.InvalidArgument, "/etc is a directory"},
-		"neither native nor Wasm":        {[]string{"/etc/data"}, nil, false, codes.InvalidArgument, "neither a native program (ELF or #!) nor something that wasmtime runs"},
-		"an empty file":                  {[]string{"/empty"}, nil, false, codes.InvalidArgument, "/empty"},
-		"a symbolic link into nowhere":   {[]string{"/dangling"}, nil, false, codes.NotFound, "does not exist in the container"},
-		"a symbolic link out of here":    {[]string{"/outside"}, nil, false, codes.NotFound, "does not exist in the container"},
-		"a loop of links":                {[]string{"/loop"}, nil, false, codes.InvalidArgument, "/loop"},
-		"no /proc":                       {[]string{"/hello.wasm"}, []oci.SpecOpts{oci.WithoutMounts("/proc")}, false, codes.InvalidArgument, "config.json has no mount at /proc"},
-		"a terminal in the spec alone":   {[]string{"/hello.wasm"}, []oci.SpecOpts{oci.WithTTY}, true, codes.InvalidArgument, "both must say the same"},
-		"a program not in PATH":          {[]string{"nope.wasm"}, []oci.SpecOpts{oci.WithEnv([]string{"PATH=/bin:/nope"})}, false, codes.NotFound, "no such file in PATH (/bin:/nope)"},
-		"a mount of nothing":             {[]string{"/hello.wasm"}, []oci.SpecOpts{oci.WithMounts([]specs.Mount{{Destination: "/mnt", Type: "bind", Source: "/no/such/source", Options: []string{"bind"}}})}, false, codes.NotFound, "/no/such/source"},
-		"a cgroup parent that is a file": {[]string{"/hello.wasm"}, []oci.SpecOpts{oci.WithCgroup("/cgroup.procs/x")}, false, codes.Unknown, "cgroup"},
+		"module missing":                 {[]string{"/nope.wasm"}, nil, codes.NotFound, "/nope.wasm does not exist in the container"},
+		"module unreadable":              {[]string{"/private.wasm"}, []oci.SpecOpts{user}, codes.PermissionDenied, "may not read it (mode 0600, user 1000)"},
+		"module in a closed directory":   {[]string{"/closed/hello.wasm"}, []oci.SpecOpts{user}, codes.PermissionDenied, "/closed: the container's user may not search it"},
+		"a directory":                    {[]string{"/etc"}, nil, codes.InvalidArgument, "/etc is a directory"},
+		"neither native nor Wasm":        {[]string{"/etc/data"}, nil, codes.InvalidArgument, "neither a native program (ELF or #!) nor something that wasmtime runs"},
+		"an empty file":                  {[]string{"/empty"}, nil, codes.InvalidArgument, "/empty"},
+		"a symbolic link into nowhere":   {[]string{"/dangling"}, nil, codes.NotFound, "does not exist in the container"},
+		"a symbolic link out of here":    {[]string{"/outside"}, nil, codes.NotFound, "does not exist in the container"},
+		"a loop of links":                {[]string{"/loop"}, nil, codes.InvalidArgument, "/loop"},
+		"no /proc":                       {[]string{"/hello.wasm"}, []oci.SpecOpts{oci.WithoutMounts("/proc")}, codes.InvalidArgument, "config.json has no mount at /proc"},
+		"a terminal in the spec alone":   {[]string{"/hello.wasm"}, []oci.SpecOpts{oci.WithTTY}, codes.InvalidArgument, "both must say the same"},
+		"a program not in PATH":          {[]string{"nope.wasm"}, []oci.SpecOpts{oci.WithEnv([]string{"PATH=/bin:/nope"})}, codes.NotFound, "no such file in PATH (/bin:/nope)"},
+		"a mount of nothing":             {[]string{"/hello.wasm"}, []oci.SpecOpts{oci.WithMounts([]specs.Mount{{Destination: "/mnt", Type: "bind", Source: "/no/such/source", Options: []string{"bind"}}})}, codes.NotFound, "/no/such/source"},
+		"a cgroup parent that is a file": {[]string{"/hello.wasm"}, []oci.SpecOpts{oci.WithCgroup("/cgroup.procs/x")}, codes.Unknown, "cgroup"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			tt := harness.New(t, smoke.Ours)
 			container, err := tt.NewContainer(tt.Ctx, harness.Config{Runtime: smoke.Ours, Image: badImage(tt), Args: test.args, Opts: test.opts})
 			require.NoError(t, err)
-			creator := cio.Creator(cio.NullIO)
-			if test.terminal {
-				creator = cio.NewCreator(cio.WithStreams(nil, &harness.Buffer{}, nil), cio.WithTerminal, cio.WithFIFODir(tt.Dir+"/fifo"))
-			}
-			task, err := container.NewTask(tt.Ctx, creator)
+			task, err := container.NewTask(tt.Ctx, nullIO)
 			if err == nil {
 				_, _ = task.Delete(tt.Ctx, client.WithProcessKill)
 			}
