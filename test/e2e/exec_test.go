@@ -419,10 +419,9 @@ func usage(t *harness.T) map[string]int {
 	return used
 }
 
-// A container's file system that never answers holds up nobody but who looks into it,
-// and those not for ever.
-func TestExecSilentFileSystem(t *testing.T) {
-	tt := harness.New(t, smoke.Ours)
+// silentFileSystem mounts a file system that answers nothing, at silent in a directory
+// that is to be bound in. Whoever waits for it gets an error once its file is closed.
+func silentFileSystem(t *testing.T) (specs.Mount, *os.File) {
 	silent := filepath.Join(t.TempDir(), "silent")
 	require.NoError(t, os.Mkdir(silent, 0o755))
 	fuse, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
@@ -430,13 +429,18 @@ func TestExecSilentFileSystem(t *testing.T) {
 		t.Skip("no FUSE on this machine, whose file systems can be silent")
 	}
 	require.NoError(t, err)
-	mount := func() error {
-		return unix.Mount("silent", silent, "fuse", 0, fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0,allow_other", fuse.Fd()))
-	}
-	require.NoError(t, mount())
+	options := fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0,allow_other", fuse.Fd())
+	require.NoError(t, unix.Mount("silent", silent, "fuse", 0, options))
 	t.Cleanup(func() { require.NoError(t, unix.Unmount(silent, unix.MNT_DETACH)) })
-	defer fuse.Close() // whoever waits gets an error then
-	parent := specs.Mount{Destination: "/volume", Type: "bind", Source: filepath.Dir(silent), Options: []string{"rbind"}}
+	t.Cleanup(func() { fuse.Close() })
+	return specs.Mount{Destination: "/volume", Type: "bind", Source: filepath.Dir(silent), Options: []string{"rbind"}}, fuse
+}
+
+// A container's file system that never answers holds up nobody but who looks into it,
+// and those not for ever.
+func TestExecSilentFileSystem(t *testing.T) {
+	tt := harness.New(t, smoke.Ours)
+	parent, fuse := silentFileSystem(t)
 	c := sleeping(tt, sleepers["guest"], oci.WithMounts([]specs.Mount{parent}))
 
 	var all sync.WaitGroup
@@ -455,6 +459,6 @@ func TestExecSilentFileSystem(t *testing.T) {
 	all.Wait()
 	require.NoError(t, fuse.Close())
 	require.NoError(t, c.Task.Kill(tt.Ctx, syscall.SIGKILL))
-	_, err = tt.Finish(c)
+	_, err := tt.Finish(c)
 	require.NoError(t, err)
 }

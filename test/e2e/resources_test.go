@@ -464,3 +464,17 @@ func entries(list []*v1.BlkIOEntry) (lines []string) {
 	}
 	return lines
 }
+
+// A process that waits in the kernel for another one cannot stand still before that is
+// over: a pause has the patience.
+func TestPauseWaits(t *testing.T) {
+	tt := harness.New(t, smoke.Ours)
+	volume, fuse := silentFileSystem(t)
+	args := []string{"/bin/sh", "-c", "cat /volume/silent/x & cat /volume/silent/x & sleep 0.3; echo ready; wait; sleep 1000"}
+	c := sleeping(tt, args, oci.WithMounts([]specs.Mount{volume}))
+	time.AfterFunc(time.Second, func() { fuse.Close() })
+	require.NoError(t, c.Task.Pause(tt.Ctx))
+	requireStatus(tt, c, client.Paused)
+	require.Equal(t, "FROZEN", cgroupFile(tt, "freezer", c.ID(), "freezer.state"))
+	require.NoError(t, c.Task.Resume(tt.Ctx))
+}

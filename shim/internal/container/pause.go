@@ -4,6 +4,7 @@ package container
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/cgroups"
@@ -22,7 +23,7 @@ func (c *Container) freeze(verb string, state cgroups.FreezerState) error {
 	}
 	m, err := c.cgroup.manager()
 	if err == nil {
-		err = m.Freeze(state)
+		err = c.patiently(func() error { return m.Freeze(state) })
 	}
 	// A process of cgroup v1 that is frozen while it is killed does not die.
 	if state == cgroups.Frozen && c.killed.Load() {
@@ -35,6 +36,19 @@ func (c *Container) freeze(verb string, state cgroups.FreezerState) error {
 		return c.notAlive(verb)
 	}
 	return fmt.Errorf("%s container %s: %w", verb, c.id, err)
+}
+
+// freezeTimeout is how long processes may take to stand still. One that waits in the
+// kernel, for another process or for a disk, does not before that is over, and with
+// version 1 of cgroups libcontainer gives up after a quarter of a second.
+const freezeTimeout = 5 * time.Second
+
+func (c *Container) patiently(freeze func() error) (err error) {
+	for deadline := time.Now().Add(freezeTimeout); ; time.Sleep(10 * time.Millisecond) {
+		if err = freeze(); err == nil || gone(err) || c.killed.Load() || c.init.dead() || time.Now().After(deadline) {
+			return err
+		}
+	}
 }
 
 func (c *Container) notAlive(verb string) error {

@@ -22,11 +22,13 @@ const maxWords = 64
 
 // startsGuest returns the guest that a shell, an init or a script is to start,
 // as its arguments say; empty if there is none. None of them can: the kernel
-// executes no WebAssembly.
+// executes no WebAssembly. It is looked for in the root file system alone: for a
+// warning nobody waits for a volume.
 func startsGuest(v *view, p *specs.Process, program string, script bool) string {
 	if !script && !slices.Contains(starters, path.Base(program)) {
 		return ""
 	}
+	v.rootOnly = true
 	looked := 0
 	for _, arg := range p.Args[1:] {
 		// The text after a shell's -c.

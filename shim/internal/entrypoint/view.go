@@ -28,6 +28,8 @@ type view struct {
 	root   int // O_PATH descriptor of the root file system
 	mounts []mountPoint
 	access access
+	// rootOnly keeps out of every mount: what is in one may not answer.
+	rootOnly bool
 }
 
 type mountPoint struct {
@@ -249,6 +251,9 @@ func (v *view) node(p string) (*file, error) {
 		if p != m.dest && !strings.HasPrefix(p, strings.TrimSuffix(m.dest, "/")+"/") {
 			continue
 		}
+		if v.rootOnly {
+			return nil, unix.EXDEV
+		}
 		bound, stands, above = true, stands || m.mapped || m.content != inSource, max(above, i+1)
 		if m.content == below {
 			continue
@@ -271,10 +276,14 @@ func (v *view) node(p string) (*file, error) {
 	if rest == "" {
 		f.fd, err = unix.FcntlInt(uintptr(base), unix.F_DUPFD_CLOEXEC, 0)
 	} else {
-		f.fd, err = unix.Openat2(base, rest, &unix.OpenHow{
+		how := unix.OpenHow{
 			Flags:   unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC,
 			Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
-		})
+		}
+		if v.rootOnly {
+			how.Resolve |= unix.RESOLVE_NO_XDEV
+		}
+		f.fd, err = unix.Openat2(base, rest, &how)
 	}
 	if errors.Is(err, unix.ENOENT) && v.implied(p, above) {
 		f.stands = true

@@ -38,7 +38,7 @@ func (s *Service) create(ctx context.Context, r *api.CreateTaskRequest) (*api.Cr
 	}
 	defer s.endCreation(t, r.Bundle) // also after a panic
 	c := &creation{t: t, r: r, preparation: preparation{
-		Service: s, id: r.ID, log: t.log, made: &made{bundle: r.Bundle},
+		Service: s, id: r.ID, log: t.log, looks: t.looks, made: &made{bundle: r.Bundle},
 		names: names{stdin: r.Stdin, stdout: r.Stdout, stderr: r.Stderr, terminal: r.Terminal},
 	}}
 	if err := c.make(ctx); err != nil {

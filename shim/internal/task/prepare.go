@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime/debug"
 	"slices"
 	"time"
 
@@ -122,17 +123,26 @@ func (p *preparation) openStreams(context.Context) (err error) {
 	return nil
 }
 
-// lookUp looks in the container's file system for the program, and for what belongs
-// into its environment.
+// How long file systems may take to answer: those of a living container, which may be its
+// own and never do, and those that a container is made of, a volume on a network for one.
+const (
+	lookTimeout   = 5 * time.Second
+	volumeTimeout = 30 * time.Second
+)
+
+// lookUp looks in the container's file systems for the program, and for what belongs into
+// its environment. A thread that gets no answer stays until it has one, or until the
+// container ends.
 func (p *preparation) lookUp(ctx context.Context) error {
-	var f found
-	if p.execID == "" {
-		f = p.look(p.spec, p.root)
-	} else {
-		var err error
-		if f, err = p.lookInside(ctx); err != nil {
-			return err
-		}
+	look, timeout := p.lookOutside, volumeTimeout
+	if p.execID != "" {
+		look, timeout = p.lookInside, lookTimeout
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	f, err := p.within(ctx, look)
+	if err != nil {
+		return err
 	}
 	p.entry, p.noEntry, p.run.Env = f.entry, f.err, f.env
 	if f.entry.File != nil {
@@ -148,45 +158,17 @@ type found struct {
 	env   []string
 }
 
-func (p *preparation) look(spec *specs.Spec, root string) (f found) {
-	f.entry, f.err = entrypoint.Resolve(spec, p.bundle, root, p.Engine.Name, p.Engine.Kinds)
-	kind := f.entry.Kind
-	if errors.Is(f.err, entrypoint.ErrUnknown) {
-		kind = entrypoint.Native
-	}
-	f.env = entrypoint.Environment(spec, p.bundle, root, kind)
-	return f
-}
-
-// lookTimeout is how long the file systems of a living container may take to answer:
-// they may be its own, and never do.
-const lookTimeout = 5 * time.Second
-
-// lookInside looks at what the container's processes see now: whatever is mounted, and
-// whatever hooks did. A thread that gets no answer stays until it has one, or until
-// the container ends.
-func (p *preparation) lookInside(ctx context.Context) (found, error) {
-	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
-	defer cancel()
+func (p *preparation) within(ctx context.Context, look func() found) (found, error) {
 	silent := fmt.Errorf("the container's file systems do not answer: %w", errdefs.ErrUnavailable)
 	select {
 	case p.looks <- struct{}{}:
 	case <-ctx.Done():
 		return found{}, silent
 	}
-	spec := *p.spec
-	spec.Process, spec.Mounts, spec.Hooks = p.run, nil, nil
 	answer := make(chan found)
 	go func() {
 		defer func() { <-p.looks }()
-		f := found{}
-		root, err := p.container.OpenRoot()
-		if err == nil {
-			f = p.look(&spec, fmt.Sprintf("/proc/self/fd/%d", root.Fd()))
-			root.Close()
-		} else {
-			f.err = err
-		}
+		f := look()
 		select {
 		case answer <- f:
 		case <-ctx.Done():
@@ -201,6 +183,39 @@ func (p *preparation) lookInside(ctx context.Context) (found, error) {
 	case <-ctx.Done():
 		return found{}, silent
 	}
+}
+
+// lookOutside looks at what the container will see, before there is anything of it.
+func (p *preparation) lookOutside() found { return p.look(p.spec, p.root) }
+
+// lookInside looks at what the container's processes see now: whatever is mounted, and
+// whatever hooks did.
+func (p *preparation) lookInside() found {
+	spec := *p.spec
+	spec.Process, spec.Mounts, spec.Hooks = p.run, nil, nil
+	root, err := p.container.OpenRoot()
+	if err != nil {
+		return found{err: err}
+	}
+	defer root.Close()
+	return p.look(&spec, fmt.Sprintf("/proc/self/fd/%d", root.Fd()))
+}
+
+func (p *preparation) look(spec *specs.Spec, root string) (f found) {
+	// This is not the goroutine of a call, which has a barrier of its own.
+	defer func() {
+		if bug := recover(); bug != nil {
+			p.log.Errorf("panic: %v\n%s", bug, debug.Stack())
+			f = found{err: fmt.Errorf("shim has a bug: %v; its log has the stack: %w", bug, errdefs.ErrInternal)}
+		}
+	}()
+	f.entry, f.err = entrypoint.Resolve(spec, p.bundle, root, p.Engine.Name, p.Engine.Kinds)
+	kind := f.entry.Kind
+	if errors.Is(f.err, entrypoint.ErrUnknown) {
+		kind = entrypoint.Native
+	}
+	f.env = entrypoint.Environment(spec, p.bundle, root, kind)
+	return f
 }
 
 // prepareProcess says what is executed: the program, or for a guest the sealed binary,
