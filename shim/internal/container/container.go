@@ -100,6 +100,7 @@ type Container struct {
 	updates sync.Mutex // held by an Update
 	killed  atomic.Bool
 	limits  atomic.Pointer[Limits]
+	killed  atomic.Bool // the init was sent SIGKILL
 
 	mu      sync.Mutex
 	started bool               // guarded by mu
@@ -123,8 +124,9 @@ func (c *Container) Terminal() *os.File { return c.init.takeTerminal() }
 func (c *Container) OpenRoot() (*os.File, error) {
 	path := "/proc/" + strconv.Itoa(c.Pid()) + "/root"
 	fd, err := unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	// Asked afterwards: until then the id was the init's.
-	if c.init.dead() {
+	// Asked afterwards: until then the id was the init's. One that is about to end has
+	// no root directory any more.
+	if c.init.dead() || err != nil && c.init.dying() {
 		if err == nil {
 			unix.Close(fd)
 		}

@@ -3,9 +3,7 @@
 package container
 
 import (
-	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -57,7 +55,11 @@ func (c cgroup) stats2() (*stats2.Metrics, error) {
 	if err != nil {
 		return nil, err
 	}
-	return m.Stat()
+	all, err := m.Stat()
+	if gone(err) {
+		return &stats2.Metrics{}, nil
+	}
+	return all, err
 }
 
 // controllers1 are those of version 1 that this machine has.
@@ -83,7 +85,7 @@ func (c cgroup) stats1() (*stats1.Metrics, error) {
 			err = s.Stat(path, m)
 		}
 		// A file that this kernel does not have, or a cgroup that is gone.
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
+		if err != nil && !gone(err) {
 			return nil, err
 		}
 	}
