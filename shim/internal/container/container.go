@@ -98,9 +98,8 @@ type Container struct {
 
 	oom     oomWatch
 	updates sync.Mutex // held by an Update
-	killed  atomic.Bool
-	limits  atomic.Pointer[Limits]
 	killed  atomic.Bool // the init was sent SIGKILL
+	limits  atomic.Pointer[Limits]
 
 	mu      sync.Mutex
 	started bool               // guarded by mu

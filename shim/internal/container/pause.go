@@ -30,10 +30,6 @@ func (c *Container) freeze(verb string, state cgroups.FreezerState) error {
 		return join(c.notAlive(verb), c.cgroup.thaw())
 	}
 	switch {
-	case c.killed.Load():
-		// The signal was sent and the cgroup thawed, perhaps before it was frozen here: a
-		// frozen process of cgroup v1 would not die of it.
-		return join(c.notAlive(verb), c.thawV1())
 	case err == nil:
 		return nil
 	case gone(err) || c.init.dead():

@@ -27,7 +27,6 @@ func (c *Container) signal(sig syscall.Signal, all bool) error {
 		err = c.init.signal(sig)
 	}
 	if err == nil && sig == syscall.SIGKILL {
-		c.killed.Store(true) // before the thaw: see freeze
 		err = c.thawV1()
 	}
 	return err

@@ -38,10 +38,10 @@ func (s *Service) exec(_ context.Context, r *api.ExecProcessRequest) (*emptypb.E
 	}
 	p := newProcess("process "+r.ExecID+" of container "+t.id, r.ExecID, names{r.Stdin, r.Stdout, r.Stderr, r.Terminal})
 	p.spec, p.state = spec, created
-	if err := t.add(p); err != nil {
+	tell := func() { s.Publish(topicExecAdded, &events.TaskExecAdded{ContainerID: t.id, ExecID: r.ExecID}) }
+	if err := t.add(p, tell); err != nil {
 		return nil, err
 	}
-	s.Publish(topicExecAdded, &events.TaskExecAdded{ContainerID: t.id, ExecID: r.ExecID})
 	return &emptypb.Empty{}, nil
 }
 

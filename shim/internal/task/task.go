@@ -67,8 +67,8 @@ func (t *task) process(execID string) (*process, error) {
 	return nil, fmt.Errorf("container %s has no process %s: %w", t.id, execID, errdefs.ErrNotFound)
 }
 
-// add enters a further process.
-func (t *task) add(p *process) error {
+// add enters a further process and tells of it, before the container's exit is told.
+func (t *task) add(p *process, tell func()) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.over {
@@ -78,6 +78,7 @@ func (t *task) add(p *process) error {
 		return fmt.Errorf("container %s has a process %s already: %w", t.id, p.execID, errdefs.ErrAlreadyExists)
 	}
 	t.execs[p.execID] = p
+	tell()
 	return nil
 }
 

@@ -1,0 +1,389 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	apievents "github.com/containerd/containerd/api/events"
+	task "github.com/containerd/containerd/api/runtime/task/v3"
+	types "github.com/containerd/containerd/api/types/task"
+	"github.com/containerd/containerd/v2/pkg/oci"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/libwasmshim/libwasmshim/test/harness"
+	"github.com/libwasmshim/libwasmshim/test/smoke"
+)
+
+// killShim kills a daemon, which has no time to do anything.
+func killShim(t *harness.T, shims []harness.Process) {
+	t.Helper()
+	require.Len(t, shims, 1)
+	require.NoError(t, syscall.Kill(shims[0].Pid, syscall.SIGKILL))
+}
+
+// lost removes a container whose daemon was killed, once containerd knows it.
+func lost(t *harness.T, events *harness.Events, c *harness.Container) {
+	t.Helper()
+	awaitDelete(t, events, c.ID())
+	c.Task.IO().Cancel()
+	c.Task.IO().Close() // the client's part
+	require.NoError(t, t.Remove(t.Ctx, c))
+}
+
+// awaitDelete waits until the last that is told of a container is its delete.
+func awaitDelete(t require.TestingT, events *harness.Events, id string) {
+	require.Eventually(t, func() bool {
+		all := events.Of(id)
+		return len(all) > 0 && all[len(all)-1].Topic == "delete"
+	}, 10*time.Second, time.Millisecond, "%s", id)
+}
+
+// A daemon that is killed leaves nothing, whatever its containers and their execs are
+// at; containerd is told how each has ended.
+func TestSurvivalDaemonKilled(t *testing.T) {
+	type pod struct {
+		*harness.T
+		mates []*harness.Container // of either kind
+	}
+	each := func(do func(p *pod, c *harness.Container)) func(p *pod) {
+		return func(p *pod) {
+			for _, c := range p.mates {
+				do(p, c)
+			}
+		}
+	}
+	programs := [][]string{{"/bin/sleep", "1000"}, {"/sleep.wasm"}}
+	start := func(p *pod, c *harness.Container) {
+		require.NoError(p, c.Task.Start(p.Ctx))
+		require.NoError(p, c.Stdout.WaitFor("ready", 10*time.Second))
+	}
+	execs := func(p *pod, c *harness.Container) {
+		for i, args := range programs {
+			p.Exec(c, harness.ExecConfig{Args: args, Terminal: i%2 == 0})
+			p.Exec(c, harness.ExecConfig{Args: args, Terminal: i%2 == 1, Stdin: neverEnds{}})
+			p.AddExec(c, harness.ExecConfig{Args: args}) // not started
+		}
+	}
+	for name, test := range map[string]struct {
+		terminal bool
+		args     [][]string // instead of those that sleep
+		to       func(p *pod)
+		exit     uint32 // 0 means 137
+	}{
+		"created":               {to: func(*pod) {}},
+		"created, with execs":   {to: each(execs)},
+		"running":               {to: each(start)},
+		"running on a terminal": {to: each(start), terminal: true},
+		"running, with execs":   {to: each(func(p *pod, c *harness.Container) { start(p, c); execs(p, c) })},
+		"on terminals, execs":   {to: each(func(p *pod, c *harness.Container) { start(p, c); execs(p, c) }), terminal: true},
+		"paused":                {to: each(func(p *pod, c *harness.Container) { start(p, c); require.NoError(p, c.Task.Pause(p.Ctx)) })},
+		"paused, with execs":    {to: each(func(p *pod, c *harness.Container) { start(p, c); execs(p, c); require.NoError(p, c.Task.Pause(p.Ctx)) })},
+		"one paused": {to: func(p *pod) {
+			start(p, p.mates[0])
+			start(p, p.mates[1])
+			require.NoError(p, p.mates[0].Task.Pause(p.Ctx))
+		}},
+		"the host's pids, execs": {to: each(func(p *pod, c *harness.Container) { start(p, c); execs(p, c) })},
+		"stopped": {args: [][]string{{"/bin/sh", "-c", "exit 3"}, {"/exit.wasm", "a", "b", "c"}}, exit: 3, to: each(func(p *pod, c *harness.Container) {
+			require.NoError(p, c.Task.Start(p.Ctx))
+			require.NoError(p, c.Wait(p.Ctx))
+		})},
+	} {
+		t.Run(name, func(t *testing.T) {
+			tt := harness.New(t, smoke.Ours)
+			events := tt.Subscribe(tt.Ctx)
+			defer events.Close()
+			p := &pod{T: tt}
+			pause := sandbox(tt)
+			if test.args == nil {
+				test.args = [][]string{sleepers["native"], sleepers["guest"]}
+			}
+			var opts []oci.SpecOpts
+			if strings.HasPrefix(name, "the host's") {
+				opts = append(opts, oci.WithHostNamespace(specs.PIDNamespace))
+			}
+			config := func(i int) harness.Config {
+				return harness.Config{Pod: pause.ID(), Image: smoke.Image(tt), Args: test.args[i], Terminal: test.terminal, Opts: opts}
+			}
+			for i := range test.args {
+				p.mates = append(p.mates, tt.Create(config(i)))
+			}
+			test.to(p)
+			killShim(tt, tt.Shims())
+			if test.exit == 0 {
+				test.exit = 137
+			}
+			for _, c := range append(p.mates, pause) {
+				want := test.exit
+				if c == pause {
+					want = 137
+				}
+				lost(tt, events, c)
+				var exits []uint32
+				for _, e := range events.Of(c.ID()) {
+					if exit, ok := e.Body.(*apievents.TaskExit); ok {
+						require.Equal(t, c.ID(), exit.ID)
+						exits = append(exits, exit.ExitStatus)
+					}
+				}
+				require.NotEmpty(t, exits)
+				for _, exit := range exits { // containerd tells it again of what had ended
+					require.Equal(t, want, exit)
+				}
+			}
+			again := config(1)
+			again.ID, again.Pod, again.Args, again.Terminal = p.mates[1].ID(), "", []string{"/hello.wasm"}, false
+			require.Equal(t, "hello\n", tt.Once(again).Stdout, "its name is free")
+		})
+	}
+}
+
+// ownCgroup gives a daemon a cgroup, in which everything begins that it starts. The end of
+// the test removes it.
+func ownCgroup(t *harness.T) (any, string) {
+	t.Helper()
+	// Below the name of the test's containerd, so that what is left in it is found.
+	group := filepath.Join(t.Namespace, "shims")
+	dir := filepath.Join("/sys/fs/cgroup/pids", group)
+	if _, err := os.Stat("/sys/fs/cgroup/pids"); err != nil {
+		dir = filepath.Join("/sys/fs/cgroup", group)
+	}
+	require.NoError(t, os.MkdirAll(dir, 0o755))
+	t.Cleanup(func() {
+		require.Eventually(t, func() bool { return unix.Rmdir(dir) == nil }, 10*time.Second, 10*time.Millisecond)
+		_ = unix.Rmdir(filepath.Dir(dir))
+	})
+	return body("ShimCgroup = '/" + group + "'"), dir
+}
+
+// So it is in the middle of the start of execs, when their processes are the
+// container's and not yet in its cgroup.
+func TestSurvivalDaemonKilledInExec(t *testing.T) {
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	random := rand.New(rand.NewPCG(seed, 0))
+	for range rounds(4) {
+		after := time.Duration(random.IntN(40000)) * time.Microsecond
+		t.Run(after.String(), func(t *testing.T) {
+			tt := harness.New(t, smoke.Ours)
+			events := tt.Subscribe(tt.Ctx)
+			defer events.Close()
+			own, _ := ownCgroup(tt)
+			pod := harness.FreshID("pod")
+			var mates []*harness.Container
+			for _, args := range sleepers {
+				c := harness.Config{ID: harness.FreshID("c"), Pod: pod, Image: smoke.Image(tt), Args: args, RuntimeOptions: own}
+				if len(mates) == 0 {
+					c.ID = pod
+				}
+				mates = append(mates, tt.Run(c))
+				require.NoError(t, mates[len(mates)-1].Stdout.WaitFor("ready", 10*time.Second))
+			}
+			shims := tt.Shims()
+			var all sync.WaitGroup
+			for i := range 6 {
+				e := tt.AddExec(mates[i%2], harness.ExecConfig{Args: [][]string{{"/bin/sleep", "1000"}, {"/sleep.wasm"}}[i/3], Terminal: i%3 == 0})
+				all.Go(func() { _ = e.Start(tt.Ctx) })
+			}
+			time.Sleep(after)
+			killShim(tt, shims)
+			all.Wait()
+			for _, c := range mates {
+				lost(tt, events, c)
+			}
+		})
+	}
+}
+
+// Who waits for what was never started is answered when its container is deleted.
+func TestSurvivalWaitForNothing(t *testing.T) {
+	tt := harness.New(t, smoke.Ours)
+	h := tt.ByHand(harness.HandConfig{RootFS: rootfs(tt), Args: sleepers["guest"]})
+	_, err := h.Create(tt.Ctx)
+	require.NoError(t, err)
+	_, err = h.Exec(tt.Ctx, &task.ExecProcessRequest{ID: h.ID, ExecID: "e", Spec: &anypb.Any{Value: []byte(`{"args":["/sleep.wasm"],"cwd":"/"}`)}})
+	require.NoError(t, err)
+	waited := make(chan error, 1)
+	go func() {
+		_, err := h.Wait(within(tt, 10*time.Second), &task.WaitRequest{ID: h.ID, ExecID: "e"})
+		waited <- err
+	}()
+	time.Sleep(50 * time.Millisecond)
+	require.NoError(t, killByHand(tt.Ctx, h))
+	require.NoError(t, deleteByHand(tt.Ctx, h))
+	require.NoError(t, <-waited)
+}
+
+// A thousand things are asked of one container at once, of its execs and of it itself:
+// each answer is one of those that there are, and the events are those of one life.
+func TestSurvivalRaces(t *testing.T) {
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	for round := range rounds(6) {
+		name := []string{"native", "guest"}[round%2]
+		t.Run(name, func(t *testing.T) {
+			tt := harness.New(t, smoke.Ours)
+			events := tt.Subscribe(tt.Ctx)
+			defer events.Close()
+			root := rootfs(tt)
+			mate := tt.ByHand(harness.HandConfig{RootFS: root, Args: sleepers["guest"]})
+			_, err := mate.Create(tt.Ctx)
+			require.NoError(t, err)
+			start(tt, mate)
+			h := tt.ByHand(harness.HandConfig{RootFS: root, Args: sleepers[name], Shim: mate})
+			_, err = h.Create(tt.Ctx)
+			require.NoError(t, err)
+			race(tt, h, seed+uint64(round), round >= 2)
+			_, _ = h.Kill(tt.Ctx, &task.KillRequest{ID: h.ID, Signal: uint32(syscall.SIGKILL), All: true})
+			require.Eventually(t, func() bool {
+				_, err := h.Delete(tt.Ctx, &task.DeleteRequest{ID: h.ID})
+				return err == nil || status.Code(err) == codes.NotFound
+			}, 10*time.Second, time.Millisecond)
+			_, err = h.State(tt.Ctx, &task.StateRequest{ID: h.ID})
+			require.Equal(t, codes.NotFound, status.Code(err), "%v", err)
+			state, err := mate.State(tt.Ctx, &task.StateRequest{ID: mate.ID})
+			require.NoError(t, err)
+			require.Equal(t, types.Status_RUNNING, state.Status)
+			require.NotContains(t, mate.Log.String(), "panic")
+			requireLegal(t, events, h.ID)
+		})
+	}
+}
+
+// race asks everything of a container, in any order. With early, its end may come at
+// once.
+func race(t *harness.T, h *harness.ByHand, seed uint64, early bool) {
+	ids := []string{"", "", "a", "b", "c", "d"}
+	specs := []*anypb.Any{{Value: []byte(`{"args":["/sleep.wasm"],"cwd":"/"}`)}, {Value: []byte(`{"args":["/bin/sleep","0.01"],"cwd":"/","env":["PATH=/bin"]}`)}, {Value: []byte(`{"args":["/nope"],"cwd":"/"}`)}}
+	ctx := t.Ctx
+	calls := []struct {
+		name   string
+		weight int
+		do     func(r *rand.Rand, exec string) error
+		may    []codes.Code
+	}{
+		{"start", 20, func(_ *rand.Rand, exec string) error {
+			_, err := h.Start(ctx, &task.StartRequest{ID: h.ID, ExecID: exec})
+			return err
+		}, []codes.Code{codes.FailedPrecondition, codes.NotFound}},
+		{"exec", 20, func(r *rand.Rand, exec string) error {
+			_, err := h.Exec(ctx, &task.ExecProcessRequest{ID: h.ID, ExecID: exec, Spec: specs[r.IntN(len(specs))], Terminal: false})
+			return err
+		}, []codes.Code{codes.FailedPrecondition, codes.NotFound, codes.AlreadyExists}},
+		{"kill", 6, func(r *rand.Rand, exec string) error {
+			_, err := h.Kill(ctx, &task.KillRequest{ID: h.ID, ExecID: exec, Signal: uint32(syscall.SIGKILL), All: r.IntN(2) == 0})
+			return err
+		}, []codes.Code{codes.FailedPrecondition, codes.NotFound}},
+		{"delete", 10, func(r *rand.Rand, exec string) error {
+			_, err := h.Delete(ctx, &task.DeleteRequest{ID: h.ID, ExecID: exec})
+			return err
+		}, []codes.Code{codes.FailedPrecondition, codes.NotFound}},
+		{"pause", 3, func(*rand.Rand, string) error { _, err := h.Pause(ctx, &task.PauseRequest{ID: h.ID}); return err }, []codes.Code{codes.FailedPrecondition, codes.NotFound}},
+		{"resume", 6, func(*rand.Rand, string) error { _, err := h.Resume(ctx, &task.ResumeRequest{ID: h.ID}); return err }, []codes.Code{codes.FailedPrecondition, codes.NotFound}},
+		{"update", 3, func(*rand.Rand, string) error {
+			_, err := h.Update(ctx, &task.UpdateTaskRequest{ID: h.ID, Resources: &anypb.Any{Value: []byte(`{"pids":{"limit":500}}`)}})
+			return err
+		}, []codes.Code{codes.FailedPrecondition, codes.NotFound}},
+		{"state", 10, func(_ *rand.Rand, exec string) error {
+			_, err := h.State(ctx, &task.StateRequest{ID: h.ID, ExecID: exec})
+			return err
+		}, []codes.Code{codes.NotFound}},
+		{"pids", 5, func(*rand.Rand, string) error { _, err := h.Pids(ctx, &task.PidsRequest{ID: h.ID}); return err }, []codes.Code{codes.NotFound}},
+		{"stats", 5, func(*rand.Rand, string) error { _, err := h.Stats(ctx, &task.StatsRequest{ID: h.ID}); return err }, []codes.Code{codes.NotFound}},
+		{"closeIO", 3, func(_ *rand.Rand, exec string) error {
+			_, err := h.CloseIO(ctx, &task.CloseIORequest{ID: h.ID, ExecID: exec, Stdin: true})
+			return err
+		}, []codes.Code{codes.NotFound}},
+		{"resize", 3, func(_ *rand.Rand, exec string) error {
+			_, err := h.ResizePty(ctx, &task.ResizePtyRequest{ID: h.ID, ExecID: exec, Width: 9, Height: 9})
+			return err
+		}, []codes.Code{codes.NotFound, codes.FailedPrecondition}},
+	}
+	total := 0
+	for _, call := range calls {
+		total += call.weight
+	}
+	var mu sync.Mutex
+	answers := map[string]int{}
+	var all sync.WaitGroup
+	for i := range 16 {
+		all.Go(func() {
+			r := rand.New(rand.NewPCG(seed, uint64(i)))
+			for step := range 40 {
+				n := r.IntN(total)
+				for _, call := range calls {
+					if n -= call.weight; n >= 0 {
+						continue
+					}
+					exec := ids[r.IntN(len(ids))]
+					ends := exec == "" && (call.name == "kill" || call.name == "delete")
+					if call.name == "exec" && exec == "" || ends && step < 30 && !early {
+						exec = "a"
+					}
+					err := call.do(r, exec)
+					code := status.Code(err)
+					if err != nil && !slices.Contains(call.may, code) {
+						assert.NoError(t, err, "%s of %q", call.name, exec)
+					}
+					mu.Lock()
+					answers[call.name+" "+code.String()]++
+					mu.Unlock()
+					break
+				}
+			}
+		})
+	}
+	all.Wait()
+	t.Logf("%v", answers)
+}
+
+// requireLegal looks whether a container's events are those of one life, and its execs'
+// of as many as there were.
+func requireLegal(t *testing.T, events *harness.Events, id string) {
+	t.Helper()
+	next := map[string]string{"": "create", "create": "start exit delete", "start": "paused exit", "paused": "resumed exit", "resumed": "paused exit", "exit": "delete"}
+	nextExec := map[string]string{"": "exec-added", "exec-added": "exec-started exec-added", "exec-started": "exit", "exit": "exec-added"}
+	awaitDelete(t, events, id)
+	last, execs := "", map[string]string{}
+	for _, e := range events.Of(id) {
+		exec := ""
+		switch body := e.Body.(type) {
+		case *apievents.TaskExecAdded:
+			exec = body.ExecID
+		case *apievents.TaskExecStarted:
+			exec = body.ExecID
+		case *apievents.TaskExit:
+			if body.ID != id {
+				exec = body.ID
+			}
+		}
+		if exec != "" {
+			require.Contains(t, strings.Fields(nextExec[execs[exec]]), e.Topic, "exec %s after %q: %v", exec, execs[exec], events.Of(id))
+			execs[exec] = e.Topic
+			continue
+		}
+		if e.Topic == "exit" {
+			for exec, topic := range execs {
+				require.NotEqual(t, "exec-started", topic, "exit of exec %s", exec)
+			}
+		}
+		require.Contains(t, strings.Fields(next[last]), e.Topic, "after %q: %v", last, events.Of(id))
+		last = e.Topic
+	}
+	require.Equal(t, "delete", last)
+}
