@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -386,4 +387,173 @@ func requireLegal(t *testing.T, events *harness.Events, id string) {
 		last = e.Topic
 	}
 	require.Equal(t, "delete", last)
+}
+
+// A state directory that is full or read-only refuses what is new with a sentence and
+// a code, leaves nothing of that, and ends nothing; with room again all works again.
+func TestSurvivalNoRoom(t *testing.T) {
+	for name, test := range map[string]struct {
+		take func(dir string) error
+		give func(dir string) error
+		code codes.Code // of a create
+		text string
+	}{
+		"full": {
+			func(dir string) error {
+				for _, size := range []int{64 << 10, 4 << 10} { // to the last page
+					f, err := os.Create(filepath.Join(dir, fmt.Sprint("full-", size)))
+					if err != nil {
+						return err
+					}
+					for err == nil {
+						_, err = f.Write(make([]byte, size))
+					}
+					f.Close()
+				}
+				return nil
+			},
+			func(dir string) error {
+				for _, size := range []int{64 << 10, 4 << 10} {
+					if err := os.Remove(filepath.Join(dir, fmt.Sprint("full-", size))); err != nil {
+						return err
+					}
+				}
+				return nil
+			},
+			codes.ResourceExhausted, "no space left on device",
+		},
+		"no files": {
+			func(dir string) error { return unix.Mount("", dir, "", unix.MS_REMOUNT, "nr_inodes="+inodes(dir)) },
+			func(dir string) error { return unix.Mount("", dir, "", unix.MS_REMOUNT, "nr_inodes=1000") },
+			codes.ResourceExhausted, "no space left on device",
+		},
+		"read-only": {
+			func(dir string) error { return unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_RDONLY, "") },
+			func(dir string) error { return unix.Mount("", dir, "", unix.MS_REMOUNT, "") },
+			codes.FailedPrecondition, "read-only file system",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			tt := harness.New(t, smoke.Ours)
+			dir := filepath.Join(tt.State, "byhand")
+			require.NoError(t, os.Mkdir(dir, 0o711))
+			require.NoError(t, unix.Mount("tmpfs", dir, "tmpfs", 0, "size=1m,nr_inodes=1000"))
+			t.Cleanup(func() {
+				require.NoError(t, unix.Unmount(dir, unix.MNT_DETACH))
+				require.NoError(t, os.Remove(dir))
+			})
+			root := rootfs(tt)
+			first := tt.ByHand(harness.HandConfig{RootFS: root, Args: []string{"/bin/busybox", "sh", "-c", "echo ready; while :; do echo tick; busybox sleep 0.01; done"}, Opts: []oci.SpecOpts{oci.WithEnv([]string{"PATH=/bin"})}})
+			another := func(args []string) *harness.ByHand {
+				return tt.ByHand(harness.HandConfig{RootFS: root, Args: args, Shim: first})
+			}
+			guest, created, ends := another(sleepers["guest"]), another(sleepers["guest"]), another([]string{"/exit.wasm", "a", "b", "c"})
+			later := []*harness.ByHand{another(sleepers["guest"]), another(sleepers["native"])}
+			for _, h := range []*harness.ByHand{first, guest, created, ends} {
+				_, err := h.Create(tt.Ctx)
+				require.NoError(t, err)
+			}
+			start(tt, first)
+			start(tt, guest)
+			t.Cleanup(func() { _ = test.give(dir) })
+			before := tt.Snapshot()
+			exec := func(h *harness.ByHand, code uint32, args string) {
+				t.Helper()
+				id := harness.FreshID("e")
+				_, err := h.Exec(tt.Ctx, &task.ExecProcessRequest{ID: h.ID, ExecID: id, Spec: &anypb.Any{Value: []byte(`{"args":` + args + `,"cwd":"/","env":["PATH=/bin"]}`)}})
+				require.NoError(t, err)
+				_, err = h.Start(tt.Ctx, &task.StartRequest{ID: h.ID, ExecID: id})
+				require.NoError(t, err)
+				r, err := h.Wait(tt.Ctx, &task.WaitRequest{ID: h.ID, ExecID: id})
+				require.NoError(t, err)
+				require.Equal(t, code, r.ExitStatus)
+				_, err = h.Delete(tt.Ctx, &task.DeleteRequest{ID: h.ID, ExecID: id})
+				require.NoError(t, err)
+			}
+			requireState := func(h *harness.ByHand, want types.Status) {
+				t.Helper()
+				state, err := h.State(tt.Ctx, &task.StateRequest{ID: h.ID})
+				require.NoError(t, err)
+				require.Equal(t, want, state.Status)
+			}
+			goesOn := func() {
+				t.Helper()
+				n := first.Stdout.Len()
+				require.Eventually(t, func() bool { return first.Stdout.Len() > n }, 10*time.Second, time.Millisecond)
+				for _, h := range []*harness.ByHand{first, guest} {
+					requireState(h, types.Status_RUNNING)
+					exec(h, 2, `["/exit.wasm","a","b"]`)
+					exec(h, 3, `["/bin/busybox","sh","-c","exit 3"]`)
+				}
+			}
+
+			require.Eventually(t, func() bool { return test.take(dir) == nil }, 10*time.Second, time.Millisecond) // what was just removed makes it busy
+			for _, h := range later {
+				_, err := h.Create(tt.Ctx)
+				require.Equal(t, test.code, status.Code(err), "%v", err)
+				require.ErrorContains(t, err, test.text)
+			}
+			for thing := range tt.Snapshot() {
+				if !before[thing] && !strings.HasPrefix(thing, "process ") && !strings.Contains(thing, "/full-") {
+					t.Errorf("left behind: %s", thing)
+				}
+			}
+			goesOn()
+			_, err := guest.Pause(tt.Ctx, &task.PauseRequest{ID: guest.ID})
+			require.NoError(t, err)
+			requireState(guest, types.Status_PAUSED)
+			_, err = guest.Resume(tt.Ctx, &task.ResumeRequest{ID: guest.ID})
+			require.NoError(t, err)
+			_, err = guest.Update(tt.Ctx, &task.UpdateTaskRequest{ID: guest.ID, Resources: &anypb.Any{Value: []byte(`{"pids":{"limit":77}}`)}})
+			require.Equal(t, test.code, status.Code(err), "%v", err)
+			require.Equal(t, "max", cgroupFile(tt, "pids", guest.ID, "pids.max"), "what is refused changes nothing")
+			start(tt, created)
+			requireState(created, types.Status_RUNNING)
+			start(tt, ends)
+			require.EqualValues(t, 3, wait(tt, ends))
+			requireState(ends, types.Status_STOPPED)
+			err = deleteByHand(tt.Ctx, ends) // not where its state cannot be removed
+			if err != nil {
+				require.Equal(t, test.code, status.Code(err), "%v", err)
+				requireState(ends, types.Status_STOPPED)
+			}
+			require.Equal(t, name == "read-only", err != nil, "%v", err)
+			goesOn()
+
+			require.NoError(t, test.give(dir))
+			if err != nil {
+				require.NoError(t, deleteByHand(tt.Ctx, ends))
+			}
+			goesOn()
+			for _, h := range later {
+				_, err := h.Create(tt.Ctx)
+				require.NoError(t, err)
+				start(tt, h)
+				requireState(h, types.Status_RUNNING)
+			}
+
+			// A daemon that is killed then: nothing goes on of what it had.
+			require.Eventually(t, func() bool { return test.take(dir) == nil }, 10*time.Second, time.Millisecond) // what was just removed makes it busy
+			killShim(tt, tt.Shims())
+			for _, h := range append(later, first, guest, created) {
+				_, err := h.DeleteCommand(tt.Ctx)
+				require.Equal(t, name == "read-only", err != nil, "%v", err)
+			}
+			for thing := range tt.Snapshot() {
+				require.False(t, strings.HasPrefix(thing, "cgroup ") && strings.Contains(thing, "/c"), thing)
+			}
+			require.NoError(t, test.give(dir))
+			for _, h := range append(later, first, guest, created) {
+				_, err := h.DeleteCommand(tt.Ctx)
+				require.NoError(t, err)
+			}
+		})
+	}
+}
+
+// inodes are how many files a file system has now.
+func inodes(dir string) string {
+	var st unix.Statfs_t
+	_ = unix.Statfs(dir, &st)
+	return fmt.Sprint(st.Files - st.Ffree)
 }

@@ -58,10 +58,9 @@ func (c *Container) Start() error {
 	if err != nil {
 		return fmt.Errorf("start container %s: read exec fifo: %w", c.id, err)
 	}
-	// Without the FIFO libcontainer takes the container for running.
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("start container %s: remove exec fifo: %w", c.id, err)
-	}
+	// Without the FIFO libcontainer takes the container for running; we do not ask it. The
+	// program runs, also where the state directory has become read-only.
+	_ = os.Remove(path)
 	return nil
 }
 

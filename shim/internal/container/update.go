@@ -51,6 +51,9 @@ func (c *Container) Update(r *specs.LinuxResources) error {
 	if errors.Is(err, libcontainer.ErrNotRunning) || c.init.dead() {
 		return fmt.Errorf("%w (%w)", c.notAlive("update"), err)
 	}
+	if file := (*os.PathError)(nil); errors.As(err, &file) && strings.HasPrefix(file.Path, c.root+"/") {
+		return fmt.Errorf("update container %s: %w", c.id, err) // its state cannot be written; no value is wrong
+	}
 	return invalid("update container %s: %w", c.id, err)
 }
 

@@ -42,9 +42,9 @@ const daemonTimeout = 3 * time.Second
 // 137 if the container was alive until now. It may be called again. socket is the
 // daemon's; empty if there is none.
 func Cleanup(id, bundle, socket string) ([]byte, error) {
-	if err := os.WriteFile(filepath.Join(bundle, outsideMark), nil, 0o600); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("mark that the container is being cleaned up: %w", err)
-	}
+	// Where there is no room for it, or no bundle any more, a daemon that lives may tell of
+	// the exit as well.
+	_ = os.WriteFile(filepath.Join(bundle, outsideMark), nil, 0o600)
 	if socket != "" {
 		leaveToDaemon(socket, id)
 	}

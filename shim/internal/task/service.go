@@ -10,7 +10,9 @@ import (
 	"fmt"
 	"os"
 	"runtime/debug"
+	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	api "github.com/containerd/containerd/api/runtime/task/v2"
@@ -121,7 +123,23 @@ func answer(ctx context.Context, err *error) {
 		log.G(ctx).Errorf("panic: %v\n%s", p, debug.Stack())
 		*err = fmt.Errorf("shim has a bug: %v; its log has the stack: %w", p, errdefs.ErrInternal)
 	}
-	*err = errgrpc.ToGRPC(*err)
+	*err = errgrpc.ToGRPC(withCode(*err))
+}
+
+// withCode gives an error of the kernel's, that nobody has given a code, the one of what
+// the machine is short of: the same call may succeed later.
+func withCode(err error) error {
+	if err == nil || errdefs.Resolve(err) != errdefs.ErrUnknown { //nolint:errorlint // it is that very value
+		return err
+	}
+	is := func(target error) bool { return errors.Is(err, target) }
+	switch {
+	case slices.ContainsFunc([]error{syscall.ENOSPC, syscall.EDQUOT, syscall.EAGAIN, syscall.ENOMEM, syscall.EMFILE, syscall.ENFILE}, is):
+		return fmt.Errorf("%w: %w", err, errdefs.ErrResourceExhausted)
+	case is(syscall.EROFS):
+		return fmt.Errorf("%w: %w", err, errdefs.ErrFailedPrecondition)
+	}
+	return err
 }
 
 // reserve enters a new task, which does not exist for other calls until it was made,
