@@ -97,7 +97,7 @@ type Container struct {
 	lc *libcontainer.Container
 
 	oom     oomWatch
-	updates sync.Mutex // held by an Update
+	updates sync.Mutex  // held by an Update
 	killed  atomic.Bool // the init was sent SIGKILL
 	limits  atomic.Pointer[Limits]
 
