@@ -93,6 +93,7 @@ func TestSoak(t *testing.T) {
 	}
 	t.Logf("seed %d", *seed)
 	tt := harness.New(t, smoke.Ours)
+	tt.Ctx = tt.In(context.Background()) // a test's own ends after two minutes
 	w := &world{T: tt, Rand: rand.New(rand.NewPCG(*seed, 0)), image: smoke.Image(tt), events: tt.Subscribe(tt.Ctx), done: map[string]int{}}
 	defer w.events.Close()
 	t.Cleanup(w.clear)
