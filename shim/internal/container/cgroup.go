@@ -14,6 +14,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/cgroups"
+	"github.com/opencontainers/cgroups/fscommon"
 	"github.com/opencontainers/cgroups/manager"
 	"github.com/opencontainers/runc/libcontainer/configs"
 	"golang.org/x/sys/unix"
@@ -147,6 +148,20 @@ func (c cgroup) pids(list func(path string) ([]int, error)) ([]int, error) {
 	}
 	slices.Sort(all)
 	return slices.Compact(all), nil
+}
+
+// refusedForks counts how often the limit of processes has refused one; 0 where that is
+// not known.
+func (c cgroup) refusedForks() uint64 {
+	dir := c.Paths["pids"]
+	if cgroups.IsCgroup2UnifiedMode() {
+		dir = c.Paths[""]
+	}
+	n, err := fscommon.GetValueByKey(dir, "pids.events", "max")
+	if err != nil {
+		return 0
+	}
+	return n
 }
 
 // remove removes the cgroup with all that is left in it. While another

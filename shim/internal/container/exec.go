@@ -39,11 +39,16 @@ func (c *Container) Exec(p Process) (*Exec, error) {
 	if c.init.dead() {
 		return nil, c.notRunning()
 	}
+	refused := c.cgroup.refusedForks()
 	child, err := c.startExec(lp, p.Spec.Terminal)
-	if err != nil {
-		if c.init.dying() {
-			return nil, fmt.Errorf("%w (%w)", c.notRunning(), err)
-		}
+	switch {
+	case err == nil:
+	case c.init.dying():
+		return nil, fmt.Errorf("%w (%w)", c.notRunning(), err)
+	case c.cgroup.refusedForks() > refused:
+		// libcontainer does not say why its stages have ended.
+		return nil, fmt.Errorf("its cgroup allows no more processes (pids.max): %w (%w)", errdefs.ErrResourceExhausted, err)
+	default:
 		return nil, err
 	}
 	e := &Exec{child}
