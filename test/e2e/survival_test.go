@@ -3,11 +3,16 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -17,7 +22,9 @@ import (
 	apievents "github.com/containerd/containerd/api/events"
 	task "github.com/containerd/containerd/api/runtime/task/v3"
 	types "github.com/containerd/containerd/api/types/task"
+	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/pkg/oci"
+	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -556,4 +563,216 @@ func inodes(dir string) string {
 	var st unix.Statfs_t
 	_ = unix.Statfs(dir, &st)
 	return fmt.Sprint(st.Files - st.Ffree)
+}
+
+// A container that may have no more processes refuses an exec with a sentence and a
+// code, whatever runs it, and nothing else; when there is room it works again.
+func TestSurvivalNoProcesses(t *testing.T) {
+	eachSleeper(t, func(t *harness.T, c *harness.Container) {
+		allow := func(n int64) {
+			require.NoError(t, c.Task.Update(t.Ctx, client.WithResources(&specs.LinuxResources{Pids: &specs.LinuxPids{Limit: &n}})))
+		}
+		require.Equal(t, "hello\n", t.ExecOnce(c, harness.ExecConfig{Args: []string{"/hello.wasm"}}).Stdout)
+		before := cgroupFile(t, "pids", c.ID(), "pids.current")
+		now, err := strconv.ParseInt(before, 10, 64)
+		require.NoError(t, err)
+		refused := 0
+		for i := range 10 { // whether it gets as far as to need one more is a matter of luck
+			allow(now)
+			e := t.AddExec(c, harness.ExecConfig{Args: [][]string{{"/hello.wasm"}, {"/bin/true"}}[i%2]})
+			if err := e.Start(t.Ctx); err != nil {
+				refused++
+				require.Equal(t, codes.ResourceExhausted, status.Code(errgrpc.ToGRPC(err)), "%v", err)
+				require.ErrorContains(t, err, "its cgroup allows no more processes")
+				_, err = e.Delete(t.Ctx)
+				require.NoError(t, err)
+			} else {
+				_, err = e.Finish(t.Ctx)
+				require.NoError(t, err)
+			}
+			requireStatus(t, c, client.Running)
+			require.Eventually(t, func() bool { return cgroupFile(t, "pids", c.ID(), "pids.current") == before }, 10*time.Second, time.Millisecond, "nothing is left, and nothing has ended")
+		}
+		require.NotZero(t, refused)
+		allow(now + 50)
+		require.Equal(t, "hello\n", t.ExecOnce(c, harness.ExecConfig{Args: []string{"/hello.wasm"}}).Stdout)
+	})
+}
+
+// Where the daemon itself may start nothing more, a create says so. It may also end of
+// it: Go's runtime does where it gets no thread. Then, too, nothing is left.
+func TestSurvivalNoProcessesForDaemon(t *testing.T) {
+	tt := harness.New(t, smoke.Ours)
+	events := tt.Subscribe(tt.Ctx)
+	defer events.Close()
+	own, dir := ownCgroup(tt)
+	image := smoke.Image(tt)
+	pod := harness.FreshID("pod")
+	first := tt.Run(harness.Config{ID: pod, Pod: pod, Image: image, Args: sleepers["guest"], RuntimeOptions: own})
+	require.Equal(t, "hello\n", tt.ExecOnce(first, harness.ExecConfig{Args: []string{"/hello.wasm"}}).Stdout)
+	set := func(max string) { require.NoError(t, os.WriteFile(filepath.Join(dir, "pids.max"), []byte(max), 0)) }
+	current, err := os.ReadFile(filepath.Join(dir, "pids.current"))
+	require.NoError(t, err)
+	set(strings.TrimSpace(string(current)))
+	config := harness.Config{Pod: pod, Runtime: tt.Runtime, Image: image, Args: []string{"/hello.wasm"}, RuntimeOptions: own}
+	_, err = tt.Daemon.Create(tt.Ctx, config)
+	require.Error(t, err)
+	set("max")
+	if status.Code(errgrpc.ToGRPC(err)) == codes.ResourceExhausted && len(tt.Shims()) == 1 {
+		requireStatus(tt, first, client.Running)
+		require.Equal(t, "hello\n", tt.Once(config).Stdout)
+		return
+	}
+	t.Logf("the daemon has ended: %v", err)
+	lost(tt, events, first)
+	config.Pod = ""
+	require.Equal(t, "hello\n", tt.Once(config).Stdout)
+}
+
+// Containers and execs that come and go leave nothing in the daemon of their pod.
+func TestSurvivalFlat(t *testing.T) {
+	tt := harness.New(t, smoke.Ours)
+	ctx, cancel := context.WithTimeout(tt.In(context.Background()), 20*time.Minute)
+	t.Cleanup(cancel)
+	tt.Ctx = ctx
+	pause := sandbox(tt)
+	image := smoke.Image(tt)
+	inits := [][]string{sleepers["native"], sleepers["guest"]}
+	cycle := func(i int) {
+		c, err := tt.Daemon.Run(tt.Ctx, harness.Config{Pod: pause.ID(), Runtime: tt.Runtime, Image: image, Args: inits[i%2]})
+		require.NoError(t, err)
+		for _, args := range [][]string{{"/hello.wasm"}, {"/native"}, {"/nope"}} {
+			e, err := tt.Daemon.AddExec(tt.Ctx, c, harness.ExecConfig{Args: args, Terminal: i%5 == 0})
+			require.NoError(t, err)
+			if args[0] == "/nope" {
+				require.Error(t, e.Start(tt.Ctx))
+				_, err := e.Delete(tt.Ctx)
+				require.NoError(t, err)
+				e.Discard()
+				continue
+			}
+			require.NoError(t, e.Start(tt.Ctx))
+			result, err := e.Finish(tt.Ctx)
+			require.NoError(t, err)
+			require.Zero(t, result.Code)
+			e.Discard()
+		}
+		require.NoError(t, tt.Daemon.Remove(tt.Ctx, c))
+	}
+	look := func() map[string]int {
+		used := settled(tt)
+		used["goroutines"], used["kB"] = goroutines(tt), pss(t, tt.Shims()[0].Pid)
+		return used
+	}
+	for i := range 20 { // whatever grows once has grown
+		cycle(i)
+	}
+	before := look()
+	n := rounds(20)
+	for i := range n {
+		cycle(i)
+	}
+	after := look()
+	t.Logf("before: %v, after %d cycles: %v", before, n, after)
+	require.Equal(t, before["children"], after["children"])
+	require.LessOrEqual(t, after["fd"], before["fd"]+2)
+	require.LessOrEqual(t, after["task"], before["task"]+5)
+	require.LessOrEqual(t, after["goroutines"], before["goroutines"]+3)
+	require.LessOrEqual(t, after["kB"], before["kB"]+before["kB"]/4)
+}
+
+var goroutinesLine = regexp.MustCompile(`([0-9]+) goroutines"`)
+
+// goroutines has the test's only daemon write what it holds to its log, and reads how
+// many goroutines it has.
+func goroutines(t *harness.T) int {
+	t.Helper()
+	said := func() [][]string { return goroutinesLine.FindAllStringSubmatch(t.LogTail(1<<20), -1) }
+	before := len(said())
+	require.NoError(t, syscall.Kill(t.Shims()[0].Pid, syscall.SIGUSR1))
+	require.Eventually(t, func() bool { return len(said()) > before }, 10*time.Second, 10*time.Millisecond)
+	n, err := strconv.Atoi(said()[before][1])
+	require.NoError(t, err)
+	return n
+}
+
+// Where process ids are soon used again, an exit status is that of its own process.
+func TestSurvivalSmallPidMax(t *testing.T) {
+	var name unix.Utsname
+	require.NoError(t, unix.Uname(&name))
+	var major, minor int
+	_, err := fmt.Sscanf(unix.ByteSliceToString(name.Release[:]), "%d.%d", &major, &minor)
+	require.NoError(t, err)
+	if major < 6 || major == 6 && minor < 14 {
+		t.Skip("before Linux 6.14 kernel.pid_max is the machine's, and not a namespace's")
+	}
+	tt := harness.New(t, smoke.Ours)
+	out, in, err := os.Pipe()
+	require.NoError(t, err)
+	defer out.Close()
+	place := exec.Command("unshare", "--pid", "--fork", "--kill-child", "--mount", "--mount-proc", "sh", "-c", "echo 400 > /proc/sys/kernel/pid_max && echo ready && exec sleep 1000")
+	place.Stdout = in
+	require.NoError(t, place.Start())
+	in.Close()
+	t.Cleanup(func() { _ = place.Process.Kill(); _ = place.Wait() })
+	said := make([]byte, 6)
+	_, err = io.ReadFull(out, said)
+	require.NoError(t, err)
+	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", place.Process.Pid, place.Process.Pid))
+	require.NoError(t, err)
+	nsenter, err := exec.LookPath("nsenter")
+	require.NoError(t, err)
+
+	id := harness.FreshID("c")
+	h := tt.ByHand(harness.HandConfig{
+		ID: id, RootFS: rootfs(tt), Args: sleepers["guest"], Opts: []oci.SpecOpts{oci.WithHostNamespace(specs.PIDNamespace)},
+		Within: []string{nsenter, "--target", strings.TrimSpace(string(children)), "--pid", "--mount", "sh", "-c", `cd "$0" && exec "$@"`, filepath.Join(tt.State, "byhand", id)},
+	})
+	_, err = h.Create(tt.Ctx)
+	require.NoError(t, err)
+	start(tt, h)
+	var mu sync.Mutex
+	pids := map[uint32]int{}
+	n := rounds(40)
+	var all sync.WaitGroup
+	for w := range 4 {
+		all.Go(func() {
+			for i := range n {
+				code := (i*7 + w*31) % 100
+				args := fmt.Sprintf(`["/bin/busybox","sh","-c","exit %d"]`, code)
+				if i%4 == 3 {
+					code = 3 + w
+					args = `["/exit.wasm"` + strings.Repeat(`,"x"`, code) + `]`
+				}
+				e := fmt.Sprintf("e%d-%d", w, i)
+				_, err := h.Exec(tt.Ctx, &task.ExecProcessRequest{ID: id, ExecID: e, Spec: &anypb.Any{Value: []byte(`{"args":` + args + `,"cwd":"/"}`)}})
+				if !assert.NoError(t, err) {
+					return
+				}
+				started, err := h.Start(tt.Ctx, &task.StartRequest{ID: id, ExecID: e})
+				if !assert.NoError(t, err) {
+					return
+				}
+				r, err := h.Wait(tt.Ctx, &task.WaitRequest{ID: id, ExecID: e})
+				if !assert.NoError(t, err) {
+					return
+				}
+				assert.EqualValues(t, code, r.ExitStatus, "%s", e)
+				_, err = h.Delete(tt.Ctx, &task.DeleteRequest{ID: id, ExecID: e})
+				assert.NoError(t, err)
+				mu.Lock()
+				pids[started.Pid]++
+				mu.Unlock()
+			}
+		})
+	}
+	all.Wait()
+	t.Logf("%d processes had %d ids", 4*n, len(pids))
+	require.Less(t, len(pids), 4*n)
+	for pid := range pids {
+		require.Less(t, pid, uint32(400))
+	}
+	_, err = h.Kill(tt.Ctx, &task.KillRequest{ID: id, Signal: uint32(syscall.SIGKILL)})
+	require.NoError(t, err)
+	require.EqualValues(t, 137, wait(tt, h))
 }

@@ -52,6 +52,9 @@ type HandConfig struct {
 	Config *string
 	// Shim is an earlier container's, whose shim this one is to use.
 	Shim *ByHand
+	// Within is a program, by its path, with arguments, that runs the shim's command, which
+	// follows them.
+	Within []string
 }
 
 // ByHand makes a bundle and starts a shim for it. Close it at the end.
@@ -104,7 +107,7 @@ func (p *Place) ByHand(ctx context.Context, c HandConfig) (_ *ByHand, retErr err
 	if c.Shim != nil {
 		h.Shim, err = Dial(c.Shim.Address)
 	} else {
-		h.Shim, err = p.start(ctx, binary, h.Bundle, c.Dialect)
+		h.Shim, err = p.start(ctx, binary, h.Bundle, c.Dialect, c.Within)
 	}
 	return h, err
 }

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -106,10 +107,13 @@ func (p *Place) ShimCommand(ctx context.Context, binary, bundle string, dialect 
 }
 
 // start runs the shim's start command in a bundle and connects to the shim.
-func (p *Place) start(ctx context.Context, binary, bundle string, dialect Dialect) (*Shim, error) {
+func (p *Place) start(ctx context.Context, binary, bundle string, dialect Dialect, within []string) (*Shim, error) {
 	cmd, err := p.ShimCommand(ctx, binary, bundle, dialect, "start")
 	if err != nil {
 		return nil, err
+	}
+	if len(within) > 0 {
+		cmd.Path, cmd.Args = within[0], append(slices.Clone(within), cmd.Args...)
 	}
 	out, err := cmd.CombinedOutput() // as containerd does: stderr would spoil the answer
 	if err != nil {
