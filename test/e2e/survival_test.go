@@ -356,7 +356,17 @@ func race(t *harness.T, h *harness.ByHand, seed uint64, early bool) {
 			}
 		})
 	}
-	all.Wait()
+	// The start of an exec that a pause has met goes on when the container does.
+	done := make(chan struct{})
+	go func() { all.Wait(); close(done) }()
+	for racing := true; racing; {
+		select {
+		case <-done:
+			racing = false
+		case <-time.After(20 * time.Millisecond):
+			_, _ = h.Resume(ctx, &task.ResumeRequest{ID: h.ID})
+		}
+	}
 	t.Logf("%v", answers)
 }
 
