@@ -670,6 +670,7 @@ func TestSurvivalFlat(t *testing.T) {
 		require.NoError(t, tt.Daemon.Remove(tt.Ctx, c))
 	}
 	look := func() map[string]int {
+		require.Eventually(t, func() bool { return len(tt.Shims()) == 1 }, 10*time.Second, time.Millisecond) // containerd may be at a delete
 		used := settled(tt)
 		used["goroutines"], used["kB"] = goroutines(tt), pss(t, tt.Shims()[0].Pid)
 		return used
