@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/client"
+	profile "github.com/containerd/containerd/v2/contrib/seccomp"
 	"github.com/containerd/containerd/v2/pkg/oci"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -160,6 +161,7 @@ func specRows(t *testing.T) []specRow {
 	tryMkdir := "mkdir /tmp-made 2>&1; grep ^Seccomp: /proc/1/status"
 	var devices atomic.Int32
 	return []specRow{
+		{name: "ociVersion", change: func(s *oci.Spec) { s.Version = "9.9.9" }, look: "echo runs", want: "runs"},
 		{name: "process.user", change: ofProcess(func(p *specs.Process) { p.User = specs.User{UID: 1000, GID: 1001} }), look: lookStatus, want: "Uid:\t1000"},
 		{name: "process.user.umask", change: ofProcess(func(p *specs.Process) { p.User.Umask = pointer[uint32](0o27) }), look: lookStatus, want: "Umask:\t0027"},
 		{name: "process.user.additionalGids", change: ofProcess(func(p *specs.Process) { p.User.AdditionalGids = []uint32{7, 8} }), look: lookStatus, want: "Groups:\t7 8"},
@@ -181,6 +183,13 @@ func specRows(t *testing.T) []specRow {
 		{name: "process.oomScoreAdj", change: ofProcess(func(p *specs.Process) { p.OOMScoreAdj = pointer(321) }), look: "cat /proc/1/oom_score_adj /proc/self/oom_score_adj", want: "321\n321"},
 		{name: "process.scheduler", change: ofProcess(func(p *specs.Process) { p.Scheduler = &specs.Scheduler{Policy: specs.SchedBatch, Nice: 5} }),
 			look: "for p in 1 self; do sed 's/.*) //' /proc/$p/stat | awk '{ print \"nice\", $17, \"policy\", $39 }'; done", want: "nice 5 policy 3"},
+		{name: "process.scheduler.priority, flags", late: true, change: ofProcess(func(p *specs.Process) {
+			p.Scheduler = &specs.Scheduler{Policy: specs.SchedFIFO, Priority: 3, Flags: []specs.LinuxSchedulerFlag{specs.SchedFlagResetOnFork}}
+		}), look: "for p in 1 self; do sed 's/.*) //' /proc/$p/stat | awk '{ print \"nice\", $17, \"priority\", $38, \"policy\", $39 }'; done"},
+		{name: "process.scheduler.runtime, deadline, period", late: true, change: ofProcess(func(p *specs.Process) {
+			// Without the flag it could make no threads, which a guest's engine needs.
+			p.Scheduler = &specs.Scheduler{Policy: specs.SchedDeadline, Flags: []specs.LinuxSchedulerFlag{specs.SchedFlagResetOnFork}, Runtime: 10_000_000, Deadline: 20_000_000, Period: 30_000_000}
+		}), look: "for p in 1 self; do sed 's/.*) //' /proc/$p/stat | awk '{ print \"nice\", $17, \"priority\", $38, \"policy\", $39 }'; done"},
 		{name: "process.scheduler of no kind", late: true, change: ofProcess(func(p *specs.Process) { p.Scheduler = &specs.Scheduler{Policy: "SCHED_NOPE"} }), want: fails},
 		{name: "process.selinuxLabel", change: ofProcess(func(p *specs.Process) { p.SelinuxLabel = "system_u:system_r:container_t:s0" }), want: fails},
 		{name: "process.ioPriority", change: ofProcess(func(p *specs.Process) {
@@ -197,6 +206,9 @@ func specRows(t *testing.T) []specRow {
 			s.Annotations = map[string]string{"org.example.one": "1"}
 			s.Hooks = &specs.Hooks{StartContainer: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", `grep -o '"annotations":{[^}]*}' >/said`}}}}
 		}, look: "cat /said", want: `"org.example.one":"1"`},
+		{name: "hooks.timeout", late: true, change: func(s *oci.Spec) {
+			s.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/sleep", Args: []string{"sleep", "100"}, Timeout: pointer(1)}}}
+		}, want: fails},
 
 		{name: "mounts: tmpfs", change: mounted(tmpfs("/mnt", "size=64k", "nosuid", "noexec", "nodev")), look: lookMount, want: "nosuid,nodev,noexec"},
 		{name: "mounts: read-only bind", change: mounted(specs.Mount{Destination: "/mnt", Source: host, Type: "bind", Options: []string{"rbind", "ro", "noexec"}}), look: lookMount + "cat /mnt/file; touch /mnt/made 2>&1", want: "of the host"},
@@ -249,8 +261,12 @@ func specRows(t *testing.T) []specRow {
 		}, look: "ls /sys/class/net", want: "mine0"},
 		{name: "linux.netDevices is not there", late: true, change: ofLinux(func(l *specs.Linux) { l.NetDevices = map[string]specs.LinuxNetDevice{"nosuchdev0": {}} }), want: fails},
 		{name: "linux.seccomp.defaultAction", change: seccomp(specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Syscalls: []specs.LinuxSyscall{mkdir}}), look: tryMkdir, want: "Invalid cross-device link\nSeccomp:\t2"},
+		{name: "linux.seccomp.defaultErrnoRet", change: func(s *oci.Spec) {
+			s.Linux.Seccomp = profile.DefaultProfile(s)
+			s.Linux.Seccomp.DefaultErrnoRet = pointer(uint(unix.EXDEV))
+		}, look: "mount -t tmpfs none /tmp 2>&1", want: "Invalid cross-device link"},
 		{name: "linux.seccomp.syscalls.args", change: seccomp(specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Syscalls: []specs.LinuxSyscall{{
-			Names: []string{"kill"}, Action: specs.ActErrno, Args: []specs.LinuxSeccompArg{{Index: 1, Value: 5, Op: specs.OpEqualTo}},
+			Names: []string{"kill"}, Action: specs.ActErrno, Args: []specs.LinuxSeccompArg{{Index: 1, Value: 0xff, ValueTwo: 5, Op: specs.OpMaskedEqual}},
 		}}}), look: "trap '' 5 6; kill -5 $$ 2>/dev/null || echo denied; kill -6 $$ && echo passed", want: "denied\npassed"},
 		{name: "linux.seccomp.flags", change: seccomp(specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Flags: []specs.LinuxSeccompFlag{specs.LinuxSeccompFlagLog}, Syscalls: []specs.LinuxSyscall{mkdir}}), look: tryMkdir, want: "Seccomp:\t2"},
 		{name: "linux.seccomp.flags of no kind", change: seccomp(specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Flags: []specs.LinuxSeccompFlag{"NOPE"}, Syscalls: []specs.LinuxSyscall{mkdir}}), want: fails},
@@ -262,11 +278,15 @@ func specRows(t *testing.T) []specRow {
 		{name: "linux.maskedPaths", change: ofLinux(func(l *specs.Linux) { l.MaskedPaths = []string{"/etc/passwd", "/work", "/nope"} }), look: "wc -c </etc/passwd; ls -A /work; grep -E ' /(etc|work)' /proc/mounts | cut -d' ' -f 2-3", want: "0\n"},
 		{name: "linux.readonlyPaths", change: ofLinux(func(l *specs.Linux) { l.ReadonlyPaths = []string{"/etc", "/nope"} }), look: "touch /etc/made 2>&1; touch /work/made 2>&1", want: "Read-only file system"},
 		{name: "linux.mountLabel", late: true, change: ofLinux(func(l *specs.Linux) { l.MountLabel = "system_u:object_r:container_file_t:s0" }), look: "grep -c context= /proc/mounts", want: ""},
-		{name: "linux.intelRdt", change: ofLinux(func(l *specs.Linux) { l.IntelRdt = &specs.LinuxIntelRdt{L3CacheSchema: "L3:0=f"} }), want: fails},
+		{name: "linux.intelRdt", change: ofLinux(func(l *specs.Linux) {
+			l.IntelRdt = &specs.LinuxIntelRdt{ClosID: "c", Schemata: []string{"L3:0=f"}, L3CacheSchema: "L3:0=f", MemBwSchema: "MB:0=20", EnableMonitoring: true}
+		}), want: fails},
 		{name: "linux.memoryPolicy", change: ofLinux(func(l *specs.Linux) {
-			l.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolBind, Nodes: "0"}
-		}), look: "cut -d' ' -f2 /proc/1/numa_maps | sort -u", want: "bind:0"},
-		{name: "linux.personality", change: ofLinux(func(l *specs.Linux) { l.Personality = &specs.LinuxPersonality{Domain: specs.PerLinux32} }), look: "uname -m; cat /proc/1/personality", want: "i686"},
+			l.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolBind, Nodes: "0", Flags: []specs.MemoryPolicyFlagType{specs.MpolFStaticNodes}}
+		}), look: "cut -d' ' -f2 /proc/1/numa_maps | sort -u", want: "bind"},
+		{name: "linux.personality", change: ofLinux(func(l *specs.Linux) {
+			l.Personality = &specs.LinuxPersonality{Domain: specs.PerLinux32, Flags: []specs.LinuxPersonalityFlag{"ADDR_NO_RANDOMIZE"}}
+		}), look: "uname -m; cat /proc/1/personality", want: "i686"},
 		{name: "linux.personality of no kind", change: ofLinux(func(l *specs.Linux) { l.Personality = &specs.LinuxPersonality{Domain: "NOPE"} }), want: fails},
 
 		{name: "linux.resources.devices", change: ofLinux(func(l *specs.Linux) {
@@ -289,14 +309,14 @@ func specRows(t *testing.T) []specRow {
 		{name: "linux.resources.cpu.idle", change: cpu(specs.LinuxCPU{Idle: pointer[int64](1)}), cgroup: []string{"cpu/cpu.idle"}, want: "1"},
 		{name: "linux.resources.pids", change: resources(specs.LinuxResources{Pids: &specs.LinuxPids{Limit: pointer[int64](77)}}), cgroup: []string{"pids/pids.max"}, want: "77"},
 		{name: "linux.resources.blockIO.weight, leafWeight", late: true, change: blockIO(specs.LinuxBlockIO{Weight: pointer[uint16](300), LeafWeight: pointer[uint16](300)}), cgroup: []string{"blkio/blkio.bfq.weight"}, want: ""},
-		{name: "linux.resources.blockIO.weightDevice", late: true, change: blockIO(specs.LinuxBlockIO{WeightDevice: []specs.LinuxWeightDevice{{LinuxBlockIODevice: block, Weight: pointer[uint16](300)}}}), cgroup: []string{"blkio/blkio.bfq.weight_device"}, want: ""},
+		{name: "linux.resources.blockIO.weightDevice", late: true, change: blockIO(specs.LinuxBlockIO{WeightDevice: []specs.LinuxWeightDevice{{LinuxBlockIODevice: block, Weight: pointer[uint16](300), LeafWeight: pointer[uint16](300)}}}), cgroup: []string{"blkio/blkio.bfq.weight_device"}, want: ""},
 		{name: "linux.resources.blockIO.throttleReadBpsDevice", change: blockIO(specs.LinuxBlockIO{ThrottleReadBpsDevice: throttle(1 << 20)}), cgroup: []string{"blkio/blkio.throttle.read_bps_device"}, want: blockName + " 1048576"},
 		{name: "linux.resources.blockIO.throttleWriteBpsDevice", change: blockIO(specs.LinuxBlockIO{ThrottleWriteBpsDevice: throttle(1 << 21)}), cgroup: []string{"blkio/blkio.throttle.write_bps_device"}, want: blockName + " 2097152"},
 		{name: "linux.resources.blockIO.throttleReadIOPSDevice", change: blockIO(specs.LinuxBlockIO{ThrottleReadIOPSDevice: throttle(111)}), cgroup: []string{"blkio/blkio.throttle.read_iops_device"}, want: blockName + " 111"},
 		{name: "linux.resources.blockIO.throttleWriteIOPSDevice", change: blockIO(specs.LinuxBlockIO{ThrottleWriteIOPSDevice: throttle(222)}), cgroup: []string{"blkio/blkio.throttle.write_iops_device"}, want: blockName + " 222"},
 		{name: "linux.resources.hugepageLimits", late: true, change: resources(specs.LinuxResources{HugepageLimits: []specs.LinuxHugepageLimit{{Pagesize: "2MB", Limit: 4 << 20}}}), cgroup: []string{"hugetlb/hugetlb.2MB.limit_in_bytes"}, want: ""},
 		{name: "linux.resources.network", late: true, change: resources(specs.LinuxResources{Network: &specs.LinuxNetwork{ClassID: pointer[uint32](77), Priorities: []specs.LinuxInterfacePriority{{Name: "lo", Priority: 3}}}}), cgroup: []string{"net_cls/net_cls.classid", "net_prio/net_prio.ifpriomap"}, want: ""},
-		{name: "linux.resources.rdma", late: true, change: resources(specs.LinuxResources{Rdma: map[string]specs.LinuxRdma{"mlx5_1": {HcaHandles: pointer[uint32](3)}}}), cgroup: []string{"rdma/rdma.max"}, want: ""},
+		{name: "linux.resources.rdma", late: true, change: resources(specs.LinuxResources{Rdma: map[string]specs.LinuxRdma{"mlx5_1": {HcaHandles: pointer[uint32](3), HcaObjects: pointer[uint32](4)}}}), cgroup: []string{"rdma/rdma.max"}, want: ""},
 		{name: "linux.resources.unified", change: resources(specs.LinuxResources{Unified: map[string]string{"memory.high": "100000000"}}), want: fails},
 	}
 }
