@@ -105,7 +105,7 @@ var optionRows = []row{
 }
 
 var specRows = []row{
-	{"ociVersion", "", "as runc: not looked at", "as runc: not looked at", "TestContract"},
+	{"ociVersion", "", "as runc: not looked at", "as runc: not looked at", onSpec},
 	{"process.terminal", "", "", "as runc; the guest sees a terminal", "TestTerminalSpec TestTerminalOfGuest"},
 	{"process.consoleSize", "height width", "", "", "TestTerminalSize"},
 	{"process.user", "uid gid umask additionalGids", "", "", onSpec},
