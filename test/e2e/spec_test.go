@@ -181,8 +181,10 @@ func specRows(t *testing.T) []specRow {
 		{name: "process.noNewPrivileges", change: ofProcess(func(p *specs.Process) { p.NoNewPrivileges = false }), look: lookStatus, want: "NoNewPrivs:\t0"},
 		{name: "process.apparmorProfile", late: true, change: ofProcess(func(p *specs.Process) { p.ApparmorProfile = "no-such-profile" }), want: fails},
 		{name: "process.oomScoreAdj", change: ofProcess(func(p *specs.Process) { p.OOMScoreAdj = pointer(321) }), look: "cat /proc/1/oom_score_adj /proc/self/oom_score_adj", want: "321\n321"},
-		{name: "process.scheduler", change: ofProcess(func(p *specs.Process) { p.Scheduler = &specs.Scheduler{Policy: specs.SchedBatch, Nice: 5} }),
-			look: "for p in 1 self; do sed 's/.*) //' /proc/$p/stat | awk '{ print \"nice\", $17, \"policy\", $39 }'; done", want: "nice 5 policy 3"},
+		{
+			name: "process.scheduler", change: ofProcess(func(p *specs.Process) { p.Scheduler = &specs.Scheduler{Policy: specs.SchedBatch, Nice: 5} }),
+			look: "for p in 1 self; do sed 's/.*) //' /proc/$p/stat | awk '{ print \"nice\", $17, \"policy\", $39 }'; done", want: "nice 5 policy 3",
+		},
 		{name: "process.scheduler.priority, flags", late: true, change: ofProcess(func(p *specs.Process) {
 			p.Scheduler = &specs.Scheduler{Policy: specs.SchedFIFO, Priority: 3, Flags: []specs.LinuxSchedulerFlag{specs.SchedFlagResetOnFork}}
 		}), look: "for p in 1 self; do sed 's/.*) //' /proc/$p/stat | awk '{ print \"nice\", $17, \"priority\", $38, \"policy\", $39 }'; done"},
@@ -195,8 +197,10 @@ func specRows(t *testing.T) []specRow {
 		{name: "process.ioPriority", change: ofProcess(func(p *specs.Process) {
 			p.IOPriority = &specs.LinuxIOPriority{Class: specs.IOPRIO_CLASS_BE, Priority: 6}
 		}), look: "ionice -p 1; ionice -p $$", want: "prio 6"},
-		{name: "process.execCPUAffinity", change: ofProcess(func(p *specs.Process) { p.ExecCPUAffinity = &specs.CPUAffinity{Initial: "0", Final: "1"} }),
-			look: "grep Cpus_allowed_list /proc/self/status /proc/1/status", want: "/proc/self/status:Cpus_allowed_list:\t1\n"},
+		{
+			name: "process.execCPUAffinity", change: ofProcess(func(p *specs.Process) { p.ExecCPUAffinity = &specs.CPUAffinity{Initial: "0", Final: "1"} }),
+			look: "grep Cpus_allowed_list /proc/self/status /proc/1/status", want: "/proc/self/status:Cpus_allowed_list:\t1\n",
+		},
 
 		{name: "root.readonly", change: func(s *oci.Spec) { s.Root.Readonly = true }, look: "touch /made 2>&1; awk '$5 == \"/\" { print $6 }' /proc/1/mountinfo", want: "Read-only file system"},
 		{name: "root.path is not there", change: func(s *oci.Spec) { s.Root.Path = filepath.Join(host, "nope") }, want: fails},
@@ -217,11 +221,17 @@ func specRows(t *testing.T) []specRow {
 		{name: "mounts: propagation", change: mounted(specs.Mount{Destination: "/mnt", Source: host, Type: "bind", Options: []string{"rbind", "rshared"}}), look: lookMount, want: "shared"},
 		{name: "mounts: tmpcopyup", change: mounted(tmpfs("/etc", "tmpcopyup")), look: "ls /etc; grep ' /etc ' /proc/mounts", want: "passwd"},
 		{name: "mounts: cgroup", change: mounted(specs.Mount{Destination: "/mnt", Type: "cgroup", Source: "cgroup", Options: []string{"ro"}}), look: "ls /mnt; cat /mnt/pids/pids.max", want: "memory"},
-		{name: "mounts: the usual ones", change: func(*oci.Spec) {}, look: "sed 's/lowerdir.*//; s/size=[0-9]*k//' /proc/mounts", want: "mqueue",
-			guest: []string{"proc /proc proc rw,", "proc /proc proc ro,"}, why: "a guest has the root directory open: guest_proc"},
-		{name: "mounts.uidMappings, gidMappings", change: mounted(specs.Mount{Destination: "/mnt", Source: host, Type: "bind", Options: []string{"rbind"},
-			UIDMappings: []specs.LinuxIDMapping{{ContainerID: 0, HostID: 1000, Size: 10}}, GIDMappings: []specs.LinuxIDMapping{{ContainerID: 0, HostID: 2000, Size: 10}}}),
-			look: "stat -c '%u %g' /mnt/file", want: "1000 2000"},
+		{
+			name: "mounts: the usual ones", change: func(*oci.Spec) {}, look: "sed 's/lowerdir.*//; s/size=[0-9]*k//' /proc/mounts", want: "mqueue",
+			guest: []string{"proc /proc proc rw,", "proc /proc proc ro,"}, why: "a guest has the root directory open: guest_proc",
+		},
+		{
+			name: "mounts.uidMappings, gidMappings", change: mounted(specs.Mount{
+				Destination: "/mnt", Source: host, Type: "bind", Options: []string{"rbind"},
+				UIDMappings: []specs.LinuxIDMapping{{ContainerID: 0, HostID: 1000, Size: 10}}, GIDMappings: []specs.LinuxIDMapping{{ContainerID: 0, HostID: 2000, Size: 10}},
+			}),
+			look: "stat -c '%u %g' /mnt/file", want: "1000 2000",
+		},
 		{name: "mounts: of no kind", late: true, change: mounted(specs.Mount{Destination: "/mnt", Type: "nope", Source: "nope"}), want: fails},
 		{name: "mounts: source is not there", change: mounted(bind(filepath.Join(host, "nope"), "/mnt")), want: fails},
 
@@ -247,10 +257,12 @@ func specRows(t *testing.T) []specRow {
 		{name: "linux.namespaces.path: ipc", change: namespace(specs.IPCNamespace, self+"ipc"), look: namespaces, want: "ipc: the host's"},
 		{name: "linux.namespaces.path: of another kind", late: true, change: namespace(specs.IPCNamespace, self+"uts"), want: fails},
 		{name: "linux.namespaces.path is not there", late: true, change: namespace(specs.IPCNamespace, filepath.Join(host, "nope")), want: fails},
-		{name: "linux.timeOffsets", change: changes(namespace(specs.TimeNamespace, ""), ofLinux(func(l *specs.Linux) {
-			l.TimeOffsets = map[string]specs.LinuxTimeOffset{"monotonic": {Secs: 1000}, "boottime": {Secs: 100000, Nanosecs: 5}}
-		})),
-			look: namespaces + "cat /proc/1/timens_offsets; [ $(cut -d. -f1 /proc/uptime) -gt 100000 ] && echo shifted", want: "shifted"},
+		{
+			name: "linux.timeOffsets", change: changes(namespace(specs.TimeNamespace, ""), ofLinux(func(l *specs.Linux) {
+				l.TimeOffsets = map[string]specs.LinuxTimeOffset{"monotonic": {Secs: 1000}, "boottime": {Secs: 100000, Nanosecs: 5}}
+			})),
+			look: namespaces + "cat /proc/1/timens_offsets; [ $(cut -d. -f1 /proc/uptime) -gt 100000 ] && echo shifted", want: "shifted",
+		},
 		{name: "linux.timeOffsets without a namespace", change: ofLinux(func(l *specs.Linux) { l.TimeOffsets = map[string]specs.LinuxTimeOffset{"monotonic": {Secs: 1000}} }), want: fails},
 		{name: "linux.devices", change: ofLinux(func(l *specs.Linux) { l.Devices = append(l.Devices, devNull) }), look: "stat -c '%A %u %g %t:%T' /dev/mine", want: "crw-r----- 7 8 1:3"},
 		{name: "linux.netDevices", change: func(s *oci.Spec) {
@@ -302,8 +314,10 @@ func specRows(t *testing.T) []specRow {
 		{name: "linux.resources.memory.useHierarchy", change: memory(specs.LinuxMemory{UseHierarchy: pointer(true)}), cgroup: []string{"memory/memory.use_hierarchy"}, want: "1"},
 		{name: "linux.resources.memory.checkBeforeUpdate", change: memory(specs.LinuxMemory{Limit: pointer[int64](100 << 20), CheckBeforeUpdate: pointer(true)}), cgroup: []string{"memory/memory.limit_in_bytes"}, want: "104857600"},
 		{name: "linux.resources.cpu.shares", change: cpu(specs.LinuxCPU{Shares: pointer[uint64](333)}), cgroup: []string{"cpu/cpu.shares"}, want: "333"},
-		{name: "linux.resources.cpu.quota, burst, period", change: cpu(specs.LinuxCPU{Quota: pointer[int64](50000), Period: pointer[uint64](200000), Burst: pointer[uint64](1000)}),
-			cgroup: []string{"cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us", "cpu/cpu.cfs_burst_us"}, want: "50000\n200000\n1000"},
+		{
+			name: "linux.resources.cpu.quota, burst, period", change: cpu(specs.LinuxCPU{Quota: pointer[int64](50000), Period: pointer[uint64](200000), Burst: pointer[uint64](1000)}),
+			cgroup: []string{"cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us", "cpu/cpu.cfs_burst_us"}, want: "50000\n200000\n1000",
+		},
 		{name: "linux.resources.cpu.realtimeRuntime, realtimePeriod", late: true, change: cpu(specs.LinuxCPU{RealtimeRuntime: pointer[int64](1000), RealtimePeriod: pointer[uint64](1000000)}), cgroup: []string{"cpu/cpu.rt_runtime_us"}, want: ""},
 		{name: "linux.resources.cpu.cpus, mems", change: cpu(specs.LinuxCPU{Cpus: "0", Mems: "0"}), cgroup: []string{"cpuset/cpuset.cpus", "cpuset/cpuset.mems"}, look: "grep Cpus_allowed_list /proc/1/status", want: "Cpus_allowed_list:\t0\n"},
 		{name: "linux.resources.cpu.idle", change: cpu(specs.LinuxCPU{Idle: pointer[int64](1)}), cgroup: []string{"cpu/cpu.idle"}, want: "1"},
