@@ -28,12 +28,11 @@ func rounds(usual int) int {
 	return usual
 }
 
-// memoryOf limits a container's memory, and denies it swap.
-func memoryOf(size int64) oci.SpecOpts {
-	return harness.WithSpec(func(s *oci.Spec) {
-		s.Linux.Resources.Memory = &specs.LinuxMemory{Limit: &size, Swap: &size}
-	})
-}
+// littleMemory limits a container's memory to 24 MiB, and denies it swap.
+var littleMemory = harness.WithSpec(func(s *oci.Spec) {
+	size := int64(24 << 20)
+	s.Linux.Resources.Memory = &specs.LinuxMemory{Limit: &size, Swap: &size}
+})
 
 // hog takes all the memory that there is, and more.
 var hog = []string{"/bin/busybox", "tail", "/dev/zero"}
@@ -41,7 +40,6 @@ var hog = []string{"/bin/busybox", "tail", "/dev/zero"}
 // An OOM kill is told once, of the right container, before the exit of who was killed,
 // and is counted until the delete; a kill by hand is none.
 func TestOOM(t *testing.T) {
-	const size = 24 << 20
 	nested := "cd /sys/fs/cgroup/memory && mkdir inner && echo $LIMIT > inner/memory.limit_in_bytes && echo 0 > inner/cgroup.procs && exec busybox tail /dev/zero"
 	writable := harness.WithSpec(func(s *oci.Spec) {
 		s.Mounts = append(s.Mounts, specs.Mount{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"rw"}})
@@ -70,7 +68,7 @@ func TestOOM(t *testing.T) {
 			pod := harness.FreshID("pod")
 			sandbox := tt.Run(harness.Config{ID: pod, Pod: pod, Image: image, Args: []string{"/native", "sleep"}})
 			for range rounds(3) {
-				c := tt.Run(harness.Config{Pod: pod, Image: image, Args: test.args, Opts: append(test.opts, memoryOf(size))})
+				c := tt.Run(harness.Config{Pod: pod, Image: image, Args: test.args, Opts: append(test.opts, littleMemory)})
 				want := []string{"create", "start"}
 				if test.exec != nil {
 					e := tt.Exec(c, harness.ExecConfig{Args: test.exec})
@@ -116,7 +114,7 @@ func TestOOMOfGrandchild(t *testing.T) {
 	tt := harness.New(t, smoke.Ours)
 	events := tt.Subscribe(tt.Ctx)
 	defer events.Close()
-	c := tt.Run(harness.Config{Image: smoke.Image(tt), Args: []string{"/bin/sh", "-c", "busybox tail /dev/zero & wait; echo ready; sleep 1000"}, Opts: []oci.SpecOpts{memoryOf(24 << 20)}})
+	c := tt.Run(harness.Config{Image: smoke.Image(tt), Args: []string{"/bin/sh", "-c", "busybox tail /dev/zero & wait; echo ready; sleep 1000"}, Opts: []oci.SpecOpts{littleMemory}})
 	require.NoError(t, c.Stdout.WaitFor("ready", 20*time.Second))
 	require.Equal(t, []string{"create", "start", "oom"}, events.Topics(c.ID(), "create", "start", "oom"))
 	oom := events.Of(c.ID())[2].Body.(*apievents.TaskOOM)

@@ -280,9 +280,9 @@ func TestPodFailures(t *testing.T) {
 		{"a trap", ends(134, []string{"/trap.wasm"})},
 		{"a guest that is no module", ends(126, []string{"/noexport.wasm"})},
 		{"a crash", ends(139, []string{"/bin/sh", "-c", "sh -c 'kill -SEGV $$'; exit 139"})},
-		{"want of memory", ends(137, []string{"/allocate.wasm"}, memoryOf(24<<20))},
+		{"want of memory", ends(137, []string{"/allocate.wasm"}, littleMemory)},
 		{"want of memory in an exec", func() {
-			c := run(sleepers["native"], memoryOf(24<<20))
+			c := run(sleepers["native"], littleMemory)
 			exec(c, 137, hog...)()
 			require.NoError(t, tt.Remove(tt.Ctx, c))
 		}},
@@ -448,7 +448,7 @@ func TestManyDaemons(t *testing.T) {
 	t.Cleanup(func() {
 		for _, c := range all {
 			if c != nil {
-				_ = tt.Daemon.Remove(context.Background(), c)
+				_ = tt.Remove(context.Background(), c)
 			}
 		}
 	})

@@ -667,7 +667,7 @@ func TestSurvivalFlat(t *testing.T) {
 			require.Zero(t, result.Code)
 			e.Discard()
 		}
-		require.NoError(t, tt.Daemon.Remove(tt.Ctx, c))
+		require.NoError(t, tt.Remove(tt.Ctx, c))
 	}
 	look := func() map[string]int {
 		require.Eventually(t, func() bool { return len(tt.Shims()) == 1 }, 10*time.Second, time.Millisecond) // containerd may be at a delete

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	stats1 "github.com/containerd/cgroups/v3/cgroup1/stats"
 	stats2 "github.com/containerd/cgroups/v3/cgroup2/stats"
@@ -62,6 +63,8 @@ func TestStats(t *testing.T) {
 	}
 	check("created")
 	require.NoError(t, c.Start())
+	// The threads of libcontainer's init end when it executes the program.
+	require.Eventually(t, func() bool { return number(t, c, "pids", "pids.current") == 1 }, 10*time.Second, time.Millisecond)
 	check("running")
 	require.NoError(t, c.Pause())
 	check("paused")
