@@ -21,7 +21,7 @@ import (
 // A daemon may be killed at any point of a container's life: containerd's
 // delete then leaves nothing behind, and says so every time it is run.
 func TestDaemonKilledAtAnyPoint(t *testing.T) {
-	const rounds = 40
+	rounds := rounds(15)
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))

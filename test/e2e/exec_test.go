@@ -388,7 +388,7 @@ func TestExecMany(t *testing.T) {
 func settled(t *harness.T) map[string]int {
 	t.Helper()
 	last := usage(t)
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); {
+	for deadline := time.Now().Add(3 * time.Second); time.Now().Before(deadline); {
 		time.Sleep(500 * time.Millisecond)
 		if now := usage(t); now["fd"] < last["fd"] {
 			return now

@@ -185,7 +185,7 @@ func TestSurvivalDaemonKilledInExec(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
-	for range rounds(4) {
+	for range rounds(2) {
 		after := time.Duration(random.IntN(40000)) * time.Microsecond
 		t.Run(after.String(), func(t *testing.T) {
 			tt := harness.New(t, smoke.Ours)
@@ -679,7 +679,7 @@ func TestSurvivalFlat(t *testing.T) {
 		cycle(i)
 	}
 	before := look()
-	n := rounds(20)
+	n := rounds(8)
 	for i := range n {
 		cycle(i)
 	}
