@@ -383,18 +383,18 @@ func TestExecMany(t *testing.T) {
 	})
 }
 
-// settled is the usage once the daemon has let go of what its garbage collector finds:
-// the less of two looks.
+// settled is the usage once the daemon has let go of what its garbage collector finds,
+// which it does when it has had nothing to do for a moment: the least of some looks.
 func settled(t *harness.T) map[string]int {
 	t.Helper()
-	last := usage(t)
-	for deadline := time.Now().Add(3 * time.Second); time.Now().Before(deadline); {
-		time.Sleep(500 * time.Millisecond)
-		if now := usage(t); now["fd"] < last["fd"] {
-			return now
+	least := usage(t)
+	for range 4 {
+		time.Sleep(600 * time.Millisecond)
+		if now := usage(t); now["fd"] <= least["fd"] {
+			least = now
 		}
 	}
-	return last
+	return least
 }
 
 // usage is what the test's only daemon has of descriptors, threads and children.
