@@ -82,7 +82,7 @@ func run(ctx context.Context, n int, only []string) (retErr error) {
 	}()
 	files := map[string]harness.File{}
 	b := &bench{Daemon: d, ctx: d.In(ctx), n: n, files: files}
-	for _, name := range []string{"hello.wasm", "sleep.wasm", "cat.wasm", "go.wasm", "native"} {
+	for _, name := range []string{"hello.wasm", "sleep.wasm", "copy.wasm", "go.wasm", "native"} {
 		data, err := guests.Read(name)
 		if err != nil {
 			return err
@@ -114,7 +114,7 @@ func run(ctx context.Context, n int, only []string) (retErr error) {
 		{name: "native, runc's shim", runtime: runc, args: []string{"/native", "sleep"}},
 	}
 	cats := []subject{
-		{name: "wasm, our shim", runtime: ours, args: []string{"/cat.wasm"}},
+		{name: "wasm, our shim", runtime: ours, args: []string{"/copy.wasm"}},
 		{name: "native, our shim", runtime: ours, args: []string{"/busybox", "cat"}},
 		{name: "native, runc's shim", runtime: runc, args: []string{"/busybox", "cat"}},
 	}
