@@ -146,7 +146,7 @@ func (c *creation) mountRootfs(context.Context) error {
 	if err := os.Mkdir(c.root, 0o711); err != nil && !errors.Is(err, os.ErrExist) {
 		return err
 	}
-	c.mounts, c.mounted = mount.FromProto(c.r.Rootfs), true
+	c.mounts = mount.FromProto(c.r.Rootfs)
 	c.undos = append(c.undos, func() error { return mount.UnmountRecursive(c.root, 0) })
 	if err := mount.All(c.mounts, c.root); err != nil {
 		return fmt.Errorf("mount root file system: %w", err)

@@ -96,11 +96,13 @@ func (s *Service) await(t *task, p *process, has parts) {
 	logFailure(has.log, "wait for the process", err)
 	has.logFailedGuest(exit)
 	// Nobody sees an exit before the start.
-	p.awaitStart()
+	if starting := p.underWay(); starting != nil {
+		<-starting
+	}
 	if p == t.init {
 		t.endExecs()
 	}
-	resp := &api.DeleteResponse{Pid: has.pid, ExitStatus: uint32(exit.Status), ExitedAt: timestamppb.New(exit.At)}
+	resp := deleted(has.pid, exit)
 	outside := false
 	if p == t.init {
 		err = writeRecord(t.bundle, exitRecord, resp)
@@ -118,11 +120,7 @@ func (s *Service) await(t *task, p *process, has parts) {
 		go s.giveUp(t)
 		return
 	}
-	id := t.id
-	if p.execID != "" {
-		id = p.execID
-	}
-	s.Publish(topicExit, &events.TaskExit{ContainerID: t.id, ID: id, Pid: resp.Pid, ExitStatus: resp.ExitStatus, ExitedAt: resp.ExitedAt})
+	s.Publish(topicExit, &events.TaskExit{ContainerID: t.id, ID: p.idIn(t), Pid: resp.Pid, ExitStatus: resp.ExitStatus, ExitedAt: resp.ExitedAt})
 }
 
 // giveUp forgets a container that somebody else cleans up, who removes all that there
@@ -190,14 +188,10 @@ func (s *Service) deleteExec(ctx context.Context, r *api.DeleteRequest) (*api.De
 	if err := p.may("delete"); err != nil {
 		return nil, err
 	}
-	if streams := p.living().streams; streams != nil {
-		streams.finish()
-	}
+	p.finishStreams()
 	p.become(gone)
 	t.remove(p)
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.answer(), nil
+	return deleted(p.living().pid, p.ended()), nil
 }
 
 // removeAll removes all that there is of a container that has ended. After an error it
@@ -210,15 +204,13 @@ func (t *task) removeAll() (*api.DeleteResponse, error) {
 	took.Done("libcontainer")
 	t.finishStreams()
 	took.Done("streams")
-	if t.mounted {
+	if len(t.mounts) > 0 {
 		if err := mount.UnmountRecursive(t.root, 0); err != nil {
 			return nil, fmt.Errorf("unmount root file system %s: %w", t.root, err)
 		}
 	}
 	took.Done("rootfs")
-	t.init.mu.Lock()
-	resp := t.init.answer()
-	t.init.mu.Unlock()
+	resp := deleted(t.init.living().pid, t.init.ended())
 	if err := writeRecord(t.bundle, deletedRecord, resp); err != nil {
 		logFailure(t.log, "record that the container is gone", err)
 	}
@@ -230,9 +222,7 @@ func (t *task) removeAll() (*api.DeleteResponse, error) {
 // finishStreams gives up the streams of all processes of a container that has ended.
 func (t *task) finishStreams() {
 	for _, p := range append(t.furtherProcesses(), t.init) {
-		if streams := p.living().streams; streams != nil {
-			streams.finish()
-		}
+		p.finishStreams()
 	}
 }
 
@@ -315,16 +305,12 @@ func (s *Service) state(_ context.Context, r *api.StateRequest) (*api.StateRespo
 	if p.state == gone {
 		return nil, p.notHere()
 	}
-	id := t.id
-	if p.execID != "" {
-		id = p.execID // as runc's shim has it
-	}
 	now := p.state
 	if container == paused && now == running {
 		now = paused
 	}
 	return &api.StateResponse{
-		ID: id, ExecID: p.execID, Bundle: t.bundle, Pid: p.pid, Status: now.proto(),
+		ID: p.idIn(t), ExecID: p.execID, Bundle: t.bundle, Pid: p.pid, Status: now.proto(),
 		Stdin: p.stdin, Stdout: p.stdout, Stderr: p.stderr, Terminal: p.terminal,
 		ExitStatus: uint32(p.exit.Status), ExitedAt: timestamppb.New(p.exit.At),
 	}, nil

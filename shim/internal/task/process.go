@@ -3,6 +3,7 @@
 package task
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -99,6 +100,9 @@ type child interface {
 func newProcess(name, execID string, n names) *process {
 	return &process{execID: execID, name: name, names: n, turn: make(chan struct{}, 1), exited: make(chan struct{})}
 }
+
+// idIn is how events and answers name the process of a container, as runc's shim has it.
+func (p *process) idIn(t *task) string { return cmp.Or(p.execID, t.id) }
 
 // takeTurn waits for the turn. What it returns ends it.
 func (p *process) takeTurn(ctx context.Context) (end func(), _ error) {
@@ -211,13 +215,17 @@ func (p *process) wantedSize() *winsize {
 	return p.size
 }
 
-// awaitStart waits for the end of a start that is under way.
-func (p *process) awaitStart() {
+// underWay is closed when the start that is under way has ended; nil if none is.
+func (p *process) underWay() <-chan struct{} {
 	p.mu.Lock()
-	starting := p.starting
-	p.mu.Unlock()
-	if starting != nil {
-		<-starting
+	defer p.mu.Unlock()
+	return p.starting
+}
+
+// finishStreams gives up the streams of a process that has ended, or never began.
+func (p *process) finishStreams() {
+	if s := p.living().streams; s != nil {
+		s.finish()
 	}
 }
 

@@ -10,6 +10,8 @@ import (
 	api "github.com/containerd/containerd/api/runtime/task/v2"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/libwasmshim/libwasmshim/shim/internal/container"
 )
 
 // The records in a bundle. Both hold the bytes of a DeleteResponse.
@@ -21,9 +23,9 @@ const (
 	deletedRecord = "shim.deleted"
 )
 
-// answer is the process's answer to Delete. The caller holds mu.
-func (p *process) answer() *api.DeleteResponse {
-	return &api.DeleteResponse{Pid: p.pid, ExitStatus: uint32(p.exit.Status), ExitedAt: timestamppb.New(p.exit.At)}
+// deleted is the answer to the Delete of a process that had this pid and has ended so.
+func deleted(pid uint32, exit container.Exit) *api.DeleteResponse {
+	return &api.DeleteResponse{Pid: pid, ExitStatus: uint32(exit.Status), ExitedAt: timestamppb.New(exit.At)}
 }
 
 // writeRecord writes a record in one piece or not at all.

@@ -37,7 +37,6 @@ type stream interface {
 
 // streams are the three of a process.
 type streams struct {
-	names
 	in, out, err stream   // err may be out
 	logger       *logger  // that takes out and err; nil if none was asked for
 	console      *console // that is between them and the process; nil where it has no terminal
@@ -53,13 +52,13 @@ type names struct {
 // openStreams opens the streams of a process of a container. An empty name is
 // /dev/null.
 func openStreams(n names, id, namespace string, r *remotes, l *log.Entry) (_ *streams, retErr error) {
-	s := &streams{names: n}
+	s := &streams{}
 	defer func() {
 		if retErr != nil {
 			s.close()
 		}
 	}()
-	if err := s.open(id, namespace, r, l); err != nil {
+	if err := s.open(n, id, namespace, r, l); err != nil {
 		return nil, err
 	}
 	if !n.terminal {
@@ -74,8 +73,7 @@ func openStreams(n names, id, namespace string, r *remotes, l *log.Entry) (_ *st
 	return s, err
 }
 
-func (s *streams) open(id, namespace string, r *remotes, l *log.Entry) (err error) {
-	n := s.names
+func (s *streams) open(n names, id, namespace string, r *remotes, l *log.Entry) (err error) {
 	if s.in, err = openInput(n.stdin, r); err != nil {
 		return fmt.Errorf("stdin %q: %w", n.stdin, err)
 	}

@@ -36,8 +36,7 @@ type task struct {
 type made struct {
 	container *container.Container
 	bundle    string
-	mounts    []mount.Mount // that make the root file system, as containerd has asked for them
-	mounted   bool          // they were mounted by us
+	mounts    []mount.Mount // that make the root file system, by us; none: it was there
 	root      string        // the root file system from outside
 	opts      options.Options
 	engine    map[string]string // the values of the engine's options
@@ -147,9 +146,7 @@ func (t *task) endExecs() {
 		}
 	}
 	for _, p := range t.furtherProcesses() {
-		p.mu.Lock()
-		starting := p.starting
-		p.mu.Unlock()
+		starting := p.underWay()
 		if starting != nil && !wait(starting) || p.now() == running && !wait(p.exited) {
 			t.log.Warnf("%s does not end; the end of its container is told without it", p.name)
 			return
