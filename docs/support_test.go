@@ -23,7 +23,10 @@ import (
 	"github.com/containerd/containerd/api/types/runc/options"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/stretchr/testify/require"
+
 	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"github.com/libwasmshim/libwasmshim/test/generated"
 )
 
 var update = flag.Bool("update", false, "write the tables in support.md anew")
@@ -302,16 +305,5 @@ func TestSupport(t *testing.T) {
 		require.ElementsMatch(t, table.all, have, "%s: one row for each, in docs/support_test.go", table.title)
 	}
 
-	const page, begin, end = "support.md", "<!-- tables -->\n", "\n<!-- end -->\n"
-	text, err := os.ReadFile(page)
-	require.NoError(t, err)
-	before, rest, ok := strings.Cut(string(text), begin)
-	require.True(t, ok)
-	was, after, ok := strings.Cut(rest, end)
-	require.True(t, ok)
-	if *update {
-		require.NoError(t, os.WriteFile(page, []byte(before+begin+tables.String()+end+after), 0o600))
-		return
-	}
-	require.Equal(t, tables.String(), was, "docs/support.md is old: go test ./docs -run TestSupport -update")
+	generated.Part(t, "support.md", "<!-- tables -->\n", "\n<!-- end -->\n", tables.String(), *update, "go test ./docs -run TestSupport -update")
 }

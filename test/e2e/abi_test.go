@@ -118,14 +118,14 @@ func TestAbiMisbehaving(t *testing.T) {
 		require.Equal(t, "container "+pod+", exec first, 0 bytes\n", result.Stdout, "%+v", result)
 		result = tt.ExecOnce(guest, harness.ExecConfig{ID: "second", Args: []string{"/hello.wasm", "which"}})
 		require.Equal(t, "container "+id+", exec second, 0 bytes\n", result.Stdout, "%+v", result)
-		limits := &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: pointer[int64](200 << 20)}}
+		limits := &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: new(int64(200 << 20))}}
 		require.NoError(t, guest.Task.Update(tt.Ctx, client.WithResources(limits)))
 		result = tt.ExecOnce(guest, harness.ExecConfig{ID: "third", Args: []string{"/hello.wasm", "which"}})
 		require.Equal(t, "container "+id+", exec third, 209715200 bytes\n", result.Stdout, "%+v", result)
 		crash := tt.ExecOnce(guest, harness.ExecConfig{Args: []string{"/hello.wasm", "crash"}})
 		require.EqualValues(t, 139, crash.Code)
 		require.Contains(t, strings.Join(logLines(tt, id), "\n"), "the engine crashed, by signal 11")
-		requireStatus(tt, guest, client.Running)
+		tt.RequireStatus(guest.Task, client.Running)
 	})
 	t.Run("ignores SIGTERM", func(t *testing.T) {
 		c := tt.Run(harness.Config{Pod: pod, Runtime: shim, Image: smoke.Image(tt), Args: []string{"/hello.wasm", "ignore"}})

@@ -68,7 +68,7 @@ func TestExecKinds(t *testing.T) {
 		trap := t.ExecOnce(c, harness.ExecConfig{Args: []string{"/trap.wasm"}})
 		require.EqualValues(t, 134, trap.Code)
 		require.Contains(t, trap.Stderr, "unreachable")
-		requireStatus(t, c, client.Running)
+		t.RequireStatus(c.Task, client.Running)
 	})
 }
 
@@ -277,15 +277,8 @@ func TestExecStates(t *testing.T) {
 			_, err = c.Task.Exec(t.Ctx, harness.FreshID("e"), p, nullIO)
 			require.True(t, errdefs.IsInvalidArgument(err), "%+v: %v", p, err)
 		}
-		requireStatus(t, c, client.Running)
+		t.RequireStatus(c.Task, client.Running)
 	})
-}
-
-func requireStatus(t *harness.T, c *harness.Container, want client.ProcessStatus) {
-	t.Helper()
-	status, err := c.Task.Status(t.Ctx)
-	require.NoError(t, err)
-	require.Equal(t, want, status.Status)
 }
 
 // Input arrives whole, and its end as well, also where the client was faster than the
@@ -454,7 +447,7 @@ func TestExecSilentFileSystem(t *testing.T) {
 	}
 	for range 10 {
 		require.Equal(t, "hello\n", tt.ExecOnce(c, harness.ExecConfig{Args: []string{"/hello.wasm"}}).Stdout)
-		requireStatus(tt, c, client.Running)
+		tt.RequireStatus(c.Task, client.Running)
 	}
 	all.Wait()
 	require.NoError(t, fuse.Close())

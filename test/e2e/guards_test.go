@@ -42,7 +42,7 @@ func TestGuardMemory(t *testing.T) {
 			result := tt.ExecOnce(c, harness.ExecConfig{Args: args})
 			require.EqualValues(t, 137, result.Code, "%s in %s: %+v", args, name, result)
 		}
-		requireStatus(tt, c, "running")
+		tt.RequireStatus(c.Task, "running")
 	}
 }
 

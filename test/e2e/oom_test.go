@@ -119,7 +119,7 @@ func TestOOMOfGrandchild(t *testing.T) {
 	require.Equal(t, []string{"create", "start", "oom"}, events.Topics(c.ID(), "create", "start", "oom"))
 	oom := events.Of(c.ID())[2].Body.(*apievents.TaskOOM)
 	require.Equal(t, c.ID(), oom.ContainerID)
-	requireStatus(tt, c, "running")
+	tt.RequireStatus(c.Task, "running")
 }
 
 // The compiler's own want of memory is none of the container's.

@@ -127,7 +127,7 @@ func TestPodNamespaces(t *testing.T) {
 				require.NoError(t, err)
 				require.EqualValues(t, 137, result.Code)
 				for _, c := range all {
-					requireStatus(tt, c, client.Running)
+					tt.RequireStatus(c.Task, client.Running)
 					for _, e := range execs[c] {
 						status, err := e.Status(tt.Ctx)
 						require.NoError(t, err)

@@ -55,7 +55,7 @@ func TestPause(t *testing.T) {
 				e := tt.Exec(c, harness.ExecConfig{Args: []string{"/bin/sleep", "1000"}})
 				require.Error(t, c.Task.Resume(tt.Ctx))
 				require.NoError(t, c.Task.Pause(tt.Ctx))
-				requireStatus(tt, c, client.Paused)
+				tt.RequireStatus(c.Task, client.Paused)
 				status, err := e.Status(tt.Ctx)
 				require.NoError(t, err)
 				require.Equal(t, client.Paused, status.Status)
@@ -71,7 +71,7 @@ func TestPause(t *testing.T) {
 				require.GreaterOrEqual(t, len(pids), 2)
 				require.Equal(t, used, cgroupFile(tt, "cpuacct", c.ID(), "cpuacct.usage"), "nothing runs")
 				require.NoError(t, c.Task.Resume(tt.Ctx))
-				requireStatus(tt, c, client.Running)
+				tt.RequireStatus(c.Task, client.Running)
 				require.Eventually(t, func() bool { return used != cgroupFile(tt, "cpuacct", c.ID(), "cpuacct.usage") }, 10*time.Second, time.Millisecond)
 				require.NoError(t, c.Task.Pause(tt.Ctx))
 				require.NoError(t, c.Task.Kill(tt.Ctx, syscall.SIGKILL))
@@ -111,8 +111,6 @@ func TestPauseStates(t *testing.T) {
 	require.NoError(t, tt.Remove(tt.Ctx, c))
 }
 
-func pointer[T any](v T) *T { return &v }
-
 // Each resource that can be changed is read back from the cgroup. What is refused
 // changes nothing.
 func TestUpdate(t *testing.T) {
@@ -133,17 +131,17 @@ func TestUpdate(t *testing.T) {
 					resources specs.LinuxResources
 					files     map[string]string // controller/file: value
 				}{
-					{"memory", specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: pointer[int64](100 << 20), Reservation: pointer[int64](50 << 20)}}, map[string]string{
+					{"memory", specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: new(int64(100 << 20)), Reservation: new(int64(50 << 20))}}, map[string]string{
 						"memory/memory.limit_in_bytes": "104857600", "memory/memory.soft_limit_in_bytes": "52428800",
 					}},
-					{"more memory", specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: pointer[int64](200 << 20)}}, map[string]string{"memory/memory.limit_in_bytes": "209715200"}},
-					{"cpu", specs.LinuxResources{CPU: &specs.LinuxCPU{Shares: pointer[uint64](333), Quota: pointer[int64](50000), Period: pointer[uint64](100000)}}, map[string]string{
+					{"more memory", specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: new(int64(200 << 20))}}, map[string]string{"memory/memory.limit_in_bytes": "209715200"}},
+					{"cpu", specs.LinuxResources{CPU: &specs.LinuxCPU{Shares: new(uint64(333)), Quota: new(int64(50000)), Period: new(uint64(100000))}}, map[string]string{
 						"cpu/cpu.shares": "333", "cpu/cpu.cfs_quota_us": "50000", "cpu/cpu.cfs_period_us": "100000",
 					}},
-					{"quota alone", specs.LinuxResources{CPU: &specs.LinuxCPU{Quota: pointer[int64](40000)}}, map[string]string{"cpu/cpu.cfs_quota_us": "40000", "cpu/cpu.cfs_period_us": "100000"}},
-					{"burst", specs.LinuxResources{CPU: &specs.LinuxCPU{Burst: pointer[uint64](1000)}}, map[string]string{"cpu/cpu.cfs_burst_us": "1000"}},
+					{"quota alone", specs.LinuxResources{CPU: &specs.LinuxCPU{Quota: new(int64(40000))}}, map[string]string{"cpu/cpu.cfs_quota_us": "40000", "cpu/cpu.cfs_period_us": "100000"}},
+					{"burst", specs.LinuxResources{CPU: &specs.LinuxCPU{Burst: new(uint64(1000))}}, map[string]string{"cpu/cpu.cfs_burst_us": "1000"}},
 					{"cpuset", specs.LinuxResources{CPU: &specs.LinuxCPU{Cpus: "0", Mems: "0"}}, map[string]string{"cpuset/cpuset.cpus": "0", "cpuset/cpuset.mems": "0"}},
-					{"pids", specs.LinuxResources{Pids: &specs.LinuxPids{Limit: pointer[int64](77)}}, map[string]string{"pids/pids.max": "77"}},
+					{"pids", specs.LinuxResources{Pids: &specs.LinuxPids{Limit: new(int64(77))}}, map[string]string{"pids/pids.max": "77"}},
 				} {
 					for range 2 { // the second time changes nothing
 						require.NoError(t, c.Task.Update(tt.Ctx, client.WithResources(&test.resources)), test.name)
@@ -159,9 +157,9 @@ func TestUpdate(t *testing.T) {
 				return // of a value that is refused it keeps what came before in the same request
 			}
 			for name, bad := range map[string]specs.LinuxResources{
-				"no such cpu":       {Memory: &specs.LinuxMemory{Limit: pointer[int64](150 << 20)}, Pids: &specs.LinuxPids{Limit: pointer[int64](55)}, CPU: &specs.LinuxCPU{Cpus: "4711"}},
-				"less than is used": {CPU: &specs.LinuxCPU{Shares: pointer[uint64](444), Quota: pointer[int64](30000)}, Memory: &specs.LinuxMemory{Limit: pointer[int64](4096)}},
-				"no such period":    {Memory: &specs.LinuxMemory{Limit: pointer[int64](150 << 20)}, CPU: &specs.LinuxCPU{Shares: pointer[uint64](444), Period: pointer[uint64](1)}},
+				"no such cpu":       {Memory: &specs.LinuxMemory{Limit: new(int64(150 << 20))}, Pids: &specs.LinuxPids{Limit: new(int64(55))}, CPU: &specs.LinuxCPU{Cpus: "4711"}},
+				"less than is used": {CPU: &specs.LinuxCPU{Shares: new(uint64(444)), Quota: new(int64(30000))}, Memory: &specs.LinuxMemory{Limit: new(int64(4096))}},
+				"no such period":    {Memory: &specs.LinuxMemory{Limit: new(int64(150 << 20))}, CPU: &specs.LinuxCPU{Shares: new(uint64(444)), Period: new(uint64(1))}},
 			} {
 				err := second.Task.Update(tt.Ctx, client.WithResources(&bad))
 				require.True(t, errdefs.IsInvalidArgument(err), "%s: %v", name, err)
@@ -175,8 +173,8 @@ func TestUpdate(t *testing.T) {
 			// libcontainer's own record is right as well: the next exec and update go by it.
 			require.Equal(t, "hello\n", tt.ExecOnce(second, harness.ExecConfig{Args: []string{"/hello.wasm"}}).Stdout)
 			require.NoError(t, second.Task.Pause(tt.Ctx))
-			require.NoError(t, second.Task.Update(tt.Ctx, client.WithResources(&specs.LinuxResources{Pids: &specs.LinuxPids{Limit: pointer[int64](66)}})))
-			requireStatus(tt, second, client.Paused)
+			require.NoError(t, second.Task.Update(tt.Ctx, client.WithResources(&specs.LinuxResources{Pids: &specs.LinuxPids{Limit: new(int64(66))}})))
+			tt.RequireStatus(second.Task, client.Paused)
 			require.Equal(t, "66", cgroupFile(tt, "pids", second.ID(), "pids.max"))
 			require.NoError(t, second.Task.Resume(tt.Ctx))
 			require.NoError(t, second.Task.Kill(tt.Ctx, syscall.SIGKILL))
@@ -474,7 +472,7 @@ func TestPauseWaits(t *testing.T) {
 	c := sleeping(tt, args, oci.WithMounts([]specs.Mount{volume}))
 	time.AfterFunc(time.Second, func() { fuse.Close() })
 	require.NoError(t, c.Task.Pause(tt.Ctx))
-	requireStatus(tt, c, client.Paused)
+	tt.RequireStatus(c.Task, client.Paused)
 	require.Equal(t, "FROZEN", cgroupFile(tt, "freezer", c.ID(), "freezer.state"))
 	require.NoError(t, c.Task.Resume(tt.Ctx))
 }

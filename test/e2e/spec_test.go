@@ -146,12 +146,12 @@ func specRows(t *testing.T) []specRow {
 	}
 	namespaces := lookNamespaces(t)
 	self := fmt.Sprintf("/proc/%d/ns/", os.Getpid())
-	devNull := specs.LinuxDevice{Path: "/dev/mine", Type: "c", Major: 1, Minor: 3, FileMode: pointer[os.FileMode](0o640), UID: pointer[uint32](7), GID: pointer[uint32](8)}
+	devNull := specs.LinuxDevice{Path: "/dev/mine", Type: "c", Major: 1, Minor: 3, FileMode: new(os.FileMode(0o640)), UID: new(uint32(7)), GID: new(uint32(8))}
 	caps := func(c specs.LinuxCapabilities) func(*oci.Spec) {
 		return ofProcess(func(p *specs.Process) { p.Capabilities = &c })
 	}
 	one, two := []string{"CAP_KILL"}, []string{"CAP_KILL", "CAP_NET_RAW"}
-	mkdir := specs.LinuxSyscall{Names: []string{"mkdir", "mkdirat"}, Action: specs.ActErrno, ErrnoRet: pointer(uint(unix.EXDEV))}
+	mkdir := specs.LinuxSyscall{Names: []string{"mkdir", "mkdirat"}, Action: specs.ActErrno, ErrnoRet: new(uint(unix.EXDEV))}
 	seccomp := func(p specs.LinuxSeccomp) func(*oci.Spec) {
 		return ofLinux(func(l *specs.Linux) {
 			p.Architectures = []specs.Arch{specs.ArchX86_64}
@@ -163,7 +163,7 @@ func specRows(t *testing.T) []specRow {
 	return []specRow{
 		{name: "ociVersion", change: func(s *oci.Spec) { s.Version = "9.9.9" }, look: "echo runs", want: "runs"},
 		{name: "process.user", change: ofProcess(func(p *specs.Process) { p.User = specs.User{UID: 1000, GID: 1001} }), look: lookStatus, want: "Uid:\t1000"},
-		{name: "process.user.umask", change: ofProcess(func(p *specs.Process) { p.User.Umask = pointer[uint32](0o27) }), look: lookStatus, want: "Umask:\t0027"},
+		{name: "process.user.umask", change: ofProcess(func(p *specs.Process) { p.User.Umask = new(uint32(0o27)) }), look: lookStatus, want: "Umask:\t0027"},
 		{name: "process.user.additionalGids", change: ofProcess(func(p *specs.Process) { p.User.AdditionalGids = []uint32{7, 8} }), look: lookStatus, want: "Groups:\t7 8"},
 		{name: "process.cwd", change: ofProcess(func(p *specs.Process) { p.Cwd = "/work" }), look: "pwd; readlink /proc/1/cwd", want: "/work\n/work"},
 		{name: "process.cwd is made", change: ofProcess(func(p *specs.Process) { p.Cwd = "/not/there" }), look: "pwd; stat -c '%a %u' /not/there", want: "/not/there"},
@@ -180,7 +180,7 @@ func specRows(t *testing.T) []specRow {
 		{name: "process.rlimits of no kind", change: ofProcess(func(p *specs.Process) { p.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NOPE"}} }), want: fails},
 		{name: "process.noNewPrivileges", change: ofProcess(func(p *specs.Process) { p.NoNewPrivileges = false }), look: lookStatus, want: "NoNewPrivs:\t0"},
 		{name: "process.apparmorProfile", late: true, change: ofProcess(func(p *specs.Process) { p.ApparmorProfile = "no-such-profile" }), want: fails},
-		{name: "process.oomScoreAdj", change: ofProcess(func(p *specs.Process) { p.OOMScoreAdj = pointer(321) }), look: "cat /proc/1/oom_score_adj /proc/self/oom_score_adj", want: "321\n321"},
+		{name: "process.oomScoreAdj", change: ofProcess(func(p *specs.Process) { p.OOMScoreAdj = new(321) }), look: "cat /proc/1/oom_score_adj /proc/self/oom_score_adj", want: "321\n321"},
 		{
 			name: "process.scheduler", change: ofProcess(func(p *specs.Process) { p.Scheduler = &specs.Scheduler{Policy: specs.SchedBatch, Nice: 5} }),
 			look: "for p in 1 self; do sed 's/.*) //' /proc/$p/stat | awk '{ print \"nice\", $17, \"policy\", $39 }'; done", want: "nice 5 policy 3",
@@ -211,7 +211,7 @@ func specRows(t *testing.T) []specRow {
 			s.Hooks = &specs.Hooks{StartContainer: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", `grep -o '"annotations":{[^}]*}' >/said`}}}}
 		}, look: "cat /said", want: `"org.example.one":"1"`},
 		{name: "hooks.timeout", late: true, change: func(s *oci.Spec) {
-			s.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/sleep", Args: []string{"sleep", "100"}, Timeout: pointer(1)}}}
+			s.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/sleep", Args: []string{"sleep", "100"}, Timeout: new(1)}}}
 		}, want: fails},
 
 		{name: "mounts: tmpfs", change: mounted(tmpfs("/mnt", "size=64k", "nosuid", "noexec", "nodev")), look: lookMount, want: "nosuid,nodev,noexec"},
@@ -275,7 +275,7 @@ func specRows(t *testing.T) []specRow {
 		{name: "linux.seccomp.defaultAction", change: seccomp(specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Syscalls: []specs.LinuxSyscall{mkdir}}), look: tryMkdir, want: "Invalid cross-device link\nSeccomp:\t2"},
 		{name: "linux.seccomp.defaultErrnoRet", change: func(s *oci.Spec) {
 			s.Linux.Seccomp = profile.DefaultProfile(s)
-			s.Linux.Seccomp.DefaultErrnoRet = pointer(uint(unix.EXDEV))
+			s.Linux.Seccomp.DefaultErrnoRet = new(uint(unix.EXDEV))
 		}, look: "mount -t tmpfs none /tmp 2>&1", want: "Invalid cross-device link"},
 		{name: "linux.seccomp.syscalls.args", change: seccomp(specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Syscalls: []specs.LinuxSyscall{{
 			Names: []string{"kill"}, Action: specs.ActErrno, Args: []specs.LinuxSeccompArg{{Index: 1, Value: 0xff, ValueTwo: 5, Op: specs.OpMaskedEqual}},
@@ -302,35 +302,35 @@ func specRows(t *testing.T) []specRow {
 		{name: "linux.personality of no kind", change: ofLinux(func(l *specs.Linux) { l.Personality = &specs.LinuxPersonality{Domain: "NOPE"} }), want: fails},
 
 		{name: "linux.resources.devices", change: ofLinux(func(l *specs.Linux) {
-			l.Resources.Devices = append(l.Resources.Devices, specs.LinuxDeviceCgroup{Allow: true, Type: "c", Major: pointer[int64](77), Minor: pointer[int64](5), Access: "rw"})
+			l.Resources.Devices = append(l.Resources.Devices, specs.LinuxDeviceCgroup{Allow: true, Type: "c", Major: new(int64(77)), Minor: new(int64(5)), Access: "rw"})
 		}), cgroup: []string{"devices/devices.list"}, want: "c 77:5 rw"},
-		{name: "linux.resources.memory.limit, swap", change: memory(specs.LinuxMemory{Limit: pointer[int64](100 << 20), Swap: pointer[int64](200 << 20)}), cgroup: []string{"memory/memory.limit_in_bytes", "memory/memory.memsw.limit_in_bytes"}, want: "104857600\n209715200"},
-		{name: "linux.resources.memory.limit", change: memory(specs.LinuxMemory{Limit: pointer[int64](100 << 20)}), cgroup: []string{"memory/memory.limit_in_bytes"}, want: "104857600"},
-		{name: "linux.resources.memory.reservation", change: memory(specs.LinuxMemory{Reservation: pointer[int64](50 << 20)}), cgroup: []string{"memory/memory.soft_limit_in_bytes"}, want: "52428800"},
-		{name: "linux.resources.memory.kernel", change: memory(specs.LinuxMemory{Kernel: pointer[int64](50 << 20)}), cgroup: []string{"memory/memory.limit_in_bytes"}, want: "9223372036854771712"},
-		{name: "linux.resources.memory.kernelTCP", change: memory(specs.LinuxMemory{KernelTCP: pointer[int64](50 << 20)}), cgroup: []string{"memory/memory.kmem.tcp.limit_in_bytes"}, want: "9223372036854771712"},
-		{name: "linux.resources.memory.swappiness", change: memory(specs.LinuxMemory{Swappiness: pointer[uint64](33)}), cgroup: []string{"memory/memory.swappiness"}, want: "33"},
-		{name: "linux.resources.memory.disableOOMKiller", change: memory(specs.LinuxMemory{DisableOOMKiller: pointer(true)}), cgroup: []string{"memory/memory.oom_control"}, want: "oom_kill_disable 1"},
-		{name: "linux.resources.memory.useHierarchy", change: memory(specs.LinuxMemory{UseHierarchy: pointer(true)}), cgroup: []string{"memory/memory.use_hierarchy"}, want: "1"},
-		{name: "linux.resources.memory.checkBeforeUpdate", change: memory(specs.LinuxMemory{Limit: pointer[int64](100 << 20), CheckBeforeUpdate: pointer(true)}), cgroup: []string{"memory/memory.limit_in_bytes"}, want: "104857600"},
-		{name: "linux.resources.cpu.shares", change: cpu(specs.LinuxCPU{Shares: pointer[uint64](333)}), cgroup: []string{"cpu/cpu.shares"}, want: "333"},
+		{name: "linux.resources.memory.limit, swap", change: memory(specs.LinuxMemory{Limit: new(int64(100 << 20)), Swap: new(int64(200 << 20))}), cgroup: []string{"memory/memory.limit_in_bytes", "memory/memory.memsw.limit_in_bytes"}, want: "104857600\n209715200"},
+		{name: "linux.resources.memory.limit", change: memory(specs.LinuxMemory{Limit: new(int64(100 << 20))}), cgroup: []string{"memory/memory.limit_in_bytes"}, want: "104857600"},
+		{name: "linux.resources.memory.reservation", change: memory(specs.LinuxMemory{Reservation: new(int64(50 << 20))}), cgroup: []string{"memory/memory.soft_limit_in_bytes"}, want: "52428800"},
+		{name: "linux.resources.memory.kernel", change: memory(specs.LinuxMemory{Kernel: new(int64(50 << 20))}), cgroup: []string{"memory/memory.limit_in_bytes"}, want: "9223372036854771712"},
+		{name: "linux.resources.memory.kernelTCP", change: memory(specs.LinuxMemory{KernelTCP: new(int64(50 << 20))}), cgroup: []string{"memory/memory.kmem.tcp.limit_in_bytes"}, want: "9223372036854771712"},
+		{name: "linux.resources.memory.swappiness", change: memory(specs.LinuxMemory{Swappiness: new(uint64(33))}), cgroup: []string{"memory/memory.swappiness"}, want: "33"},
+		{name: "linux.resources.memory.disableOOMKiller", change: memory(specs.LinuxMemory{DisableOOMKiller: new(true)}), cgroup: []string{"memory/memory.oom_control"}, want: "oom_kill_disable 1"},
+		{name: "linux.resources.memory.useHierarchy", change: memory(specs.LinuxMemory{UseHierarchy: new(true)}), cgroup: []string{"memory/memory.use_hierarchy"}, want: "1"},
+		{name: "linux.resources.memory.checkBeforeUpdate", change: memory(specs.LinuxMemory{Limit: new(int64(100 << 20)), CheckBeforeUpdate: new(true)}), cgroup: []string{"memory/memory.limit_in_bytes"}, want: "104857600"},
+		{name: "linux.resources.cpu.shares", change: cpu(specs.LinuxCPU{Shares: new(uint64(333))}), cgroup: []string{"cpu/cpu.shares"}, want: "333"},
 		{
-			name: "linux.resources.cpu.quota, burst, period", change: cpu(specs.LinuxCPU{Quota: pointer[int64](50000), Period: pointer[uint64](200000), Burst: pointer[uint64](1000)}),
+			name: "linux.resources.cpu.quota, burst, period", change: cpu(specs.LinuxCPU{Quota: new(int64(50000)), Period: new(uint64(200000)), Burst: new(uint64(1000))}),
 			cgroup: []string{"cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us", "cpu/cpu.cfs_burst_us"}, want: "50000\n200000\n1000",
 		},
-		{name: "linux.resources.cpu.realtimeRuntime, realtimePeriod", late: true, change: cpu(specs.LinuxCPU{RealtimeRuntime: pointer[int64](1000), RealtimePeriod: pointer[uint64](1000000)}), cgroup: []string{"cpu/cpu.rt_runtime_us"}, want: ""},
+		{name: "linux.resources.cpu.realtimeRuntime, realtimePeriod", late: true, change: cpu(specs.LinuxCPU{RealtimeRuntime: new(int64(1000)), RealtimePeriod: new(uint64(1000000))}), cgroup: []string{"cpu/cpu.rt_runtime_us"}, want: ""},
 		{name: "linux.resources.cpu.cpus, mems", change: cpu(specs.LinuxCPU{Cpus: "0", Mems: "0"}), cgroup: []string{"cpuset/cpuset.cpus", "cpuset/cpuset.mems"}, look: "grep Cpus_allowed_list /proc/1/status", want: "Cpus_allowed_list:\t0\n"},
-		{name: "linux.resources.cpu.idle", change: cpu(specs.LinuxCPU{Idle: pointer[int64](1)}), cgroup: []string{"cpu/cpu.idle"}, want: "1"},
-		{name: "linux.resources.pids", change: resources(specs.LinuxResources{Pids: &specs.LinuxPids{Limit: pointer[int64](77)}}), cgroup: []string{"pids/pids.max"}, want: "77"},
-		{name: "linux.resources.blockIO.weight, leafWeight", late: true, change: blockIO(specs.LinuxBlockIO{Weight: pointer[uint16](300), LeafWeight: pointer[uint16](300)}), cgroup: []string{"blkio/blkio.bfq.weight"}, want: ""},
-		{name: "linux.resources.blockIO.weightDevice", late: true, change: blockIO(specs.LinuxBlockIO{WeightDevice: []specs.LinuxWeightDevice{{LinuxBlockIODevice: block, Weight: pointer[uint16](300), LeafWeight: pointer[uint16](300)}}}), cgroup: []string{"blkio/blkio.bfq.weight_device"}, want: ""},
+		{name: "linux.resources.cpu.idle", change: cpu(specs.LinuxCPU{Idle: new(int64(1))}), cgroup: []string{"cpu/cpu.idle"}, want: "1"},
+		{name: "linux.resources.pids", change: resources(specs.LinuxResources{Pids: &specs.LinuxPids{Limit: new(int64(77))}}), cgroup: []string{"pids/pids.max"}, want: "77"},
+		{name: "linux.resources.blockIO.weight, leafWeight", late: true, change: blockIO(specs.LinuxBlockIO{Weight: new(uint16(300)), LeafWeight: new(uint16(300))}), cgroup: []string{"blkio/blkio.bfq.weight"}, want: ""},
+		{name: "linux.resources.blockIO.weightDevice", late: true, change: blockIO(specs.LinuxBlockIO{WeightDevice: []specs.LinuxWeightDevice{{LinuxBlockIODevice: block, Weight: new(uint16(300)), LeafWeight: new(uint16(300))}}}), cgroup: []string{"blkio/blkio.bfq.weight_device"}, want: ""},
 		{name: "linux.resources.blockIO.throttleReadBpsDevice", change: blockIO(specs.LinuxBlockIO{ThrottleReadBpsDevice: throttle(1 << 20)}), cgroup: []string{"blkio/blkio.throttle.read_bps_device"}, want: blockName + " 1048576"},
 		{name: "linux.resources.blockIO.throttleWriteBpsDevice", change: blockIO(specs.LinuxBlockIO{ThrottleWriteBpsDevice: throttle(1 << 21)}), cgroup: []string{"blkio/blkio.throttle.write_bps_device"}, want: blockName + " 2097152"},
 		{name: "linux.resources.blockIO.throttleReadIOPSDevice", change: blockIO(specs.LinuxBlockIO{ThrottleReadIOPSDevice: throttle(111)}), cgroup: []string{"blkio/blkio.throttle.read_iops_device"}, want: blockName + " 111"},
 		{name: "linux.resources.blockIO.throttleWriteIOPSDevice", change: blockIO(specs.LinuxBlockIO{ThrottleWriteIOPSDevice: throttle(222)}), cgroup: []string{"blkio/blkio.throttle.write_iops_device"}, want: blockName + " 222"},
 		{name: "linux.resources.hugepageLimits", late: true, change: resources(specs.LinuxResources{HugepageLimits: []specs.LinuxHugepageLimit{{Pagesize: "2MB", Limit: 4 << 20}}}), cgroup: []string{"hugetlb/hugetlb.2MB.limit_in_bytes"}, want: ""},
-		{name: "linux.resources.network", late: true, change: resources(specs.LinuxResources{Network: &specs.LinuxNetwork{ClassID: pointer[uint32](77), Priorities: []specs.LinuxInterfacePriority{{Name: "lo", Priority: 3}}}}), cgroup: []string{"net_cls/net_cls.classid", "net_prio/net_prio.ifpriomap"}, want: ""},
-		{name: "linux.resources.rdma", late: true, change: resources(specs.LinuxResources{Rdma: map[string]specs.LinuxRdma{"mlx5_1": {HcaHandles: pointer[uint32](3), HcaObjects: pointer[uint32](4)}}}), cgroup: []string{"rdma/rdma.max"}, want: ""},
+		{name: "linux.resources.network", late: true, change: resources(specs.LinuxResources{Network: &specs.LinuxNetwork{ClassID: new(uint32(77)), Priorities: []specs.LinuxInterfacePriority{{Name: "lo", Priority: 3}}}}), cgroup: []string{"net_cls/net_cls.classid", "net_prio/net_prio.ifpriomap"}, want: ""},
+		{name: "linux.resources.rdma", late: true, change: resources(specs.LinuxResources{Rdma: map[string]specs.LinuxRdma{"mlx5_1": {HcaHandles: new(uint32(3)), HcaObjects: new(uint32(4))}}}), cgroup: []string{"rdma/rdma.max"}, want: ""},
 		{name: "linux.resources.unified", change: resources(specs.LinuxResources{Unified: map[string]string{"memory.high": "100000000"}}), want: fails},
 	}
 }

@@ -163,11 +163,11 @@ func TestSurvivalDaemonKilled(t *testing.T) {
 
 // ownCgroup gives a daemon a cgroup, in which everything begins that it starts. The end of
 // the test removes it.
-func ownCgroup(t *harness.T) (any, string) {
+func ownCgroup(t *harness.T) (group, dir string) {
 	t.Helper()
 	// Below the name of the test's containerd, so that what is left in it is found.
-	group := filepath.Join(t.Namespace, "shims")
-	dir := filepath.Join("/sys/fs/cgroup/pids", group)
+	group = filepath.Join(t.Namespace, "shims")
+	dir = filepath.Join("/sys/fs/cgroup/pids", group)
 	if _, err := os.Stat("/sys/fs/cgroup/pids"); err != nil {
 		dir = filepath.Join("/sys/fs/cgroup", group)
 	}
@@ -176,7 +176,7 @@ func ownCgroup(t *harness.T) (any, string) {
 		require.Eventually(t, func() bool { return unix.Rmdir(dir) == nil }, 10*time.Second, 10*time.Millisecond)
 		_ = unix.Rmdir(filepath.Dir(dir))
 	})
-	return body("ShimCgroup = '/" + group + "'"), dir
+	return "/" + group, dir
 }
 
 // So it is in the middle of the start of execs, when their processes are the
@@ -191,11 +191,11 @@ func TestSurvivalDaemonKilledInExec(t *testing.T) {
 			tt := harness.New(t, smoke.Ours)
 			events := tt.Subscribe(tt.Ctx)
 			defer events.Close()
-			own, _ := ownCgroup(tt)
+			group, _ := ownCgroup(tt)
 			pod := harness.FreshID("pod")
 			var mates []*harness.Container
 			for _, args := range sleepers {
-				c := harness.Config{ID: harness.FreshID("c"), Pod: pod, Image: smoke.Image(tt), Args: args, RuntimeOptions: own}
+				c := harness.Config{ID: harness.FreshID("c"), Pod: pod, Image: smoke.Image(tt), Args: args, RuntimeOptions: body("ShimCgroup = '" + group + "'")}
 				if len(mates) == 0 {
 					c.ID = pod
 				}
@@ -600,7 +600,7 @@ func TestSurvivalNoProcesses(t *testing.T) {
 				_, err = e.Finish(t.Ctx)
 				require.NoError(t, err)
 			}
-			requireStatus(t, c, client.Running)
+			t.RequireStatus(c.Task, client.Running)
 			require.Eventually(t, func() bool { return cgroupFile(t, "pids", c.ID(), "pids.current") == before }, 10*time.Second, time.Millisecond, "nothing is left, and nothing has ended")
 		}
 		require.NotZero(t, refused)
@@ -615,21 +615,21 @@ func TestSurvivalNoProcessesForDaemon(t *testing.T) {
 	tt := harness.New(t, smoke.Ours)
 	events := tt.Subscribe(tt.Ctx)
 	defer events.Close()
-	own, dir := ownCgroup(tt)
+	group, dir := ownCgroup(tt)
 	image := smoke.Image(tt)
 	pod := harness.FreshID("pod")
-	first := tt.Run(harness.Config{ID: pod, Pod: pod, Image: image, Args: sleepers["guest"], RuntimeOptions: own})
+	first := tt.Run(harness.Config{ID: pod, Pod: pod, Image: image, Args: sleepers["guest"], RuntimeOptions: body("ShimCgroup = '" + group + "'")})
 	require.Equal(t, "hello\n", tt.ExecOnce(first, harness.ExecConfig{Args: []string{"/hello.wasm"}}).Stdout)
 	set := func(max string) { require.NoError(t, os.WriteFile(filepath.Join(dir, "pids.max"), []byte(max), 0)) }
 	current, err := os.ReadFile(filepath.Join(dir, "pids.current"))
 	require.NoError(t, err)
 	set(strings.TrimSpace(string(current)))
-	config := harness.Config{Pod: pod, Runtime: tt.Runtime, Image: image, Args: []string{"/hello.wasm"}, RuntimeOptions: own}
+	config := harness.Config{Pod: pod, Runtime: tt.Runtime, Image: image, Args: []string{"/hello.wasm"}, RuntimeOptions: body("ShimCgroup = '" + group + "'")}
 	_, err = tt.Daemon.Create(tt.Ctx, config)
 	require.Error(t, err)
 	set("max")
 	if status.Code(errgrpc.ToGRPC(err)) == codes.ResourceExhausted && len(tt.Shims()) == 1 {
-		requireStatus(tt, first, client.Running)
+		tt.RequireStatus(first.Task, client.Running)
 		require.Equal(t, "hello\n", tt.Once(config).Stdout)
 		return
 	}

@@ -293,22 +293,12 @@ func TestTrust3RuncOptions(t *testing.T) {
 		} {
 			t.Run(name, func(t *testing.T) {
 				tt := harness.New(t, smoke.Ours)
-				// Below the daemon's own name, so that what is left of a killed run is found.
-				group := filepath.Join(tt.Namespace, "shims")
-				dir := filepath.Join("/sys/fs/cgroup/pids", group)
-				if _, err := os.Stat("/sys/fs/cgroup/pids"); err != nil {
-					dir = filepath.Join("/sys/fs/cgroup", group)
-				}
-				require.NoError(t, os.MkdirAll(dir, 0o755))
-				defer unix.Rmdir(filepath.Dir(dir))
-				defer func() {
-					require.Eventually(t, func() bool { return unix.Rmdir(dir) == nil }, 10*time.Second, 10*time.Millisecond)
-				}()
+				group, dir := ownCgroup(tt)
 				switch o := o.(type) {
 				case *options.Options:
-					o.ShimCgroup = "/" + group
+					o.ShimCgroup = group
 				case *runtimeoptions.Options:
-					o.ConfigBody = []byte("ShimCgroup = '/" + group + "'")
+					o.ConfigBody = []byte("ShimCgroup = '" + group + "'")
 				}
 				c := tt.Run(harness.Config{Image: smoke.Image(tt), Args: []string{"/sleep.wasm"}, RuntimeOptions: o})
 				require.NoError(t, c.Stdout.WaitFor("ready", 10*time.Second))

@@ -8,11 +8,11 @@ import (
 	"flag"
 	"os"
 	"os/exec"
-	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/libwasmshim/libwasmshim/test/generated"
 	"github.com/libwasmshim/libwasmshim/test/kit"
 )
 
@@ -80,16 +80,5 @@ func TestEngines(t *testing.T) {
 	}
 	var table bytes.Buffer
 	require.NoError(t, kit.Markdown(&table, reports))
-	const page, begin, end = "../../docs/engines.md", "<!-- table -->\n", "<!-- end -->\n"
-	text, err := os.ReadFile(page)
-	require.NoError(t, err)
-	before, rest, ok := strings.Cut(string(text), begin)
-	require.True(t, ok)
-	was, after, ok := strings.Cut(rest, end)
-	require.True(t, ok)
-	if *update {
-		require.NoError(t, os.WriteFile(page, []byte(before+begin+table.String()+end+after), 0o600))
-		return
-	}
-	require.Equal(t, table.String(), was, "docs/engines.md is old: go test ./test/engines -update")
+	generated.Part(t, "../../docs/engines.md", "<!-- table -->\n", "<!-- end -->\n", table.String(), *update, "go test ./test/engines -update")
 }

@@ -195,39 +195,46 @@ func (d *Daemon) Create(ctx context.Context, c Config) (*Container, error) {
 func (d *Daemon) createTask(ctx context.Context, created *Container, c Config) (retErr error) {
 	ctx = d.In(ctx)
 	created.Stdout, created.Stderr = &Buffer{}, &Buffer{}
-	creator := cio.Creator(cio.NullIO)
-	stdin := &endingReader{Reader: c.Stdin, ended: make(chan struct{})}
 	if c.Stdout == nil {
 		c.Stdout = created.Stdout
 	}
-	if c.Stdin != nil {
-		c.Stdin = stdin
-	}
-	if !c.NoIO {
-		opts := []cio.Opt{cio.WithStreams(c.Stdin, c.Stdout, created.Stderr), cio.WithFIFODir(filepath.Join(d.Dir, "fifo"))}
-		if c.Terminal {
-			opts = append(opts, cio.WithTerminal)
-		}
-		creator = cio.NewCreator(opts...)
-	}
+	creator, follow := d.streams(c.Stdin, c.Stdout, created.Stderr, c.Terminal, c.NoIO)
 	task, err := created.NewTask(ctx, creator, c.TaskOpts...)
 	if err != nil {
 		return err
 	}
 	created.Task = task
-	if c.Stdin != nil {
-		// As ctr does: the shim holds stdin open until it is told.
-		go func() {
-			select {
-			case <-stdin.ended:
-				_ = task.CloseIO(ctx, client.WithStdinCloser)
-			case <-ctx.Done():
-			}
-		}()
-	}
+	follow(ctx, task)
 	// Asked before Start: no exit can be missed.
 	created.exit, err = task.Wait(ctx)
 	return err
+}
+
+// streams makes the streams of a process. follow closes the process's input when stdin
+// has ended, as ctr does: the shim holds it open until it is told.
+func (d *Daemon) streams(stdin io.Reader, stdout, stderr io.Writer, terminal, none bool) (_ cio.Creator, follow func(context.Context, client.Process)) {
+	follow = func(context.Context, client.Process) {}
+	if stdin != nil {
+		ending := &endingReader{Reader: stdin, ended: make(chan struct{})}
+		stdin = ending
+		follow = func(ctx context.Context, p client.Process) {
+			go func() {
+				select {
+				case <-ending.ended:
+					_ = p.CloseIO(ctx, client.WithStdinCloser)
+				case <-ctx.Done():
+				}
+			}()
+		}
+	}
+	if none {
+		return cio.NullIO, follow
+	}
+	opts := []cio.Opt{cio.WithStreams(stdin, stdout, stderr), cio.WithFIFODir(filepath.Join(d.Dir, "fifo"))}
+	if terminal {
+		opts = append(opts, cio.WithTerminal)
+	}
+	return cio.NewCreator(opts...), follow
 }
 
 // Run makes a container and starts it.

@@ -6,11 +6,9 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"path/filepath"
 	"time"
 
 	"github.com/containerd/containerd/v2/client"
-	"github.com/containerd/containerd/v2/pkg/cio"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/stretchr/testify/require"
 )
@@ -49,31 +47,11 @@ func (d *Daemon) AddExec(ctx context.Context, c *Container, e ExecConfig) (*Exec
 		e.Change(&p)
 	}
 	added := &Exec{Stdout: &Buffer{}, Stderr: &Buffer{}, d: d}
-	creator := cio.Creator(cio.NullIO)
-	stdin := &endingReader{Reader: e.Stdin, ended: make(chan struct{})}
-	if !e.NoIO {
-		var in io.Reader
-		if e.Stdin != nil {
-			in = stdin
-		}
-		opts := []cio.Opt{cio.WithStreams(in, added.Stdout, added.Stderr), cio.WithFIFODir(filepath.Join(d.Dir, "fifo"))}
-		if e.Terminal {
-			opts = append(opts, cio.WithTerminal)
-		}
-		creator = cio.NewCreator(opts...)
-	}
+	creator, follow := d.streams(e.Stdin, added.Stdout, added.Stderr, e.Terminal, e.NoIO)
 	if added.Process, err = c.Task.Exec(ctx, e.ID, &p, creator); err != nil {
 		return nil, err
 	}
-	if e.Stdin != nil {
-		go func() {
-			select {
-			case <-stdin.ended:
-				_ = added.CloseIO(ctx, client.WithStdinCloser)
-			case <-ctx.Done():
-			}
-		}()
-	}
+	follow(ctx, added.Process)
 	added.exit, err = added.Wait(ctx)
 	return added, err
 }

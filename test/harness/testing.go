@@ -160,6 +160,14 @@ func (t *T) Create(c Config) *Container {
 	return container
 }
 
+// RequireStatus looks at the state of a container's task, or of another process of it.
+func (t *T) RequireStatus(p client.Process, want client.ProcessStatus) {
+	t.Helper()
+	status, err := p.Status(t.Ctx)
+	require.NoError(t, err, p.ID())
+	require.Equal(t, want, status.Status, p.ID())
+}
+
 // Finish waits until the container has exited and removes it.
 func (t *T) Finish(c *Container) (Result, error) {
 	return t.Daemon.Finish(t.Ctx, c)

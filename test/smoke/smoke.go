@@ -114,11 +114,11 @@ func hello(t *harness.T, args []string) {
 	c := t.Create(harness.Config{Image: Image(t), Args: args})
 	pid := c.Task.Pid()
 	require.NotZero(t, pid)
-	requireStatus(t, c, client.Created)
+	t.RequireStatus(c.Task, client.Created)
 	require.NoError(t, c.Task.Start(t.Ctx))
 	require.Equal(t, pid, c.Task.Pid(), "start answers with the pid of create")
 	require.NoError(t, c.Wait(t.Ctx))
-	requireStatus(t, c, client.Stopped)
+	t.RequireStatus(c.Task, client.Stopped)
 	result, err := t.Finish(c)
 	require.NoError(t, err)
 	require.Zero(t, result.Code, "%+v", result)
@@ -194,9 +194,9 @@ func resources(t *harness.T, sleepers map[string][]string) {
 		c := t.Run(harness.Config{Image: Image(t), Args: args})
 		require.NoError(t, c.Stdout.WaitFor("ready", 10*time.Second), name)
 		require.NoError(t, c.Task.Pause(t.Ctx), name)
-		requireStatus(t, c, client.Paused)
+		t.RequireStatus(c.Task, client.Paused)
 		require.NoError(t, c.Task.Resume(t.Ctx), name)
-		requireStatus(t, c, client.Running)
+		t.RequireStatus(c.Task, client.Running)
 		limit := int64(32 << 20)
 		require.NoError(t, c.Task.Update(t.Ctx, client.WithResources(&specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit, Swap: &limit}})))
 		metric, err := c.Task.Metrics(t.Ctx)
@@ -244,13 +244,6 @@ func terminal(t *harness.T) {
 	t.RequireNothingLeft()
 }
 
-func requireStatus(t *harness.T, c *harness.Container, want client.ProcessStatus) {
-	t.Helper()
-	status, err := c.Task.Status(t.Ctx)
-	require.NoError(t, err)
-	require.Equal(t, want, status.Status)
-}
-
 // stdin: what the client writes arrives, and its end too.
 func stdin(t *harness.T, cat []string) {
 	in, write := io.Pipe()
@@ -260,7 +253,7 @@ func stdin(t *harness.T, cat []string) {
 		require.NoError(t, err)
 		require.NoError(t, c.Stdout.WaitFor(line, 10*time.Second))
 	}
-	requireStatus(t, c, client.Running)
+	t.RequireStatus(c.Task, client.Running)
 	require.NoError(t, write.Close())
 	result, err := t.Finish(c)
 	require.NoError(t, err)
@@ -295,7 +288,7 @@ func pod(t *harness.T, guests map[string][]string) {
 		require.Contains(t, result.Stdout, "hello", name)
 		require.Equal(t, []harness.Process{shim}, t.Shims(), "one shim for the pod")
 	}
-	requireStatus(t, sandbox, client.Running)
+	t.RequireStatus(sandbox.Task, client.Running)
 	require.NoError(t, t.Remove(t.Ctx, sandbox))
 	t.RequireNothingLeft()
 }
