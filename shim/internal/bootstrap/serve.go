@@ -17,6 +17,7 @@ import (
 	"github.com/containerd/log"
 	"github.com/containerd/ttrpc"
 
+	"github.com/libwasmshim/libwasmshim/shim/internal/container"
 	"github.com/libwasmshim/libwasmshim/shim/internal/steps"
 	"github.com/libwasmshim/libwasmshim/shim/internal/task"
 )
@@ -37,6 +38,7 @@ func serve(e Engine, c invocation, req request, l *socket, config []byte, took *
 	if err := os.Chdir("/"); err != nil {
 		return 1
 	}
+	container.HurryMoves()
 	collectLate()
 	if !e.NoLogger {
 		level := e.LogLevel

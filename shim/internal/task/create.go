@@ -37,6 +37,7 @@ func (s *Service) create(ctx context.Context, r *api.CreateTaskRequest) (*api.Cr
 		return nil, err
 	}
 	defer s.endCreation(t, r.Bundle) // also after a panic
+	container.HurryMoves()
 	c := &creation{t: t, r: r, preparation: preparation{
 		Service: s, id: r.ID, log: t.log, looks: t.looks, made: &made{bundle: r.Bundle},
 		names: names{stdin: r.Stdin, stdout: r.Stdout, stderr: r.Stderr, terminal: r.Terminal},

@@ -25,6 +25,7 @@ func (s *Service) exec(_ context.Context, r *api.ExecProcessRequest) (*emptypb.E
 	if err != nil {
 		return nil, err
 	}
+	container.HurryMoves()
 	if !container.ValidID(r.ExecID) {
 		return nil, fmt.Errorf("exec id %q is not a name: %w", r.ExecID, errdefs.ErrInvalidArgument)
 	}
@@ -48,6 +49,7 @@ func (s *Service) exec(_ context.Context, r *api.ExecProcessRequest) (*emptypb.E
 // startExec starts what exec has added. Of one that cannot be started nothing is left
 // but its name.
 func (s *Service) startExec(ctx context.Context, t *task, p *process) error {
+	container.HurryMoves()
 	e := &execution{preparation: preparation{
 		Service: s, made: t.made, id: t.id, execID: p.execID, log: t.log.WithField("exec", p.execID), names: p.names,
 		limits: t.container.Limits(), looks: t.looks,
