@@ -84,7 +84,8 @@ func TestLibraryHasNsexecAndNoGoConstructor(t *testing.T) {
 		names[s.Name] = true
 	}
 	require.True(t, names["nsexec"], "nsexec is not in the library")
-	require.True(t, names["wasmshim_rt0"], "what starts Go has not been named")
+	require.True(t, names["wasmshim_rt0"], "what starts the core has not been named")
+	require.True(t, names["wasmshim_init_rt0"], "what starts the stage in a container has not been named")
 
 	rt0 := map[string]bool{}
 	for _, s := range f.Sections {

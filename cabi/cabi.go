@@ -24,17 +24,17 @@ import (
 	"github.com/libwasmshim/libwasmshim/shim"
 )
 
-//export wasmshimGoInit
-func wasmshimGoInit() {
-	defer barrier(nil)
-	shim.Init()
-}
-
 // resultFD is -1, or the pipe on which the `start` command waits for an answer.
 //
 //export wasmshimGoMain
 func wasmshimGoMain(e *C.wasm_shim_engine, resultFD C.int) (code C.int) {
-	defer barrier(&code)
+	defer func() {
+		// Beyond this there is only C, where a panic would abort without a word.
+		if p := recover(); p != nil {
+			fmt.Fprintf(os.Stderr, "panic: %v\n%s", p, debug.Stack())
+			code = 2
+		}
+	}()
 	d, err := descriptor(e)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "wasm_shim_main:", err)
@@ -45,17 +45,6 @@ func wasmshimGoMain(e *C.wasm_shim_engine, resultFD C.int) (code C.int) {
 		config.DefaultLogLevel = shim.LogLevels[e.default_log_level-1]
 	}
 	return C.int(shim.Main(d, config, int(resultFD)))
-}
-
-// barrier ends a panic: beyond it there is only C, where it would abort the
-// process without a word.
-func barrier(code *C.int) {
-	if p := recover(); p != nil {
-		fmt.Fprintf(os.Stderr, "panic: %v\n%s", p, debug.Stack())
-		if code != nil {
-			*code = 2
-		}
-	}
 }
 
 // descriptor copies what the daemon needs to know: data, no callbacks. The C

@@ -19,20 +19,27 @@
 #include "_cgo_export.h"
 #include "context.h"
 
-// What starts Go: its own constructor, of which scripts/pack.sh makes a function
-// so that it does not run before nsexec, which needs a process with a single
-// thread. Weak, because it is not there where this package is part of an ordinary
-// Go program, which does not call it.
+// What starts a Go program: its own constructor, of which scripts/pack.sh makes a
+// function so that it does not run before nsexec, which needs a process with a single
+// thread. There are two, of which a process starts one: the core, and the stage in a
+// container (cmd/libwasmshim-init). Weak, because they are not there where this package
+// is part of an ordinary Go program, which does not call them.
 extern void wasmshim_rt0(int, char **, char **) __attribute__((weak));
+extern void wasmshim_init_rt0(int, char **, char **) __attribute__((weak));
+extern void wasmshimGoInit(void) __attribute__((weak));
 
-void wasmshim_start_go(int argc, char **argv) {
-    if (wasmshim_rt0 == NULL) {
+static void start_go(void (*rt0)(int, char **, char **), int argc, char **argv) {
+    if (rt0 == NULL) {
         // Calling Go would wait for ever.
         fprintf(stderr,
                 "wasm_shim_main: no Go runtime in this binary: link it with the libwasmshim.a of `make build`\n");
         exit(1);
     }
-    wasmshim_rt0(argc, argv, environ);
+    rt0(argc, argv, environ);
+}
+
+void wasmshim_start_go(int argc, char **argv) {
+    start_go(wasmshim_rt0, argc, argv);
 }
 
 static void end_created(int sig, siginfo_t *info, void *unused) {
@@ -45,7 +52,7 @@ static int go_init(int argc, char **argv) {
     // A first process ignores signals that it has no handler for. Until the
     // container is started, this is what a signal finds; exec takes it away.
     wasmshim_catch_signals(end_created);
-    wasmshim_start_go(argc, argv);
+    start_go(wasmshim_init_rt0, argc, argv);
     wasmshimGoInit();
     return 1;
 }

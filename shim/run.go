@@ -1,5 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
+//go:build !libwasmshim
+
+// In the C library the stage in the container is a Go program of its own,
+// cmd/libwasmshim-init.
+
 package shim
 
 import (
@@ -8,12 +13,12 @@ import (
 	"os"
 	"os/exec"
 	"strconv"
-	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/libwasmshim/libwasmshim/shim/internal/bootstrap"
+	"github.com/libwasmshim/libwasmshim/shim/internal/initstage"
 	"github.com/libwasmshim/libwasmshim/shim/internal/stage"
 )
 
@@ -39,8 +44,8 @@ func run(e Engine, c Config) int {
 		return runner(e)
 	case hasRole(stage.CompilerEnv):
 		return compiler(e)
-	case len(args) == 1 && args[0] == "init" && os.Getenv("_LIBCONTAINER_INITPIPE") != "":
-		Init()
+	case initstage.Wanted():
+		initstage.Run()
 		return 1
 	case os.Getenv(resultEnv) != "":
 		fd, err := strconv.Atoi(os.Getenv(resultEnv))
@@ -60,11 +65,6 @@ func describe(e Engine) Descriptor {
 	d := e.Describe()
 	_, d.Compiles = e.(Compiler)
 	return d
-}
-
-func hasRole(env string) bool {
-	name, value, _ := strings.Cut(env, "=")
-	return os.Getenv(name) == value
 }
 
 // start executes this binary again as the daemon and passes on its answer: one

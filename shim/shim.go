@@ -6,10 +6,10 @@ package shim
 import (
 	"cmp"
 	"os"
+	"strings"
 
 	"github.com/libwasmshim/libwasmshim/shim/internal/bootstrap"
 	"github.com/libwasmshim/libwasmshim/shim/internal/cli"
-	"github.com/libwasmshim/libwasmshim/shim/internal/container"
 	"github.com/libwasmshim/libwasmshim/shim/internal/entrypoint"
 	"github.com/libwasmshim/libwasmshim/shim/internal/image"
 	"github.com/libwasmshim/libwasmshim/shim/internal/options"
@@ -75,12 +75,6 @@ type Config struct {
 // LogLevels are the names of the log levels, the fewest lines first.
 var LogLevels = options.LogLevels
 
-// Init is the container's first stage, inside its namespaces. It does not
-// return. The caller is the process's main thread, and argv[1] is "init".
-func Init() {
-	container.Init()
-}
-
 // Main runs every role that is written in Go and returns the exit code.
 // The arguments are those of the process. resultFD is the descriptor on which
 // the start role answers, -1 in any other role.
@@ -109,4 +103,9 @@ func Main(d Descriptor, c Config, resultFD int) int {
 		Code: code, ShimName: cmp.Or(d.ShimName, d.Name), Version: d.Version, Revision: d.Revision,
 		Options: declared, LogLevel: level, NoLogger: c.NoSetupLogger,
 	}, args, resultFD)
+}
+
+func hasRole(env string) bool {
+	name, value, _ := strings.Cut(env, "=")
+	return os.Getenv(name) == value
 }

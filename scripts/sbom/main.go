@@ -82,7 +82,7 @@ func run(version string, at time.Time, out string) error {
 // modules are the Go modules whose packages are linked in.
 func modules() ([]part, error) {
 	cmd := exec.Command("go", "list", "-deps", "-f", "{{with .Module}}{{if not .Main}}{{.Path}}\t{{.Version}}\t{{.Dir}}{{end}}{{end}}",
-		"./cmd/libwasmshim", "./cmd/wasmshim-test")
+		"./cmd/libwasmshim", "./cmd/libwasmshim-init", "./cmd/wasmshim-test")
 	cmd.Stderr = os.Stderr
 	list, err := cmd.Output()
 	if err != nil {

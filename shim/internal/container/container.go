@@ -26,9 +26,6 @@ import (
 	// Device rules of cgroups are compiled in only by this import.
 	_ "github.com/opencontainers/cgroups/devices"
 	"github.com/opencontainers/runc/libcontainer"
-
-	// The C constructor that turns this binary into `init` before Go starts.
-	_ "github.com/opencontainers/runc/libcontainer/nsenter"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
@@ -40,12 +37,6 @@ func init() {
 	// live as long as the daemon. A thread locked to the main goroutine is never
 	// chosen for that work.
 	runtime.LockOSThread()
-}
-
-// Init is the stage inside the container's namespaces (argv[1] is "init"). It
-// ends in execve or os.Exit.
-func Init() {
-	libcontainer.Init()
 }
 
 // Config says what container to create.

@@ -23,6 +23,8 @@ import (
 	"github.com/opencontainers/runc/libcontainer/specconv"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/stretchr/testify/require"
+
+	"github.com/libwasmshim/libwasmshim/shim/internal/initstage"
 )
 
 // cgroupParent is the cgroup of all containers of this test process.
@@ -32,8 +34,8 @@ var cgroupParent = fmt.Sprintf("/wasmshim-test-%d", os.Getpid())
 var rootfs string
 
 func TestMain(m *testing.M) {
-	if len(os.Args) == 2 && os.Args[1] == "init" && os.Getenv("_LIBCONTAINER_INITPIPE") != "" {
-		Init()
+	if initstage.Wanted() {
+		initstage.Run()
 	}
 	if cfg := os.Getenv("WASMSHIM_TEST_DAEMON"); cfg != "" {
 		daemon(cfg)
