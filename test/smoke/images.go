@@ -28,6 +28,7 @@ func Images(t *testing.T, runtime string) {
 		t.Run(kind, func(t *testing.T) { image(harness.New(t, runtime), imageOf) })
 	}
 	t.Run("ctr", func(t *testing.T) { ctr(harness.New(t, runtime)) })
+	t.Run("doctor", func(t *testing.T) { doctor(harness.New(t, runtime)) })
 }
 
 func image(t *harness.T, imageOf func(*harness.T, []byte) client.Image) {

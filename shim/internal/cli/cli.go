@@ -78,7 +78,11 @@ containerd, and make a RuntimeClass of it:
 
 To try a module on the engine, without containerd and without a container:
 
-   %[2]s run hello.wasm`, p.runtime(), p.name(), p.Engine.Name),
+   %[2]s run hello.wasm
+
+Where containers do not run, this says why and what to do:
+
+   %[2]s doctor`, p.runtime(), p.name(), p.Engine.Name),
 		Version:              ReadBuild().Version,
 		HideHelpCommand:      true,
 		EnableBashCompletion: true,
@@ -88,7 +92,7 @@ To try a module on the engine, without containerd and without a container:
 		ErrWriter:                 errOut,
 		ExitErrHandler:            func(*cli.Context, error) {}, // Run reports, once
 		OnUsageError:              badFlag,
-		Commands:                  []*cli.Command{p.config(), p.run(), p.image(), p.precompile(), p.cache(), p.completion()},
+		Commands:                  []*cli.Command{p.config(), p.run(), p.image(), p.precompile(), p.cache(), p.doctor(), p.completion()},
 		Action: func(c *cli.Context) error {
 			if name := c.Args().First(); name != "" {
 				return unknownCommand(c, name)

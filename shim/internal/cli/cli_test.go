@@ -49,7 +49,7 @@ func TestHelp(t *testing.T) {
 		require.Contains(t, out, "ctr run --rm --runtime io.containerd.probe.v1 IMAGE ID")
 		require.Contains(t, out, "\n   config ")
 	}
-	for _, command := range []string{"config", "run", "completion"} {
+	for _, command := range []string{"config", "run", "doctor", "completion"} {
 		code, out, _ := call(command, "--help")
 		require.Zero(t, code)
 		require.Contains(t, out, "containerd-shim-probe-v1 "+command+" - ")
@@ -93,6 +93,7 @@ func TestBadCommandLines(t *testing.T) {
 		{[]string{"config", "--config-version", "x"}, 2, `invalid value "x" for flag -config-version: parse error; see --help`},
 		{[]string{"config", "--config-version", "4"}, 2, "--config-version: found 4, accepted: 2 (containerd 1.6, 1.7), 3 (containerd 2.x)"},
 		{[]string{"config", "x"}, 2, `config takes no arguments, found "x"`},
+		{[]string{"doctor", "x"}, 2, `doctor takes no arguments, found "x"`},
 		{[]string{"completion"}, 2, `completion: found "", accepted: bash, zsh`},
 		{[]string{"completion", "csh"}, 2, `completion: found "csh", accepted: bash, zsh`},
 		{[]string{"run"}, 2, "run needs the FILE to run; see run --help"},

@@ -19,7 +19,8 @@ func (p Program) config() *cli.Command {
 	return &cli.Command{
 		Name:  "config",
 		Usage: "print containerd's configuration for this runtime, or its RuntimeClass",
-		UsageText: `config > /etc/containerd/conf.d/` + p.ShimName + `.toml       # and restart containerd
+		UsageText: `config > /etc/containerd/conf.d/` + p.ShimName + `.toml       # containerd 2.2 and later; and restart it
+config >> /etc/containerd/config.toml                      # containerd 2.0 and 2.1, which read no conf.d
 config --config-version 2 >> /etc/containerd/config.toml   # containerd 1.6 and 1.7
 config --runtime-class | kubectl apply -f -`,
 		Flags: []cli.Flag{

@@ -43,17 +43,21 @@ func (p Program) version() string {
 	if b.Modified {
 		b.Revision += " (modified)"
 	}
-	engine := strings.TrimSpace(p.Engine.Name + " " + p.EngineVersion)
-	if p.EngineRevision != "" {
-		engine += " (" + p.EngineRevision + ")"
-	}
 	text := fmt.Sprintf("%s:\n", p.name())
 	for _, line := range [][2]string{
-		{"Runtime", p.runtime()}, {"Engine", engine}, {"Version", b.Version}, {"Revision", b.Revision}, {"ABI", p.ABI}, {"Go version", runtime.Version()},
+		{"Runtime", p.runtime()}, {"Engine", p.engine()}, {"Version", b.Version}, {"Revision", b.Revision}, {"ABI", p.ABI}, {"Go version", runtime.Version()},
 	} {
 		if line[1] != "" {
 			text += fmt.Sprintf("  %-11s %s\n", line[0]+":", line[1])
 		}
 	}
 	return text
+}
+
+func (p Program) engine() string {
+	engine := strings.TrimSpace(p.Engine.Name + " " + p.EngineVersion)
+	if p.EngineRevision != "" {
+		engine += " (" + p.EngineRevision + ")"
+	}
+	return engine
 }

@@ -147,13 +147,12 @@ func fromProto(i *imagesapi.Image) Image {
 // ContentRoot asks for the directory of the content store; empty if the content is not
 // in a directory of this machine.
 func (c *Client) ContentRoot(ctx context.Context) (string, error) {
-	resp, err := introspectionapi.NewIntrospectionClient(c.conn).Plugins(c.In(ctx),
-		&introspectionapi.PluginsRequest{Filters: []string{"type==io.containerd.content.v1"}})
+	plugins, err := c.Plugins(ctx, "io.containerd.content.v1")
 	if err != nil {
-		return "", fmt.Errorf("ask containerd for its content store: %w", errgrpc.ToNative(err))
+		return "", err
 	}
-	for _, p := range resp.Plugins {
-		if p.InitErr == nil && p.Exports["root"] != "" {
+	for _, p := range plugins {
+		if p.Failure == "" && p.Exports["root"] != "" {
 			return p.Exports["root"], nil
 		}
 	}
