@@ -85,7 +85,7 @@ func (p Program) examine(ctx context.Context, address, namespace string) (*findi
 		found.add(doctor.Binary(p.name(), self, ""), doctor.Finding{About: "containerd", State: doctor.Problem, Found: err.Error(), Do: "start containerd, or say --address"})
 		return found, nil
 	}
-	defer s.Close()
+	defer func() { _ = s.Close() }()
 	version, err := s.Version(ctx)
 	if err != nil {
 		return nil, err

@@ -40,7 +40,7 @@ func Trial(ctx context.Context, try Try, runtime string) Finding {
 	if err != nil {
 		return f.but(Problem, err.Error(), "")
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	out, err := trial(ctx, try, runtime, dir)
 	if err != nil {
 		return f.but(Problem, "a guest that says hello does not run: "+err.Error(), "see docs/troubleshooting.md; containerd's log has more")
