@@ -4,10 +4,10 @@ package smoke
 
 import (
 	"encoding/json"
-	"errors"
 	"os"
 	osexec "os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -50,7 +50,7 @@ func doctor(t *harness.T) {
 	config := filepath.Join(t.Dir, "config.toml")
 	require.Equal(t, "note", found["configuration"].State)
 	require.Contains(t, found["configuration"].Found, config+"; without a runtime")
-	require.Contains(t, found["configuration"].Do, name+" config")
+	require.Equal(t, name+" install", found["configuration"].Do)
 	containers, err := t.Client.Containers(t.Ctx)
 	require.NoError(t, err)
 	require.Empty(t, containers)
@@ -70,10 +70,10 @@ func doctor(t *harness.T) {
 	require.True(t, ok)
 	runtime, _, _ = strings.Cut(runtime, "\n# The Transfer Service") // the harness has it as well
 	time.Sleep(time.Second)                                          // the start of a process is known to the second
-	f, err := os.OpenFile(config, os.O_APPEND|os.O_WRONLY, 0)
+	before, err := os.ReadFile(config)
 	require.NoError(t, err)
-	_, err = f.WriteString("\n[plugins." + runtime)
-	require.NoError(t, errors.Join(err, f.Close()))
+	defer func() { require.NoError(t, os.WriteFile(config, before, 0o600)) }()
+	require.NoError(t, os.WriteFile(config, append(slices.Clone(before), "\n[plugins."+runtime...), 0o600))
 	found, code = examine(t.Address)
 	require.Equal(t, 1, code)
 	require.Equal(t, "problem", found["configuration"].State)

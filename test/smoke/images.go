@@ -29,6 +29,7 @@ func Images(t *testing.T, runtime string) {
 	}
 	t.Run("ctr", func(t *testing.T) { ctr(harness.New(t, runtime)) })
 	t.Run("doctor", func(t *testing.T) { doctor(harness.New(t, runtime)) })
+	t.Run("install", func(t *testing.T) { install(harness.New(t, runtime)) })
 }
 
 func image(t *harness.T, imageOf func(*harness.T, []byte) client.Image) {

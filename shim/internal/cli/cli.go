@@ -70,10 +70,10 @@ the runtime by its name:
 A container whose entrypoint is a WebAssembly module, component or text file
 runs on the engine; any other runs natively, as with runc.
 
-For Kubernetes, add the runtime to containerd's configuration, restart
-containerd, and make a RuntimeClass of it:
+For Kubernetes, containerd's configuration needs the runtime, and the cluster a
+RuntimeClass; the first line does that by itself, also what is said above:
 
-   %[2]s config > /etc/containerd/conf.d/%[3]s.toml
+   %[2]s install
    %[2]s config --runtime-class | kubectl apply -f -
 
 To try a module on the engine, without containerd and without a container:
@@ -82,7 +82,7 @@ To try a module on the engine, without containerd and without a container:
 
 Where containers do not run, this says why and what to do:
 
-   %[2]s doctor`, p.runtime(), p.name(), p.Engine.Name),
+   %[2]s doctor`, p.runtime(), p.name()),
 		Version:              ReadBuild().Version,
 		HideHelpCommand:      true,
 		EnableBashCompletion: true,
@@ -92,7 +92,7 @@ Where containers do not run, this says why and what to do:
 		ErrWriter:                 errOut,
 		ExitErrHandler:            func(*cli.Context, error) {}, // Run reports, once
 		OnUsageError:              badFlag,
-		Commands:                  []*cli.Command{p.config(), p.run(), p.image(), p.precompile(), p.cache(), p.doctor(), p.completion()},
+		Commands:                  []*cli.Command{p.config(), p.run(), p.image(), p.precompile(), p.cache(), p.doctor(), p.install(), p.uninstall(), p.completion()},
 		Action: func(c *cli.Context) error {
 			if name := c.Args().First(); name != "" {
 				return unknownCommand(c, name)

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/pelletier/go-toml/v2"
@@ -39,10 +40,28 @@ func OpenDaemon(pid int, version string) *Daemon {
 	return d
 }
 
+// Root is where the process has its root directory.
+func (d *Daemon) Root() string { return d.proc("root") }
+
+// Unit is the unit of systemd's that the process is in; empty if it is in none.
+func (d *Daemon) Unit() string {
+	b, err := os.ReadFile(d.proc("cgroup"))
+	if err != nil {
+		return ""
+	}
+	for line := range strings.Lines(string(b)) {
+		_, path, _ := strings.Cut(strings.TrimSpace(line), ":/")
+		if strings.HasSuffix(path, ".service") {
+			return filepath.Base(path)
+		}
+	}
+	return ""
+}
+
 func (d *Daemon) proc(file string) string { return fmt.Sprintf("/proc/%d/%s", d.pid, file) }
 
-// atLeast compares the version; one that is none counts as new.
-func (d *Daemon) atLeast(major, minor int) bool {
+// AtLeast compares the version; one that is none counts as new.
+func (d *Daemon) AtLeast(major, minor int) bool {
 	var x, y int
 	if _, err := fmt.Sscanf(d.version, "%d.%d", &x, &y); err != nil {
 		return true
@@ -53,7 +72,7 @@ func (d *Daemon) atLeast(major, minor int) bool {
 // Release is the finding on containerd's version.
 func (d *Daemon) Release() Finding {
 	f := ok("containerd", "%s", d.version)
-	if !d.atLeast(1, 6) {
+	if !d.AtLeast(1, 6) {
 		return f.but(Problem, "accepted: 1.6 and later", "upgrade containerd")
 	}
 	return f
@@ -63,26 +82,20 @@ func (d *Daemon) Release() Finding {
 // is the program's name, which prints what is missing.
 func (d *Daemon) Runtime(ctx context.Context, shim, runtime, command string) Finding {
 	const about = "configuration"
-	file, text, err := d.dump(ctx)
+	file, err := d.ConfigFile()
+	var found string
+	if err == nil {
+		found, err = d.RuntimeType(ctx, shim)
+	}
 	if err != nil {
 		return ok(about, "").but(Note, "cannot be had: "+err.Error(), "compare it with `"+command+" config` by hand, if Kubernetes is to use this runtime")
 	}
-	plugin, how := "io.containerd.cri.v1.runtime", command+" config > /etc/containerd/conf.d/"+shim+".toml"
-	switch {
-	case !d.atLeast(2, 0):
-		plugin, how = "io.containerd.grpc.v1.cri", command+" config --config-version 2 >> "+file
-	case !d.atLeast(2, 2): // reads no conf.d
-		how = command + " config >> " + file
-	}
-	how += ", and restart containerd"
 	f := ok(about, "%s", file)
-	found, err := runtimeType(text, plugin, shim)
-	switch {
-	case err != nil:
-		return f.but(Problem, err.Error(), "mend the file")
-	case found == "":
-		return f.but(Note, "without a runtime "+shim+": ctr and nerdctl need none, Kubernetes does", how)
-	case found != runtime:
+	switch found {
+	case runtime:
+	case "":
+		return f.but(Note, "without a runtime "+shim+": ctr and nerdctl need none, Kubernetes does", command+" install")
+	default:
 		return f.but(Problem, fmt.Sprintf("the runtime %s is %s, not %s", shim, found, runtime), "set runtime_type, and restart containerd")
 	}
 	f.Found += " has the runtime " + shim
@@ -92,25 +105,69 @@ func (d *Daemon) Runtime(ctx context.Context, shim, runtime, command string) Fin
 	return f
 }
 
-// dump has containerd's own program print the configuration, with what it includes.
-func (d *Daemon) dump(ctx context.Context) (file string, text []byte, _ error) {
+// ConfigFile is the file that the process was told to read, or the usual one; it need
+// not exist.
+func (d *Daemon) ConfigFile() (string, error) {
 	line, err := os.ReadFile(d.proc("cmdline"))
 	if err != nil || d.pid == 0 {
-		return "", nil, errors.New("containerd's process is not to be seen from here")
+		return "", errors.New("containerd's process is not to be seen from here")
 	}
-	file = configFile(strings.Split(strings.TrimSuffix(string(line), "\x00"), "\x00"))
-	cmd := exec.CommandContext(ctx, d.proc("exe"), "--config", file, "config", "dump")
+	file := configFile(strings.Split(strings.TrimSuffix(string(line), "\x00"), "\x00"))
+	if cwd, err := os.Readlink(d.proc("cwd")); err == nil && !filepath.IsAbs(file) {
+		file = filepath.Join(cwd, file)
+	}
+	return file, nil
+}
+
+// RuntimeType is what the configuration that containerd would read now says of a
+// runtime, by its name there; empty if it has none of it.
+func (d *Daemon) RuntimeType(ctx context.Context, shim string) (string, error) {
+	file, err := d.ConfigFile()
+	if err != nil {
+		return "", err
+	}
+	text, err := d.dump(ctx, file)
+	if err != nil {
+		return "", err
+	}
+	return runtimeType(text, d.plugin(), shim)
+}
+
+// dump has containerd's own program print the configuration, with what it includes, where
+// the process has its root.
+func (d *Daemon) dump(ctx context.Context, file string) ([]byte, error) {
+	program, err := os.Readlink(d.proc("exe"))
+	if err != nil {
+		return nil, err
+	}
+	program = strings.TrimSuffix(program, " (deleted)") // by an upgrade, which has put another there
+	cmd := exec.CommandContext(ctx, program, "--config", file, "config", "dump")
 	cmd.Args[0] = "containerd" // what some programs that are several go by
-	if cwd, err := os.Readlink(d.proc("cwd")); err == nil {
-		cmd.Dir = cwd
+	cmd.Dir = "/"
+	if root := d.proc("root"); !isRoot(root) {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: root}
 	}
 	var errOut bytes.Buffer
 	cmd.Stderr = &errOut
-	text, err = cmd.Output()
+	text, err := cmd.Output()
 	if err != nil {
-		return "", nil, fmt.Errorf("containerd config dump: %w: %s", err, lastLine(errOut.String()))
+		return nil, fmt.Errorf("containerd config dump: %w: %s", err, lastLine(errOut.String()))
 	}
-	return file, text, nil
+	return text, nil
+}
+
+// isRoot says whether a directory is this process's root.
+func isRoot(dir string) bool {
+	a, err1 := os.Stat(dir)
+	b, err2 := os.Stat("/")
+	return err1 == nil && err2 == nil && os.SameFile(a, b)
+}
+
+func (d *Daemon) plugin() string {
+	if d.AtLeast(2, 0) {
+		return "io.containerd.cri.v1.runtime"
+	}
+	return "io.containerd.grpc.v1.cri"
 }
 
 // configFile is what a command line of containerd's says.
@@ -154,6 +211,7 @@ func (d *Daemon) changedSince(file string) (bool, time.Time) {
 	if err != nil {
 		return false, started
 	}
+	file = filepath.Join(d.Root(), file)
 	files, _ := filepath.Glob(filepath.Join(filepath.Dir(file), "conf.d", "*.toml")) // the pattern is a good one
 	for _, f := range append(files, file) {
 		if info, err := os.Stat(f); err == nil && info.ModTime().After(started) {
