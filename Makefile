@@ -15,7 +15,7 @@ export GOFLAGS := -buildvcs=false -tags=netgo,osusergo,seccomp,urfave_cli_no_doc
 SHIM := dist/containerd-shim-$(notdir $(ENGINE))-v1
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build shim demo test unit test-contract e2e test-matrix soak soak-container test-engine abi fuzz lint bench install install-shim dist clean
+.PHONY: help deps build shim demo test unit test-contract e2e test-matrix vm soak soak-container test-engine abi fuzz lint bench install install-shim dist clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,11 @@ test-contract: deps ## Run what any shim binary must do, without containerd, on 
 test-matrix: deps ## Run the smoke suite on every containerd from 1.6 to 2.4
 	@scripts/deps.sh matrix
 	@scripts/test.sh matrix
+
+vm: shim ## Boot a machine with cgroup v2 and systemd, for a shell with the shim, containerd and ctr
+	@scripts/deps.sh daemon test vm
+	@scripts/vm.sh pack
+	@scripts/vm.sh shell
 
 soak: deps ## Do everything that clients do at random, for MINUTES=10, from SEED=0 (0: one that is drawn)
 	@scripts/shim.sh wasmtime

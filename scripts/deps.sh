@@ -3,17 +3,19 @@
 #
 # Installs what building, testing and linting need, on Debian 12 with Go and gcc.
 #
-#   scripts/deps.sh [build] [daemon] [test] [lint] [matrix]   (default: all but the last)
+#   scripts/deps.sh [build] [daemon] [test] [lint] [matrix] [vm]   (default: all but the last two)
 #
 #   build   headers and tools to build a shim
 #   daemon  a private containerd 2.x with ctr, runc and runc's shim
 #   test    Debian's containerd 1.6, a static busybox, other compilers, fuzzers, mkfs.erofs
 #   lint    formatters and linters
 #   matrix  one containerd of every release line between the oldest and the newest
+#   vm      an emulator, and a machine with cgroup v2 and systemd for it (root only)
 #
 # What can live in the user's cache does, so that a second clone finds it there;
 # only what must be in the system's paths is installed with apt-get, as root.
 set -eu
+cd "$(dirname "$0")/.."
 
 CONTAINERD=v2.4.2
 RUNC=v1.5.2
@@ -136,6 +138,12 @@ fi
 if wants lint; then
     missing clang-format have clang-format
 fi
+if wants vm; then
+    missing qemu-system-x86 have qemu-system-x86_64
+    missing debootstrap have debootstrap
+    missing e2fsprogs have mkfs.ext4
+    missing openssh-client have ssh
+fi
 if [ -n "$apt" ]; then
     [ "$(id -u)" = 0 ] || die "needs root to install Debian packages; as root: apt-get install$apt"
     apt_update
@@ -167,4 +175,21 @@ if wants matrix; then
     for version in $MATRIX; do
         build_containerd "$version"
     done
+fi
+if wants vm; then
+    dir=$cache/$(scripts/vm.sh name)
+    if [ ! -d "$dir" ]; then
+        [ "$(id -u)" = 0 ] || die "needs root to make the machine of the tests with debootstrap"
+        apt_update
+        tmp=$(mktemp -d "$cache/vm.XXXXXX")
+        say "making a machine for the tests (once; some minutes)"
+        start=$(date +%s)
+        scripts/vm-root.sh "$tmp/vm" || {
+            rm -rf "$tmp"
+            die "making the machine failed"
+        }
+        mv "$tmp/vm" "$dir"
+        rm -rf "$tmp"
+        say "the machine is in $dir after $(($(date +%s) - start)) s"
+    fi
 fi
