@@ -177,7 +177,7 @@ func TestContract(t *testing.T) {
 }
 
 func (s setup) test(t *testing.T, group string, one test, root string) {
-	ctx, cancel := context.WithTimeout(place.In(context.Background()), 30*time.Second)
+	ctx, cancel := context.WithTimeout(place.In(context.Background()), harness.Slow(30*time.Second))
 	t.Cleanup(cancel)
 	before := place.Snapshot()
 	c := &contract{T: t, setup: s, ctx: ctx, name: group + "/" + one.name, root: root}
@@ -372,7 +372,7 @@ func code(err error) string { return status.Code(errgrpc.ToGRPC(err)).String() }
 // eventually waits until something is so.
 func (c *contract) eventually(what string, so func() bool) {
 	c.Helper()
-	require.Eventually(c, so, 10*time.Second, 2*time.Millisecond, what)
+	require.Eventually(c, so, harness.Slow(10*time.Second), 2*time.Millisecond, what)
 }
 
 // file is a file's text.

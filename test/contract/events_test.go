@@ -11,6 +11,7 @@ import (
 	apievents "github.com/containerd/containerd/api/events"
 	"github.com/stretchr/testify/require"
 
+	"github.com/libwasmshim/libwasmshim/test/harness"
 	"github.com/libwasmshim/libwasmshim/test/smoke"
 )
 
@@ -49,7 +50,7 @@ func (c *contract) tells(what string, want ...string) {
 
 // waitTold waits until all of these were told.
 func (c *contract) waitTold(want []string) {
-	deadline := time.Now().Add(3 * time.Second)
+	deadline := time.Now().Add(harness.Slow(3 * time.Second))
 	for time.Now().Before(deadline) {
 		told := c.told()
 		if !slices.ContainsFunc(want, func(one string) bool { return !slices.Contains(told, one) }) {

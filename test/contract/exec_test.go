@@ -471,7 +471,7 @@ var execTests = []test{
 		began := time.Now()
 		c.exits("e", 0)
 		c.exitTold("e")
-		require.Less(c, time.Since(began), 2*time.Second)
+		require.Less(c, time.Since(began), harness.Slow(2*time.Second))
 		c.printed(s, "done\n")
 		c.same("deleted within three seconds", true, c.deletedWithin("e", 3*time.Second))
 		require.Len(c, c.pids(), 2, "the child lives")
@@ -582,7 +582,7 @@ func (c *contract) endsWithin(exec string, limit time.Duration) bool {
 	select {
 	case <-done:
 		return true
-	case <-time.After(limit):
+	case <-time.After(harness.Slow(limit)):
 		return false
 	}
 }
@@ -597,7 +597,7 @@ func (c *contract) deletedWithin(exec string, limit time.Duration) bool {
 	select {
 	case <-done:
 		return true
-	case <-time.After(limit):
+	case <-time.After(harness.Slow(limit)):
 		return false
 	}
 }

@@ -29,9 +29,9 @@ import (
 func (c *contract) cgroup(controller, v1, v2 string) string {
 	c.Helper()
 	if isV2() {
-		return file(c, filepath.Join("/sys/fs/cgroup", place.Namespace, c.ID, v2))
+		return file(c, filepath.Join("/sys/fs/cgroup", place.Cgroup(c.ID), v2))
 	}
-	return file(c, filepath.Join("/sys/fs/cgroup", controller, place.Namespace, c.ID, v1))
+	return file(c, filepath.Join("/sys/fs/cgroup", controller, place.Cgroup(c.ID), v1))
 }
 
 func isV2() bool {

@@ -16,6 +16,7 @@ import (
 	"github.com/containerd/containerd/api/types"
 	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/containerd/v2/pkg/oci"
+	"github.com/containerd/typeurl/v2"
 	"golang.org/x/sys/unix"
 )
 
@@ -128,7 +129,7 @@ func (h *ByHand) openLog() error {
 }
 
 func (p *Place) spec(ctx context.Context, c HandConfig) (string, error) {
-	opts := append([]oci.SpecOpts{oci.WithProcessArgs(c.Args...)}, c.Opts...)
+	opts := append([]oci.SpecOpts{p.withCgroup(), oci.WithProcessArgs(c.Args...)}, c.Opts...)
 	spec, err := oci.GenerateSpec(p.In(ctx), nil, &containers.Container{ID: c.ID}, opts...)
 	if err != nil {
 		return "", err
@@ -148,6 +149,12 @@ func (h *ByHand) Request() *task3.CreateTaskRequest {
 	r := &task3.CreateTaskRequest{ID: h.ID, Bundle: h.Bundle}
 	if h.RootFS != "" {
 		r.Rootfs = []*types.Mount{{Type: "bind", Source: h.RootFS, Options: []string{"rbind"}}}
+	}
+	if o := driver(nil); o != nil {
+		var err error
+		if r.Options, err = typeurl.MarshalAnyToProto(o); err != nil {
+			panic(err) // it is of a type that is known
+		}
 	}
 	c := h.Config
 	r.Stdin, r.Stdout, r.Stderr, r.Terminal = c.Stdin, c.Stdout, c.Stderr, c.Terminal
@@ -169,11 +176,11 @@ func (h *ByHand) DeleteCommand(ctx context.Context) ([]byte, error) {
 
 // Close ends the container and, if that was the last, the shim.
 func (h *ByHand) Close(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), Slow(20*time.Second))
 	defer cancel()
 	if h.Shim != nil {
 		_, _ = h.Kill(ctx, &task3.KillRequest{ID: h.ID, Signal: 9, All: true})
-		short, cancel := context.WithTimeout(ctx, 2*time.Second)
+		short, cancel := context.WithTimeout(ctx, Slow(2*time.Second))
 		_, _ = h.Wait(short, &task3.WaitRequest{ID: h.ID})
 		_, _ = h.Delete(short, &task3.DeleteRequest{ID: h.ID})
 		cancel()

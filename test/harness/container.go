@@ -79,9 +79,9 @@ func (b *Buffer) Len() int {
 	return b.buf.Len()
 }
 
-// WaitFor waits until text has been written.
+// WaitFor waits until text has been written: for timeout, and longer on a slow machine.
 func (b *Buffer) WaitFor(text string, timeout time.Duration) error {
-	for deadline := time.Now().Add(timeout); ; time.Sleep(2 * time.Millisecond) {
+	for deadline := time.Now().Add(Slow(timeout)); ; time.Sleep(2 * time.Millisecond) {
 		if bytes.Contains([]byte(b.String()), []byte(text)) {
 			return nil
 		}
@@ -125,7 +125,7 @@ func (d *Daemon) NewContainer(ctx context.Context, c Config) (client.Container, 
 	if c.ID == "" {
 		c.ID = FreshID("c")
 	}
-	opts := []oci.SpecOpts{oci.WithImageConfigArgs(c.Image, c.Args), oci.WithEnv(c.Env)}
+	opts := []oci.SpecOpts{d.withCgroup(), oci.WithImageConfigArgs(c.Image, c.Args), oci.WithEnv(c.Env)}
 	if len(c.Args) > 0 {
 		opts = append(opts, oci.WithProcessArgs(c.Args...))
 	}
@@ -144,14 +144,14 @@ func (d *Daemon) NewContainer(ctx context.Context, c Config) (client.Container, 
 	}
 	snapshot := client.WithNewSnapshot(c.ID, c.Image)
 	if len(c.OwnSpec) > 0 {
-		opts = []oci.SpecOpts{oci.WithProcessArgs(c.OwnSpec...)}
+		opts = []oci.SpecOpts{d.withCgroup(), oci.WithProcessArgs(c.OwnSpec...)}
 		snapshot = emptySnapshot(c.ID)
 	}
 	container, err := d.Client.NewContainer(ctx, c.ID,
 		client.WithSnapshotter(c.Snapshotter),
 		snapshot,
 		client.WithImage(c.Image),
-		client.WithRuntime(c.Runtime, c.RuntimeOptions),
+		client.WithRuntime(c.Runtime, driver(c.RuntimeOptions)),
 		client.WithNewSpec(append(opts, c.Opts...)...))
 	if err != nil {
 		return nil, fmt.Errorf("new container %s: %w", c.ID, err)
@@ -292,7 +292,7 @@ func (d *Daemon) Once(ctx context.Context, c Config) (Result, error) {
 
 // Remove ends a container in whatever state it is and removes it.
 func (d *Daemon) Remove(ctx context.Context, c *Container) error {
-	ctx, cancel := context.WithTimeout(d.In(ctx), 30*time.Second)
+	ctx, cancel := context.WithTimeout(d.In(ctx), Slow(30*time.Second))
 	defer cancel()
 	if c.Task != nil {
 		_ = c.Task.Kill(ctx, syscall.SIGKILL, client.WithKillAll)

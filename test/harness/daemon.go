@@ -184,10 +184,10 @@ func (d *Daemon) run(log *os.File, program string) error {
 }
 
 func (d *Daemon) connect(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, Slow(time.Minute))
 	defer cancel()
 	for {
-		c, err := client.New(d.Address, client.WithDefaultNamespace(d.Namespace), client.WithTimeout(time.Minute))
+		c, err := client.New(d.Address, client.WithDefaultNamespace(d.Namespace), client.WithTimeout(Slow(time.Minute)))
 		if err == nil {
 			if _, err = c.Version(ctx); err == nil {
 				d.Client = c
@@ -283,7 +283,7 @@ func (d *Daemon) Stop() error {
 		_ = d.cmd.Process.Signal(syscall.SIGTERM)
 		select {
 		case <-d.done:
-		case <-time.After(10 * time.Second):
+		case <-time.After(Slow(10 * time.Second)):
 			_ = d.cmd.Process.Kill()
 			<-d.done
 		}

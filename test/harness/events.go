@@ -116,7 +116,7 @@ func (e *Events) Of(id string) []Event {
 // wanted has come, or what there is after a few seconds.
 func (e *Events) Topics(id string, want ...string) []string {
 	var topics []string
-	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
+	for deadline := time.Now().Add(Slow(5 * time.Second)); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
 		topics = topics[:0]
 		for _, event := range e.Of(id) {
 			topics = append(topics, event.Topic)

@@ -101,7 +101,7 @@ func (e *Exec) Discard() {
 
 // remove ends a process in whatever state it is, and removes what the client has of it.
 func (e *Exec) remove() {
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), Slow(20*time.Second))
 	defer cancel()
 	_, _ = e.Delete(e.d.In(ctx), client.WithProcessKill) // or it was deleted
 	e.Discard()

@@ -13,7 +13,7 @@ import (
 )
 
 // Snapshot is what there is of a daemon beside containerd itself: processes,
-// mounts, cgroups, and the files of its shims (bundles, FIFOs, sockets, state).
+// mounts, cgroups, units, and the files of its shims (bundles, FIFOs, sockets, state).
 type Snapshot map[string]bool
 
 // Snapshot looks at the machine.
@@ -32,6 +32,9 @@ func (p *Place) Snapshot() Snapshot {
 		if filepath.Base(c) != p.Namespace { // the parent of all stays, as runc leaves it
 			s["cgroup "+c] = true
 		}
+	}
+	for _, unit := range scopes(p.Namespace) {
+		s["unit "+filepath.Base(unit)] = true
 	}
 	dirs := []string{p.State, p.SocketDir, filepath.Join(p.Dir, "fifo"), filepath.Join(p.Dir, "tmp"), runcRoot(p.Namespace)}
 	for _, f := range files(dirs...) {
@@ -56,7 +59,7 @@ func (p *Place) Snapshot() Snapshot {
 // some seconds before it calls a thing left.
 func (p *Place) Leaks(before Snapshot) []string {
 	var left []string
-	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(Slow(5 * time.Second)); ; time.Sleep(10 * time.Millisecond) {
 		left = left[:0]
 		for thing := range p.Snapshot() {
 			if !before[thing] {

@@ -198,7 +198,7 @@ func identity(pid int) string {
 // cgroups and directories.
 func clear(name string) error {
 	dir := filepath.Join(base, name)
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(Slow(10 * time.Second))
 	for {
 		left := processes(name)
 		if len(left) == 0 {

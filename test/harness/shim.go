@@ -38,7 +38,7 @@ func (s *Shim) Close() error { return s.client.Close() }
 // Dial connects to the shim at an address as shims print it.
 func Dial(address string) (*Shim, error) {
 	path := strings.TrimPrefix(address, "unix://")
-	conn, err := net.DialTimeout("unix", path, 5*time.Second)
+	conn, err := net.DialTimeout("unix", path, Slow(5*time.Second))
 	if err != nil {
 		return nil, err
 	}

@@ -72,7 +72,7 @@ func New(t *testing.T, runtime string) *T {
 	if daemon == nil {
 		t.Skip("needs root: containerd makes namespaces, mounts and cgroups")
 	}
-	ctx, cancel := context.WithTimeout(daemon.In(context.Background()), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(daemon.In(context.Background()), Slow(2*time.Minute))
 	t.Cleanup(cancel)
 	tt := &T{T: t, Daemon: daemon, Runtime: runtime, Ctx: ctx, before: daemon.Snapshot()}
 	t.Cleanup(func() {

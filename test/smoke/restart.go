@@ -93,7 +93,7 @@ func restart(t *harness.T, end func(*harness.T) error, sleepers map[string]sleep
 	}
 	for _, l := range lives {
 		if l.endedWhen == "meanwhile" {
-			require.Eventually(t, func() bool { return syscall.Kill(int(l.pid), 0) == syscall.ESRCH }, 10*time.Second, time.Millisecond)
+			require.Eventually(t, func() bool { return syscall.Kill(int(l.pid), 0) == syscall.ESRCH }, harness.Slow(10*time.Second), time.Millisecond)
 		}
 	}
 	require.NoError(t, t.Restart(t.Ctx))

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package harness
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+
+	"github.com/containerd/containerd/api/types/runc/options"
+	"github.com/containerd/containerd/api/types/runtimeoptions/v1"
+	"github.com/containerd/containerd/v2/core/containers"
+	"github.com/containerd/containerd/v2/pkg/oci"
+)
+
+// Systemd says whether containers' cgroups are made by systemd here, as
+// WASMSHIM_CGROUPS=systemd asks for; else shims make them.
+var Systemd = os.Getenv("WASMSHIM_CGROUPS") == "systemd"
+
+// Slice is where the cgroups are that systemd makes.
+const Slice = "system.slice"
+
+// Scope is the unit of a container whose cgroup systemd has made.
+func (p *Place) Scope(id string) string { return p.Namespace + "-" + id + ".scope" }
+
+// Cgroup is the path of a container's cgroup in a hierarchy.
+func (p *Place) Cgroup(id string) string {
+	if Systemd {
+		return filepath.Join("/", Slice, p.Scope(id))
+	}
+	return filepath.Join("/", p.Namespace, id)
+}
+
+// withCgroup names the container's cgroup as its driver has it.
+func (p *Place) withCgroup() oci.SpecOpts {
+	return func(_ context.Context, _ oci.Client, c *containers.Container, s *oci.Spec) error {
+		if Systemd {
+			s.Linux.CgroupsPath = Slice + ":" + p.Namespace + ":" + c.ID
+		}
+		return nil
+	}
+}
+
+// driver adds the driver of cgroups to a runtime's options.
+func driver(runtimeOptions any) any {
+	if !Systemd {
+		return runtimeOptions
+	}
+	switch o := runtimeOptions.(type) {
+	case nil:
+		return &options.Options{SystemdCgroup: true}
+	case *runtimeoptions.Options:
+		if o.ConfigPath == "" {
+			return &runtimeoptions.Options{TypeUrl: o.TypeUrl, ConfigBody: append([]byte("SystemdCgroup = true\n"), o.ConfigBody...)}
+		}
+	}
+	return runtimeOptions // which says it itself
+}
+
+// scopes are the named daemon's units, failed ones too, which systemd keeps a file
+// of as long as it knows them.
+func scopes(name string) []string {
+	files, _ := filepath.Glob(filepath.Join("/run/systemd/transient", name+"-*"))
+	return files
+}
