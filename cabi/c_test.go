@@ -290,3 +290,16 @@ func TestCorpus(t *testing.T) {
 		require.Equal(t, want, string(got), "go test ./cabi -update")
 	}
 }
+
+// AppArmor allows to read what was inherited, and not to ask for its size.
+func TestLayersWithoutTheirSize(t *testing.T) {
+	dir := t.TempDir()
+	full, empty := filepath.Join(dir, "full"), filepath.Join(dir, "empty")
+	require.NoError(t, os.WriteFile(full, []byte("some code"), 0o600))
+	require.NoError(t, os.WriteFile(empty, nil, 0o600))
+	cmd := exec.Command(build(t, "io.c", "testdata/layers.c"), full, empty)
+	cmd.Env = append(os.Environ(), "ASAN_OPTIONS=detect_leaks=0") // nothing is ever given back
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	require.Equal(t, "some code|some code\n|\n", string(out))
+}

@@ -16,6 +16,7 @@ struct wasm_shim_context {
     int32_t log_level;
     bool has_log;  // the daemon listens; else the log goes to stderr
     bool compiles; // this is a compiler: artifacts are written, not read
+    bool denied;   // the guest's file could not be opened, and its mode is not why
     pthread_mutex_t error_lock;
     char *error;                       // guarded by error_lock: what wasm_shim_set_error was told last; NULL if nothing
     int file;                          // a sealed copy of the guest's file, once it was asked for; else 0

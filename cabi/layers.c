@@ -63,18 +63,33 @@ static ssize_t read_all(int fd, uint8_t *bytes, size_t size) {
     return (ssize_t)n;
 }
 
-// Maps what fd is open on, or a copy of it. An empty file has no pages, and is
-// there all the same.
-static int map(struct wasmshim_mapping *m, int fd, bool copy) {
-    static const uint8_t empty[1];
+// How many bytes there are in what fd is open on, -1 if it is no regular file.
+// AppArmor lets a process read what it has inherited, but not ask for its size
+// where the profile does not name the file: a layer's is not to be found in the
+// container. Such a descriptor says where its end is.
+static off_t size_of(int fd) {
     struct stat st;
-    if (fstat(fd, &st) < 0)
-        return -1;
+    if (fstat(fd, &st) < 0) {
+        if (errno != EACCES)
+            return -1;
+        off_t offset = lseek(fd, 0, SEEK_CUR), size = lseek(fd, 0, SEEK_END);
+        return lseek(fd, offset, SEEK_SET) < 0 ? -1 : size;
+    }
     if (!S_ISREG(st.st_mode)) {
         errno = EINVAL;
         return -1;
     }
-    size_t size = (size_t)st.st_size;
+    return st.st_size;
+}
+
+// Maps what fd is open on, or a copy of it. An empty file has no pages, and is
+// there all the same.
+static int map(struct wasmshim_mapping *m, int fd, bool copy) {
+    static const uint8_t empty[1];
+    off_t found = size_of(fd);
+    if (found < 0)
+        return -1;
+    size_t size = (size_t)found;
     if (size == 0) {
         *m = (struct wasmshim_mapping){.bytes = empty};
         return 0;
@@ -85,7 +100,7 @@ static int map(struct wasmshim_mapping *m, int fd, bool copy) {
         return -1;
     // A file that has become shorter is what was read; what was added to one is
     // not.
-    ssize_t n = copy ? read_all(fd, bytes, size) : st.st_size;
+    ssize_t n = copy ? read_all(fd, bytes, size) : (ssize_t)size;
     if (n < 0 || (copy && mprotect(bytes, size, PROT_READ) < 0)) {
         int saved = errno;
         munmap(bytes, size);
@@ -99,10 +114,16 @@ static int map(struct wasmshim_mapping *m, int fd, bool copy) {
 // Reads the guest's file into *m, as the container's user: what that user may not
 // read is not run. A copy, because the guest or a neighbour may write to the
 // file, or cut it off, while the engine reads.
-static int copy_file(const wasm_shim_context *ctx, struct wasmshim_mapping *m) {
-    int fd = open(ctx->stage.entry_path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-    if (fd < 0)
+static int copy_file(wasm_shim_context *ctx, struct wasmshim_mapping *m) {
+    const char *path = ctx->stage.entry_path;
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    if (fd < 0) {
+        int why = errno;
+        // Only the opening asks AppArmor.
+        ctx->denied = why == EACCES && faccessat(AT_FDCWD, path, R_OK, AT_EACCESS) == 0;
+        errno = why;
         return -1;
+    }
     int result = map(m, fd, true);
     int saved = errno;
     close(fd);

@@ -127,7 +127,11 @@ static int run(wasm_shim_context *ctx) {
 
     struct outcome o = outcome(status);
     char *error = wasmshim_take_error(ctx);
-    wasmshim_report(engine->name, o.where, error != NULL ? error : o.text);
+    if (ctx->denied)
+        fail(o.where, "%s; its mode allows it: the container's AppArmor profile, or another security module, does not",
+             error != NULL ? error : o.text);
+    else
+        wasmshim_report(engine->name, o.where, error != NULL ? error : o.text);
     free(error);
     return o.code;
 }

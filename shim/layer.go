@@ -66,6 +66,10 @@ func (l *Layer) FD() (int, error) {
 // become shorter meanwhile is what was read; what was added to one is not.
 func copied(path string) (_ []byte, retErr error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+	if errors.Is(err, unix.EACCES) && unix.Faccessat(unix.AT_FDCWD, path, unix.R_OK, unix.AT_EACCESS) == nil {
+		// Only the opening asks AppArmor.
+		return nil, fmt.Errorf("%w; its mode allows it: the container's AppArmor profile, or another security module, does not", err)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -128,17 +132,36 @@ func (l *Layer) RefuseArtifact(why error) {
 }
 
 func mapped(fd int) ([]byte, error) {
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
+	size, err := sizeOf(fd)
+	if err != nil {
 		return nil, err
 	}
-	if st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return nil, fmt.Errorf("descriptor %d is not a regular file", fd)
-	}
-	if st.Size == 0 {
+	if size == 0 {
 		return []byte{}, nil
 	}
-	return unix.Mmap(fd, 0, int(st.Size), unix.PROT_READ, unix.MAP_PRIVATE)
+	return unix.Mmap(fd, 0, int(size), unix.PROT_READ, unix.MAP_PRIVATE)
+}
+
+// sizeOf is size_of of cabi/layers.c, which says why it is asked for twice.
+func sizeOf(fd int) (int64, error) {
+	var st unix.Stat_t
+	err := unix.Fstat(fd, &st)
+	if errors.Is(err, unix.EACCES) {
+		offset, err := unix.Seek(fd, 0, io.SeekCurrent)
+		if err != nil {
+			return 0, err
+		}
+		size, err := unix.Seek(fd, 0, io.SeekEnd)
+		if err != nil {
+			return 0, err
+		}
+		_, err = unix.Seek(fd, offset, io.SeekStart)
+		return size, err
+	}
+	if err == nil && st.Mode&unix.S_IFMT != unix.S_IFREG {
+		err = fmt.Errorf("descriptor %d is not a regular file", fd)
+	}
+	return st.Size, err
 }
 
 // layers are those of a context, or the one file that it names.
