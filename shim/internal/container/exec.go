@@ -15,7 +15,10 @@ import (
 )
 
 // Exec is a further process in a container.
-type Exec struct{ *process }
+type Exec struct {
+	*process
+	c *Container
+}
 
 // Pid returns the process id as the host sees it.
 func (e *Exec) Pid() int { return e.pid }
@@ -28,7 +31,7 @@ func (e *Exec) Terminal() *os.File { return e.takeTerminal() }
 func (e *Exec) Wait(ctx context.Context) (Exit, error) { return e.wait(ctx) }
 
 // Signal sends sig to the process; errdefs.ErrNotFound once it has finished.
-func (e *Exec) Signal(sig syscall.Signal) error { return e.signal(sig) }
+func (e *Exec) Signal(sig syscall.Signal) error { return e.c.signalOne(e.process, sig) }
 
 // Exec runs a further process in the container.
 func (c *Container) Exec(p Process) (*Exec, error) {
@@ -51,7 +54,7 @@ func (c *Container) Exec(p Process) (*Exec, error) {
 	default:
 		return nil, err
 	}
-	e := &Exec{child}
+	e := &Exec{child, c}
 	c.mu.Lock()
 	c.execs[e] = struct{}{}
 	c.mu.Unlock()
@@ -64,7 +67,7 @@ func (c *Container) Exec(p Process) (*Exec, error) {
 	// The init may have ended in between, and if it shares the host's pid
 	// namespace nobody has killed what was not yet in the cgroup.
 	if c.init.dead() {
-		_ = e.signal(syscall.SIGKILL)
+		_ = e.Signal(syscall.SIGKILL)
 		if terminal := e.Terminal(); terminal != nil {
 			terminal.Close()
 		}

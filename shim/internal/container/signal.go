@@ -24,10 +24,20 @@ func (c *Container) signal(sig syscall.Signal, all bool) error {
 	case all && sig != syscall.SIGKILL:
 		err = c.signalAll(sig)
 	default:
-		err = c.init.signal(sig)
+		err = c.signalOne(c.init, sig)
 	}
 	if err == nil && sig == syscall.SIGKILL {
 		err = c.thawV1()
+	}
+	return err
+}
+
+// signalOne sends sig to a process that this one has started. SIGKILL arrives also where
+// a security module does not allow it.
+func (c *Container) signalOne(p *process, sig syscall.Signal) error {
+	err := p.signal(sig)
+	if sig == syscall.SIGKILL && forbidden(err) && !p.dead() && c.cgroup.killUnasked(p.pid) == nil {
+		return nil
 	}
 	return err
 }
@@ -48,12 +58,12 @@ func (c *Container) Pids() ([]int, error) {
 // killAll kills what this process has started by itself, because it may have been
 // moved out of the cgroup, and what is in the cgroup.
 func (c *Container) killAll() error {
-	err := c.init.signal(syscall.SIGKILL)
+	err := c.signalOne(c.init, syscall.SIGKILL)
 	if err != nil && !errdefs.IsNotFound(err) {
 		return err
 	}
 	for _, e := range c.runningExecs() {
-		_ = e.signal(syscall.SIGKILL) // or it has finished
+		_ = e.Signal(syscall.SIGKILL) // or it has finished
 	}
 	members, merr := c.cgroup.members()
 	if merr != nil {
