@@ -181,6 +181,9 @@ func start(job Job, artifacts []*os.File, report *status.Status) (_ *container.C
 	if err != nil {
 		return nil, err
 	}
+	if err := c.WatchOOM(func() {}); err != nil {
+		job.Log.WithError(err).Debug("a compiler that is killed for want of memory may not say so")
+	}
 	if err := c.Start(); err != nil {
 		_, _, _, werr := await(context.Background(), c, Limits{})
 		return nil, errors.Join(err, werr)

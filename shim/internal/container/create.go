@@ -45,7 +45,7 @@ func create(cfg Config, p Process, limit patience) (*Container, error) {
 	if err != nil {
 		return nil, join(err, c.destroy())
 	}
-	c.oom.seen = c.cgroup.oomKills() // of an older container of this cgroup
+	c.oom.above, c.oom.seen = c.cgroup.killsAbove(), c.cgroup.oomKills() // of an older container of this cgroup
 	c.init, err = startWithin(limit, lc, lp, p.Spec.Terminal, func() error { return c.cgroup.kill() }, c.destroy)
 	if err != nil {
 		return nil, err

@@ -22,7 +22,9 @@ type oomWatch struct {
 	mu    sync.Mutex        // also held while tell is called
 	tell  func()            // guarded by mu; nil until WatchOOM, and once all is told
 	seen  map[string]uint64 // the kernel's counts, by cgroup; guarded by mu
+	above uint64            // the count of the cgroup above, of version 2; guarded by mu
 	total uint64            // of kills since the container was created; guarded by mu
+	stir  bool              // the kernel has just had something to say; guarded by mu
 	wake  *os.File          // guarded by mu; nil where the kernel tells nothing
 	ended bool              // guarded by mu; the init has
 }
@@ -58,13 +60,18 @@ func (c *Container) followOOM(wake *os.File) {
 		if _, err := wake.Read(b); err != nil {
 			return // closed
 		}
-		for delay := 5 * time.Millisecond; delay < time.Second; delay *= 2 {
+		c.oom.stirred(true)
+		for delay := 5 * time.Millisecond; !c.checkOOM() && delay < time.Second; delay *= 2 {
 			time.Sleep(delay)
-			if c.checkOOM() {
-				break
-			}
 		}
+		c.oom.stirred(false)
 	}
+}
+
+func (w *oomWatch) stirred(now bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.stir = now
 }
 
 // checkOOM says whether there were kills that were not told of before, and has told of
@@ -77,7 +84,10 @@ func (c *Container) checkOOM() bool {
 		return false
 	}
 	var kills uint64
-	now := c.cgroup.oomKills()
+	above, now := c.cgroup.killsAbove(), c.cgroup.oomKills()
+	if len(now) > 0 {
+		w.above = above
+	}
 	for dir, n := range now {
 		kills += n - min(n, w.seen[dir])
 	}
@@ -89,15 +99,61 @@ func (c *Container) checkOOM() bool {
 	return kills > 0
 }
 
-// endOOM is called when no process is left. A cgroup of systemd's is gone then.
+// endOOM is called when no process is left.
 func (c *Container) endOOM() {
 	c.checkOOM()
-	c.oom.mu.Lock()
-	defer c.oom.mu.Unlock()
-	c.oom.ended, c.oom.tell = true, nil
-	if c.oom.wake != nil {
-		c.oom.wake.Close()
+	w := &c.oom
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.tell != nil && c.lostOOM() {
+		w.total++
+		w.tell()
 	}
+	w.ended, w.tell = true, nil
+	if w.wake != nil {
+		w.wake.Close()
+	}
+}
+
+// lostOOM says whether the init was killed for want of memory where nothing but that can
+// have been: systemd removes a cgroup of version 2 when its last process ends, with its
+// count. The cgroup above has counted, too, and others below it may be whom it has
+// counted; but somebody has killed the init, and shortly before that there was something
+// to say of its memory. It is called with c.oom.mu held.
+func (c *Container) lostOOM() bool {
+	w := &c.oom
+	return c.init.exit.Signal == unix.SIGKILL && !c.killed.Load() && len(c.cgroup.oomKills()) == 0 &&
+		c.cgroup.killsAbove() > w.above && (w.stir || pending(w.wake))
+}
+
+// pending says whether there is something to be read.
+func pending(f *os.File) (some bool) {
+	if f == nil {
+		return false
+	}
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return false
+	}
+	_ = conn.Control(func(fd uintptr) {
+		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		n, err := unix.Poll(fds, 0)
+		some = err == nil && n > 0
+	})
+	return some
+}
+
+// killsAbove is the count of the cgroup above, with all that are below it. It is 0 where
+// there is none: with version 1, and in the root.
+func (c cgroup) killsAbove() uint64 {
+	if !cgroups.IsCgroup2UnifiedMode() {
+		return 0
+	}
+	n, err := fscommon.GetValueByKey(filepath.Dir(c.Paths[""]), "memory.events", "oom_kill")
+	if err != nil {
+		return 0
+	}
+	return n
 }
 
 // oomKills are the kernel's counts of the processes that it killed for want of memory. In
@@ -155,13 +211,9 @@ func (c cgroup) oomWake() (*os.File, error) {
 	return wake, nil
 }
 
-// OutOfMemory says whether the kernel has killed a process of the container for
-// want of memory. It is known until Delete.
+// OutOfMemory says whether WatchOOM has told of kills.
 func (c *Container) OutOfMemory() bool {
-	for _, n := range c.cgroup.oomKills() {
-		if n > 0 {
-			return true
-		}
-	}
-	return false
+	c.oom.mu.Lock()
+	defer c.oom.mu.Unlock()
+	return c.oom.total > 0
 }
