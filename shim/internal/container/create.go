@@ -48,7 +48,7 @@ func create(cfg Config, p Process, limit patience) (*Container, error) {
 	c.oom.above, c.oom.seen = c.cgroup.killsAbove(), c.cgroup.oomKills() // of an older container of this cgroup
 	c.init, err = startWithin(limit, lc, lp, p.Spec.Terminal, func() error { return c.cgroup.kill() }, c.destroy)
 	if err != nil {
-		return nil, err
+		return nil, c.startError(err, LimitsOf(cfg.Spec).Memory)
 	}
 	if !config.HasHook(configs.Poststop) && config.IntelRdt == nil {
 		c.lc = nil
@@ -75,6 +75,16 @@ func (c *Container) initExited() {
 			return
 		}
 	}
+}
+
+// startError says that the kernel has killed the init for want of memory, where the cgroup
+// above has counted that. libcontainer reads the count of the container's own cgroup, which
+// systemd has removed by then, and says which of its files it did not find.
+func (c *Container) startError(err error, limit uint64) error {
+	if limit == 0 || c.cgroup.killsAbove() == c.oom.above {
+		return err
+	}
+	return fmt.Errorf("the container's memory limit of %d bytes is too low: the kernel has killed its init: %w (%w)", limit, errdefs.ErrResourceExhausted, err)
 }
 
 func createError(id string, err error) error {
