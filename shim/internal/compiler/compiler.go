@@ -71,7 +71,7 @@ type Limits struct {
 
 // Place is what the compilers of a machine have together.
 type Place struct {
-	Cgroup    string // the parent of their cgroups, a path or a slice of systemd's; empty is the root
+	Cgroup    string // the parent of their cgroups, a path or a slice of systemd's; "" is the default
 	Compilers int    // how many may run at once; 0 is half the processors
 }
 
@@ -229,14 +229,22 @@ func removeRoot(dir string) error {
 	return nil
 }
 
+// defaultSlice is the default Place where systemd runs: the root's cgroups are systemd's.
+// Elsewhere it is the root.
+const defaultSlice = "libwasmshim.slice"
+
 // cgroupPath is where a compiler's cgroup is. There may be several containerds,
 // each with a container of one name.
 func cgroupPath(job Job) string {
-	name := fmt.Sprintf("libwasmshim-compiler-%s-%08x", job.ID, crc32.ChecksumIEEE([]byte(job.Dir)))
-	if isSlice(job.Place.Cgroup) {
-		return job.Place.Cgroup + ":libwasmshim:" + strings.TrimPrefix(name, "libwasmshim-")
+	name := fmt.Sprintf("compiler-%s-%08x", job.ID, crc32.ChecksumIEEE([]byte(job.Dir)))
+	parent := job.Place.Cgroup
+	if parent == "" && container.SystemdRuns() {
+		parent = defaultSlice
 	}
-	return path.Join("/", job.Place.Cgroup, name)
+	if isSlice(parent) {
+		return parent + ":libwasmshim:" + name
+	}
+	return path.Join("/", parent, "libwasmshim-"+name)
 }
 
 // isSlice says whether a place is a slice of systemd's.

@@ -7,8 +7,11 @@ import (
 	_ "unsafe" // for go:linkname
 
 	"github.com/coreos/go-systemd/v22/dbus"
-	_ "github.com/opencontainers/cgroups/systemd" // holds the connections
+	"github.com/opencontainers/cgroups/systemd" // holds the connections
 )
+
+// SystemdRuns says whether this machine's init is systemd.
+func SystemdRuns() bool { return systemd.IsRunningSystemd() }
 
 // The systemd cgroup driver connects to the system bus, twice, when it is first
 // used, and has no way to close the connections: they are a variable of its
