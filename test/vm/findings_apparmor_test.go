@@ -39,7 +39,7 @@ func TestAppArmorNamesNoCode(t *testing.T) {
 		"no-attach": "{ file, " + rest + "}",
 		"no-store":  "flags=(attach_disconnected,mediate_deleted) { file, deny /var/** rw, deny /tmp/** rw, deny /root/** rw, " + rest + "}",
 		"strict":    "flags=(attach_disconnected,mediate_deleted) { / r, /proc/** r, " + rest + "}",
-		"stricter":  "{ " + rest + "}",
+		"stricter":  "{ / r, " + rest + "}",
 	}
 	for name, text := range profiles {
 		t.Run(name, func(t *testing.T) {
