@@ -24,7 +24,6 @@ type oomWatch struct {
 	seen  map[string]uint64 // the kernel's counts, by cgroup; guarded by mu
 	above uint64            // the count of the cgroup above, of version 2; guarded by mu
 	total uint64            // of kills since the container was created; guarded by mu
-	stir  bool              // the kernel has just had something to say; guarded by mu
 	wake  *os.File          // guarded by mu; nil where the kernel tells nothing
 	ended bool              // guarded by mu; the init has
 }
@@ -60,18 +59,10 @@ func (c *Container) followOOM(wake *os.File) {
 		if _, err := wake.Read(b); err != nil {
 			return // closed
 		}
-		c.oom.stirred(true)
 		for delay := 5 * time.Millisecond; !c.checkOOM() && delay < time.Second; delay *= 2 {
 			time.Sleep(delay)
 		}
-		c.oom.stirred(false)
 	}
-}
-
-func (w *oomWatch) stirred(now bool) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.stir = now
 }
 
 // checkOOM says whether there were kills that were not told of before, and has told of
@@ -115,32 +106,13 @@ func (c *Container) endOOM() {
 	}
 }
 
-// lostOOM says whether the init was killed for want of memory where nothing but that can
-// have been: systemd removes a cgroup of version 2 when its last process ends, with its
-// count. The cgroup above has counted, too, and others below it may be whom it has
-// counted; but somebody has killed the init, and shortly before that there was something
-// to say of its memory. It is called with c.oom.mu held.
+// lostOOM says whether the init was killed for want of memory where nothing but this says so
+// any more: systemd removes a cgroup of version 2, with its count, when its last process
+// ends. Somebody has killed the init, and the cgroup above has counted a kill since it was
+// last looked at. That may have been a neighbour's, while the init was killed by hand.
+// It is called with c.oom.mu held.
 func (c *Container) lostOOM() bool {
-	w := &c.oom
-	return c.init.exit.Signal == unix.SIGKILL && !c.killed.Load() && len(c.cgroup.oomKills()) == 0 &&
-		c.cgroup.killsAbove() > w.above && (w.stir || pending(w.wake))
-}
-
-// pending says whether there is something to be read.
-func pending(f *os.File) (some bool) {
-	if f == nil {
-		return false
-	}
-	conn, err := f.SyscallConn()
-	if err != nil {
-		return false
-	}
-	_ = conn.Control(func(fd uintptr) {
-		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-		n, err := unix.Poll(fds, 0)
-		some = err == nil && n > 0
-	})
-	return some
+	return c.init.exit.Signal == unix.SIGKILL && !c.killed.Load() && len(c.cgroup.oomKills()) == 0 && c.cgroup.killsAbove() > c.oom.above
 }
 
 // killsAbove is the count of the cgroup above, with all that are below it. It is 0 where
