@@ -2,6 +2,10 @@
 
 # The engine to build: a directory below engines/ or examples/, or a path.
 ENGINE ?= wasmtime
+# wasmtime's library: prebuilt, or full, which needs cargo; engines/wasmtime/engine.mk
+# says more.
+WASMTIME ?= prebuilt
+export WASMTIME
 PREFIX ?= /usr/local
 DESTDIR ?=
 MINUTES ?= 10
@@ -15,7 +19,7 @@ export GOFLAGS := -buildvcs=false -tags=netgo,osusergo,seccomp,urfave_cli_no_doc
 SHIM := dist/containerd-shim-$(notdir $(ENGINE))-v1
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build shim demo test unit test-contract e2e test-matrix vm soak soak-container test-engine abi fuzz lint bench install install-shim dist clean
+.PHONY: help deps build shim demo test unit test-contract e2e test-full test-matrix vm soak soak-container test-engine abi fuzz lint bench install install-shim dist clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,7 +30,7 @@ deps: ## Install or build what builds and tests need (Debian packages, container
 build: ## Build libwasmshim.a
 	@scripts/pack.sh
 
-shim: ## Build dist/containerd-shim-ENGINE-v1 (ENGINE=wasmtime)
+shim: ## Build dist/containerd-shim-ENGINE-v1 (ENGINE=wasmtime; WASMTIME=prebuilt or full)
 	@scripts/shim.sh $(ENGINE)
 
 demo: ## Run a WebAssembly container on a private containerd, from nothing
@@ -40,6 +44,10 @@ unit: ## Run the tests that need neither root nor containerd
 
 e2e: deps ## Run the end-to-end tests on containerd 2.4.2
 	@scripts/test.sh e2e
+
+test-full: ## Run the engine suite and the end-to-end tests on wasmtime's full library
+	@WASMTIME=full scripts/deps.sh
+	@scripts/test.sh full
 
 test-contract: deps ## Run what any shim binary must do, without containerd, on ours and runc's
 	@scripts/test.sh contract

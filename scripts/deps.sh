@@ -3,7 +3,7 @@
 #
 # Installs what building, testing and linting need, on Debian 12 with Go and gcc.
 #
-#   scripts/deps.sh [build] [daemon] [test] [lint] [matrix] [vm]   (default: all but the last two)
+#   scripts/deps.sh [build] [daemon] [test] [lint] [matrix] [vm] [full]   (default: all but the last three)
 #
 #   build   headers and tools to build a shim
 #   daemon  a private containerd 2.x with ctr, runc and runc's shim
@@ -11,6 +11,7 @@
 #   lint    formatters and linters
 #   matrix  one containerd of every release line between the oldest and the newest
 #   vm      an emulator, and a machine with cgroup v2 and systemd for it (root only)
+#   full    wasmtime's full library; also with WASMTIME=full in the environment
 #
 # What can live in the user's cache does, so that a second clone finds it there;
 # only what must be in the system's paths is installed with apt-get, as root.
@@ -109,6 +110,7 @@ build_containerd() {
 }
 
 [ $# -gt 0 ] || set -- build daemon test lint
+[ "${WASMTIME:-}" != full ] || set -- "$@" full
 want=" $* "
 wants() { case "$want" in *" $1 "*) return 0 ;; *) return 1 ;; esac }
 
@@ -134,6 +136,9 @@ if wants test; then
     missing libclang-rt-14-dev fuzzer
     missing abigail-tools have abidiff
     missing erofs-utils have mkfs.erofs
+fi
+if wants full; then
+    missing cmake have cmake
 fi
 if wants lint; then
     missing clang-format have clang-format
@@ -192,4 +197,8 @@ if wants vm; then
         rm -rf "$tmp"
         say "the machine is in $dir after $(($(date +%s) - start)) s"
     fi
+fi
+if wants full; then
+    # Built or found, it says which.
+    say "wasmtime's full library is in $(scripts/wasmtime.sh)"
 fi

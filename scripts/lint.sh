@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# Checks the style of Go, C and shell sources. The linter is built from its Go
+# Checks the style of Go, C, Rust and shell sources, and the pinned versions of the
+# engine against the list of advisories. The linter is built from its Go
 # module into the user's cache.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -20,5 +21,11 @@ else
     echo "clang-format is missing: make deps installs it" >&2
     exit 1
 fi
+if command -v rustfmt >/dev/null; then
+    rustfmt --check --edition 2024 engines/wasmtime/full/build.rs engines/wasmtime/full/src/lib.rs
+else
+    echo "lint: rustfmt is missing, Rust sources are not looked at" >&2
+fi
 for f in $(git ls-files 'scripts/*.sh' .ci/run); do bash -n "$f"; done
+go run ./scripts/advisories
 echo "lint: ok"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# test.sh all|unit|contract|e2e|matrix|abi|fuzz
+# test.sh all|unit|contract|e2e|matrix|abi|fuzz|full
 #
 # Runs a set of tests and prints what failed, last.
 set -uo pipefail
@@ -24,7 +24,7 @@ run() {
 go_test() { go test -count=1 "$@"; }
 
 unit() {
-    run unit go_test -timeout 15m ./shim/... ./test/harness/... ./docs/...
+    run unit go_test -timeout 15m ./shim/... ./test/harness/... ./docs/... ./scripts/...
 }
 abi() {
     run abi go_test -timeout 15m ./cabi/... ./abi/...
@@ -44,6 +44,14 @@ e2e() {
 # The contract with any shim binary, and a few seconds of everything at random.
 contract() {
     run contract go_test -timeout 15m ./test/contract/... ./test/soak/...
+}
+# What depends on the engine, on wasmtime's full library, whose Rust sources are
+# checked, too.
+full() {
+    export WASMTIME=full
+    CARGO_TARGET_DIR=${XDG_CACHE_HOME:-$HOME/.cache}/libwasmshim/cargo/wasmtime-full \
+        run clippy cargo clippy --release --locked --manifest-path engines/wasmtime/full/Cargo.toml -- -D warnings
+    shims && engines && e2e
 }
 # on VERSION: the smoke suite on another containerd.
 on() {
@@ -74,8 +82,9 @@ all) shims && unit && abi && pack && engines && contract && e2e && on 1.6.20 ;;
 abi) abi && pack && engines ;;
 unit | fuzz) "$1" ;;
 contract | e2e | matrix) shims && "$1" ;;
+full) full ;;
 *)
-    echo "usage: $0 all|unit|contract|e2e|matrix|abi|fuzz" >&2
+    echo "usage: $0 all|unit|contract|e2e|matrix|abi|fuzz|full" >&2
     exit 2
     ;;
 esac

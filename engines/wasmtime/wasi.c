@@ -50,12 +50,20 @@ static int32_t set_env(struct guest *g, wasi_config_t *config) {
     return WASM_SHIM_OK;
 }
 
+// For reading and writing: what may be written, the kernel decides.
+static bool preopen(wasi_config_t *config, const char *host, const char *guest) {
+#if WASMTIME_VERSION_MAJOR < 48
+    return wasi_config_preopen_dir(config, host, guest, WASMTIME_WASI_DIR_PERMS_READ | WASMTIME_WASI_DIR_PERMS_WRITE,
+                                   WASMTIME_WASI_FILE_PERMS_READ | WASMTIME_WASI_FILE_PERMS_WRITE);
+#else
+    return wasi_config_preopen_dir(config, host, guest, true);
+#endif
+}
+
 static int32_t set_preopens(struct guest *g, wasi_config_t *config) {
-    const size_t dir = WASMTIME_WASI_DIR_PERMS_READ | WASMTIME_WASI_DIR_PERMS_WRITE;
-    const size_t file = WASMTIME_WASI_FILE_PERMS_READ | WASMTIME_WASI_FILE_PERMS_WRITE;
     for (size_t i = 0; i < wasm_shim_preopen_count(g->ctx); i++) {
         const char *host = wasm_shim_preopen_host(g->ctx, i);
-        if (wasi_config_preopen_dir(config, host, wasm_shim_preopen_guest(g->ctx, i), dir, file))
+        if (preopen(config, host, wasm_shim_preopen_guest(g->ctx, i)))
             continue;
         // It does not say why; asking the kernel again usually does.
         int fd = open(host, O_RDONLY | O_DIRECTORY | O_CLOEXEC);

@@ -8,6 +8,12 @@
 #include <wasm.h>
 #include <wasmtime.h>
 
+// What the full library has beyond wasmtime's.
+#if __has_include(<wasmshim_wasmtime.h>)
+#include <wasmshim_wasmtime.h>
+#define WASMSHIM_WASMTIME_FULL
+#endif
+
 #include "wasm_shim.h"
 
 // Everything that one guest needs. Nothing in it is freed: the process ends

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 #
-# wasmtime, as its shim has it.
+# wasmtime, as its shim has it without Rust.
 
+override WASMTIME := prebuilt
 include engines/wasmtime/engine.mk

@@ -125,8 +125,9 @@ func Markdown(w io.Writer, reports []Report) error {
 	var b strings.Builder
 	b.WriteString("| |")
 	for _, r := range reports {
-		name, version, _ := strings.Cut(r.Engine, " ")
-		fmt.Fprintf(&b, " %s %s |", name, version)
+		// Without what follows the version in parentheses.
+		engine, _, _ := strings.Cut(r.Engine, " (")
+		fmt.Fprintf(&b, " %s |", engine)
 	}
 	b.WriteString("\n|" + strings.Repeat(" --- |", len(reports)+1) + "\n")
 	for i := range reports[0].Results {

@@ -301,3 +301,28 @@ func TestBillOfMaterials(t *testing.T) {
 	}
 	require.Greater(t, found, 20)
 }
+
+// What an engine is compiled and linked with is in the binary, also when no file
+// of its is newer: two libraries for one engine are not mixed up.
+func TestOtherFlags(t *testing.T) {
+	dir := engine(t, "engine.c")
+	shim := filepath.Join(dir, "out", "containerd-shim-"+filepath.Base(dir)+"-v1")
+	build := func(flags string) []byte {
+		env := append(os.Environ(), "OUTDIR="+dir+"/out", "OBJ="+dir+"/obj", "CFLAGS="+flags)
+		runEnv(t, repository, env, "scripts/shim.sh", dir)
+		b, err := os.ReadFile(shim)
+		require.NoError(t, err)
+		return b
+	}
+	one := build("-DWASMSHIM_TEST=1")
+	before, err := os.Stat(shim)
+	require.NoError(t, err)
+	require.Equal(t, one, build("-DWASMSHIM_TEST=1"))
+	after, err := os.Stat(shim)
+	require.NoError(t, err)
+	require.Equal(t, before.ModTime(), after.ModTime(), "nothing has changed, and it was linked again")
+	build("-DWASMSHIM_TEST=2")
+	after, err = os.Stat(shim)
+	require.NoError(t, err)
+	require.NotEqual(t, before.ModTime(), after.ModTime(), "it was not built with other flags")
+}
