@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# test.sh all|unit|contract|e2e|matrix|abi|fuzz|full
+# test.sh all|unit|contract|e2e|matrix|full|k8s|abi|fuzz
 #
 # Runs a set of tests and prints what failed, last.
 set -uo pipefail
@@ -69,6 +69,10 @@ matrix() {
         esac
     done
 }
+# Nodes are made at once, and most of their tests only wait.
+k8s() {
+    run k8s go_test -timeout 30m -parallel 12 ./test/k8s/...
+}
 fuzz() {
     run fuzz-stage go_test -run '^$' -fuzz FuzzDecode -fuzztime 200000x ./shim/internal/stage
     run fuzz-options go_test -run '^$' -fuzz FuzzParse -fuzztime 100000x ./shim/internal/options
@@ -83,12 +87,14 @@ abi) abi && pack && engines ;;
 unit | fuzz) "$1" ;;
 contract | e2e | matrix) shims && "$1" ;;
 full) full ;;
+k8s) run build scripts/shim.sh wasmtime && "$1" ;;
 *)
-    echo "usage: $0 all|unit|contract|e2e|matrix|abi|fuzz|full" >&2
+    echo "usage: $0 all|unit|contract|e2e|matrix|full|k8s|abi|fuzz" >&2
     exit 2
     ;;
 esac
 
+echo "after $SECONDS s"
 if [ ${#failed[@]} -gt 0 ]; then
     for name in "${failed[@]}"; do
         echo

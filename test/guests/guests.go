@@ -19,7 +19,8 @@ import (
 var sources embed.FS
 
 // Read returns a guest's bytes: hello.wasm, hello.wat, native, script.sh and
-// so on, one for each file in src; go.wasm is the program in src/go.
+// so on, one for each file in src; go.wasm is the program in src/go, go.native the
+// same for this machine.
 func Read(name string) ([]byte, error) {
 	dir, err := Dir()
 	if err != nil {

@@ -118,15 +118,16 @@ const worker = "image"
 
 // Workers are the processes that find code for the daemon's shims.
 func (p *Place) Workers() []Process {
-	return p.processes(func(args []string) bool { return len(args) > 1 && args[len(args)-1] == worker })
+	return p.Processes(func(args []string) bool { return len(args) > 1 && args[len(args)-1] == worker })
 }
 
 // Compilers are the processes that compile code for the daemon's shims.
 func (p *Place) Compilers() []Process {
-	return p.processes(func(args []string) bool { return args[0] == "compiler" })
+	return p.Processes(func(args []string) bool { return args[0] == "compiler" })
 }
 
-func (p *Place) processes(is func(args []string) bool) []Process {
+// Processes are those of the place whose command lines are what is looked for.
+func (p *Place) Processes(is func(args []string) bool) []Process {
 	var found []Process
 	for _, process := range processes(p.Namespace) {
 		if args := strings.Fields(process.Args); process.State != 'Z' && len(args) > 0 && is(args) {
@@ -138,7 +139,7 @@ func (p *Place) processes(is func(args []string) bool) []Process {
 
 // Shims are the shim processes of the daemon.
 func (p *Place) Shims() []Process {
-	shims := p.processes(func(args []string) bool {
+	shims := p.Processes(func(args []string) bool {
 		return args[len(args)-1] != worker && strings.Contains(filepath.Base(args[0]), "containerd-shim-") && strings.Contains(strings.Join(args, " "), "-namespace "+p.Namespace)
 	})
 	for i := range shims {

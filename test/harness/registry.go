@@ -9,8 +9,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"path"
 	"strings"
 	"time"
 
@@ -26,29 +28,44 @@ type Registry struct {
 }
 
 // NewRegistry starts a registry of what Archive has made. The caller closes it.
-func NewRegistry(archives ...[]byte) (*Registry, error) {
+func NewRegistry(archives ...[]byte) (*Registry, error) { return NewRegistryOn(nil, archives...) }
+
+// NewRegistryOn is NewRegistry where the listener is the caller's.
+func NewRegistryOn(l net.Listener, archives ...[]byte) (*Registry, error) {
 	r := &Registry{blobs: map[string][]byte{}}
 	for _, archive := range archives {
 		if err := r.add(archive); err != nil {
 			return nil, fmt.Errorf("read archive: %w", err)
 		}
 	}
-	mux := http.NewServeMux() // GET is HEAD, too
-	mux.HandleFunc("GET /v2/{$}", func(http.ResponseWriter, *http.Request) {})
-	mux.HandleFunc("GET /v2/{repository}/manifests/{reference}", func(w http.ResponseWriter, req *http.Request) {
-		reference := req.PathValue("reference")
+	r.Server = httptest.NewUnstartedServer(r)
+	if l != nil {
+		r.Listener.Close()
+		r.Listener = l
+	}
+	r.Start()
+	return r, nil
+}
+
+// ServeHTTP answers /v2/, /v2/REPOSITORY/manifests/REFERENCE and
+// /v2/REPOSITORY/blobs/DIGEST. A repository's name may have slashes.
+func (r *Registry) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+	name, reference := path.Split(req.URL.Path)
+	repository, kind := path.Split(strings.Trim(strings.TrimPrefix(name, "/v2/"), "/"))
+	switch {
+	case req.URL.Path == "/v2/":
+	case kind == "blobs":
+		r.serve(w, req, reference, "application/octet-stream")
+	case kind == "manifests":
 		if !strings.Contains(reference, ":") {
-			reference = req.PathValue("repository") + ":" + reference
+			reference = strings.TrimSuffix(repository, "/") + ":" + reference
 		}
 		var manifest struct{ MediaType string }
 		_ = json.Unmarshal(r.blobs[reference], &manifest)
 		r.serve(w, req, reference, manifest.MediaType)
-	})
-	mux.HandleFunc("GET /v2/{repository}/blobs/{digest}", func(w http.ResponseWriter, req *http.Request) {
-		r.serve(w, req, req.PathValue("digest"), "application/octet-stream")
-	})
-	r.Server = httptest.NewServer(mux)
-	return r, nil
+	default:
+		http.NotFound(w, req)
+	}
 }
 
 // Ref is what an image is called here that Archive was told the name of.

@@ -71,14 +71,16 @@ func build(src, out string) error {
 	if err := run("gcc", "-static", "-Os", "-s", "-o", filepath.Join(out, "native"), filepath.Join(src, "native.c")); err != nil {
 		return err
 	}
-	return run("go", "build", "-ldflags=-s -w", "-o", filepath.Join(out, "go.wasm"), filepath.Join(src, "go/main.go"))
+	program := filepath.Join(src, "go/main.go")
+	if err := run("go", "build", "-ldflags=-s -w", "-o", filepath.Join(out, "go.native"), program); err != nil {
+		return err
+	}
+	return run("env", "GOOS=wasip1", "GOARCH=wasm", "go", "build", "-ldflags=-s -w", "-o", filepath.Join(out, "go.wasm"), program)
 }
 
 func run(name string, args ...string) error {
 	cmd := exec.Command(name, args...)
-	if name == "go" {
-		cmd.Env = append(os.Environ(), "GOOS=wasip1", "GOARCH=wasm", "CGO_ENABLED=0")
-	}
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("%s %s: %w\n%s", name, strings.Join(args, " "), err, out)
 	}

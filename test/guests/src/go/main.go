@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// A WASI guest that does as its arguments say, one after the other.
+// A WASI guest that does as its arguments say, one after the other. It is built for
+// this machine, too, for what must be the same for both.
 package main
 
 import (
@@ -25,6 +26,8 @@ func main() {
 		fmt.Println("hello from WebAssembly")
 	}
 }
+
+var eaten []byte
 
 // poke writes to the memory of the process that runs this guest: one byte of
 // its stack, the same that was there.
@@ -115,6 +118,25 @@ func run(verb, with string) error {
 	case "sleep":
 		d, err := time.ParseDuration(with)
 		time.Sleep(d)
+		return err
+	case "tick": // until it is ended
+		for i := 0; ; i++ {
+			fmt.Println("tick", i)
+			time.Sleep(100 * time.Millisecond)
+		}
+	case "fill": // a log with that many KiB
+		n, err := strconv.Atoi(with)
+		for range n {
+			fmt.Println(strings.Repeat("x", 1023))
+		}
+		return err
+	case "eat": // that many MiB, and keep them
+		n, err := strconv.Atoi(with)
+		eaten = make([]byte, n<<20)
+		for i := range eaten {
+			eaten[i] = 1
+		}
+		fmt.Println("ate", n)
 		return err
 	case "spin":
 		for { //nolint:staticcheck // that is what it is for

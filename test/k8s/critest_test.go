@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package k8s tests on private Kubernetes nodes: what a kubelet and critest ask of a
+// runtime. `make test-k8s` runs it.
+package k8s
+
+import (
+	"encoding/xml"
+	"flag"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+var update = flag.Bool("update", false, "write the list of what critest passes anew, by a run with runc")
+
+const passedByRunc = "testdata/critest.txt"
+
+// notHere are the tests of critest that no runtime passes here, by parts of their
+// names, for reasons that are not the runtime's.
+var notHere = []string{
+	"benchmark",
+	"AppArmor",                             // this kernel may have none
+	"public image with digest",             // of the one image that has it
+	"should support MaskedPaths",           // masks one of busybox's names: all of them are one file
+	"race condition during initialization", // an NRI test that skips itself where it loses a race
+	"during the Synchronize call",
+	"should return image digest in ContainerStatus mounts",
+}
+
+// TestCritest runs critest on a node. Each test that runc passes has to pass, by its
+// name: some skip themselves where something goes wrong, and count as failed.
+//
+// critest's containers wait in "top", in an image of a shell. In the second run "top"
+// is a guest: then all that critest does with a container, but what a container's
+// shell itself does, it does with guests, and with execs of native programs in them.
+func TestCritest(t *testing.T) {
+	if *update {
+		passed := critest(t, newNode(t, ""), "runc")
+		require.NoError(t, os.WriteFile(passedByRunc, []byte(strings.Join(passed, "\n")+"\n"), 0o644))
+		return
+	}
+	list, err := os.ReadFile(passedByRunc)
+	require.NoError(t, err)
+	for _, kind := range []string{"native", guestTop} {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			n := newNode(t, kind)
+			passed := critest(t, n, "wasmtime")
+			for name := range strings.Lines(string(list)) {
+				if name = strings.TrimSpace(name); !slices.Contains(passed, name) {
+					t.Errorf("not passed: %s", name)
+				}
+			}
+			if t.Failed() {
+				text, _ := os.ReadFile(filepath.Join(n.Dir, "critest.log"))
+				t.Log(string(text))
+			}
+		})
+	}
+}
+
+// critest runs it with a handler, and says which tests have passed.
+func critest(t *testing.T, n *node, handler string) (passed []string) {
+	t.Helper()
+	endpoint := "unix://" + address
+	report := n.Dir + "/junit.xml"
+	// Its exit status says that a test has failed, and not that another is missing.
+	text, err := n.run(20*time.Minute, "critest", "--runtime-endpoint", endpoint, "--image-endpoint", endpoint, "--runtime-handler", handler,
+		"--nri-socket", "/run/nri/nri.sock", "--ginkgo.no-color", "--ginkgo.seed=1", "--ginkgo.timeout=20m", "--ginkgo.junit-report", report,
+		"--ginkgo.skip", strings.Join(notHere, "|"))
+	n.write("critest.log", text)
+	file, readErr := os.ReadFile(report)
+	require.NoError(t, readErr, "%v", err)
+	var results struct {
+		Suites []struct {
+			Cases []struct {
+				Name   string `xml:"name,attr"`
+				Status string `xml:"status,attr"`
+			} `xml:"testcase"`
+		} `xml:"testsuite"`
+	}
+	require.NoError(t, xml.Unmarshal(file, &results))
+	for _, suite := range results.Suites {
+		for _, c := range suite.Cases {
+			if name, ok := strings.CutPrefix(c.Name, "[It] [k8s.io] "); ok && c.Status == "passed" {
+				passed = append(passed, name)
+			}
+		}
+	}
+	slices.Sort(passed)
+	t.Logf("%d have passed", len(passed))
+	return passed
+}
