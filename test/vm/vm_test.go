@@ -9,10 +9,7 @@ package vm
 
 import (
 	"os"
-	"strings"
 	"testing"
-
-	"github.com/stretchr/testify/require"
 
 	"github.com/libwasmshim/libwasmshim/test/harness"
 	"github.com/libwasmshim/libwasmshim/test/smoke"
@@ -50,7 +47,7 @@ func each(t *testing.T, f func(t *harness.T, s setup)) {
 	}
 }
 
-func ours(t *testing.T, f func(t *harness.T, s setup)) {
+func onlyOurs(t *testing.T, f func(t *harness.T, s setup)) {
 	for _, s := range setups[:2] {
 		t.Run(s.name, func(t *testing.T) { f(harness.New(t, s.runtime), s) })
 	}
@@ -77,12 +74,4 @@ func requireSystemd(t *harness.T) {
 	if !harness.Systemd {
 		t.Skip("of cgroups that systemd makes: WASMSHIM_CGROUPS=systemd")
 	}
-}
-
-// cgroup is a file of a container's cgroup; the machine has version 2.
-func cgroup(t *harness.T, id, file string) string {
-	t.Helper()
-	text, err := os.ReadFile("/sys/fs/cgroup" + t.Cgroup(id) + "/" + file)
-	require.NoError(t, err)
-	return strings.TrimSpace(string(text))
 }
