@@ -85,6 +85,7 @@ func (b *bench) compare(title string, subjects []subject) error {
 	const warmUp = 3
 	for i := range warmUp + b.n {
 		for j, s := range subjects {
+			time.Sleep(b.gap)
 			l, err := b.live(s, func(string) {})
 			if err != nil {
 				return err
@@ -102,17 +103,19 @@ func (b *bench) compare(title string, subjects []subject) error {
 		life.total,
 	}
 	base := quantile(lives[len(lives)-1], 0.5, life.total) // the last subject
-	rows := []string{title + "\tcreate\tstart\texit\tdelete\ttotal\t10 %\t90 %\tratio"}
+	rows := []string{title + "\tcreate\tstart\texit\tdelete\ttotal\t10 %\t90 %\t99 %\tratio"}
 	for j, s := range subjects {
 		row := s.name
 		for _, part := range parts {
 			row += fmt.Sprintf("\t%.1f", ms(quantile(lives[j], 0.5, part)))
 		}
-		row += fmt.Sprintf("\t%.1f\t%.1f", ms(quantile(lives[j], 0.1, life.total)), ms(quantile(lives[j], 0.9, life.total)))
+		for _, q := range []float64{0.1, 0.9, 0.99} {
+			row += fmt.Sprintf("\t%.1f", ms(quantile(lives[j], q, life.total)))
+		}
 		row += fmt.Sprintf("\t%.2f", float64(quantile(lives[j], 0.5, life.total))/float64(base))
 		rows = append(rows, row)
 	}
-	table(fmt.Sprintf("Latency in ms, median of %d, interleaved; ratio of totals to the last row's", b.n), rows...)
+	table(fmt.Sprintf("Latency in ms, median of %d, interleaved, %s apart; ratio of totals to the last row's", b.n, b.gap), rows...)
 	return nil
 }
 

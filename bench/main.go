@@ -3,7 +3,7 @@
 // Bench measures our shim against runc's on one private containerd: latencies,
 // throughput, memory, and which programs run when.
 //
-//	go run ./bench [-n 30] [-only latency,rate,exec,throughput,memory,steps,inside,images,together,pods,client]
+//	go run ./bench [-n 30] [-gap 0] [-json FILE] [-only latency,rate,cpu,exec,throughput,memory,steps,inside,images,together,pods,client]
 package main
 
 import (
@@ -17,10 +17,12 @@ import (
 	"strings"
 	"syscall"
 	"text/tabwriter"
+	"time"
 
 	"github.com/containerd/containerd/v2/client"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/libwasmshim/libwasmshim/bench/result"
 	"github.com/libwasmshim/libwasmshim/test/guests"
 	"github.com/libwasmshim/libwasmshim/test/harness"
 )
@@ -55,22 +57,28 @@ type bench struct {
 	files map[string]harness.File
 	image client.Image
 	n     int
+	gap   time.Duration
 }
 
 func main() {
 	n := flag.Int("n", 30, "measured lives of each subject")
-	only := flag.String("only", "latency,rate,exec,throughput,memory,steps,inside,images,together,pods,client", "what to measure")
+	only := flag.String("only", "latency,rate,cpu,exec,throughput,memory,steps,inside,images,together,pods,client", "what to measure")
+	gap := flag.Duration("gap", 0, "pause before each life whose latency is measured, as on a machine that has little to do")
+	file := flag.String("json", "", "also write what was measured to this `file`, for go run ./bench/compare")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	err := run(ctx, *n, strings.Split(*only, ","))
+	err := run(ctx, *n, *gap, strings.Split(*only, ","))
 	stop()
+	if err == nil && *file != "" {
+		err = results.Write(*file)
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, n int, only []string) (retErr error) {
+func run(ctx context.Context, n int, gap time.Duration, only []string) (retErr error) {
 	d, err := harness.Start(ctx, harness.Containerd24)
 	if err != nil {
 		return err
@@ -81,7 +89,7 @@ func run(ctx context.Context, n int, only []string) (retErr error) {
 		}
 	}()
 	files := map[string]harness.File{}
-	b := &bench{Daemon: d, ctx: d.In(ctx), n: n, files: files}
+	b := &bench{Daemon: d, ctx: d.In(ctx), n: n, gap: gap, files: files}
 	for _, name := range []string{"hello.wasm", "sleep.wasm", "copy.wasm", "go.wasm", "native"} {
 		data, err := guests.Read(name)
 		if err != nil {
@@ -129,6 +137,8 @@ func run(ctx context.Context, n int, only []string) (retErr error) {
 			err = b.latency(hellos)
 		case "rate":
 			err = b.rate(hellos)
+		case "cpu":
+			err = b.cpu(hellos)
 		case "exec":
 			err = b.execs(sleepers, hellos)
 		case "throughput":
@@ -181,8 +191,12 @@ func cString(s []int8) string {
 	return b.String()
 }
 
+// results are what was measured.
+var results result.List
+
 // table prints rows of tab-separated cells.
 func table(title string, rows ...string) {
+	results.Add(title, rows)
 	fmt.Printf("\n%s\n", title)
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
 	for _, row := range rows {
