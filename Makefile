@@ -19,7 +19,7 @@ export GOFLAGS := -buildvcs=false -tags=netgo,osusergo,seccomp,urfave_cli_no_doc
 SHIM := dist/containerd-shim-$(notdir $(ENGINE))-v1
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build shim demo test unit test-contract e2e test-full test-matrix test-k8s vm soak soak-container test-engine abi fuzz lint bench install install-shim dist clean
+.PHONY: help deps build shim demo test unit test-contract e2e test-full test-matrix test-k8s vm soak soak-container test-engine abi fuzz lint bench install install-shim image dist clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -92,6 +92,9 @@ install: ## Install header, library, pkg-config, CMake files, test kit and manua
 
 install-shim: shim ## Install the shim to DESTDIR/PREFIX/bin
 	@scripts/put.sh 0755 $(SHIM) $(DESTDIR)$(PREFIX)/bin/$(notdir $(SHIM))
+
+image: shim ## Make dist/ENGINE-installer.tar, the image that deploy/ has on each node
+	go run ./scripts/image $(SHIM) localhost/libwasmshim/$(notdir $(ENGINE)):latest dist/$(notdir $(ENGINE))-installer.tar
 
 dist: ## Make dist/libwasmshim-VERSION-linux-ARCH.tar.gz, the same bytes for the same commit
 	@scripts/dist.sh

@@ -44,9 +44,11 @@ doctor is run. Containers go on. Doing it again changes nothing.
 
 k3s and RKE2 find the runtime wasmtime by themselves. Where the configuration
 belongs to the host alone (MicroK8s, Talos, Bottlerocket), it is printed.`,
-		Flags: installFlags(),
+		Flags: append(installFlags(), &cli.BoolFlag{Name: "stay", Usage: "stay until SIGTERM, and uninstall then, unless containers run; for a DaemonSet"}),
 		Action: func(c *cli.Context) error {
-			return p.onHost(c, func(ctx context.Context, h *installer.Host, r installer.Runtime, dir string) error {
+			ended, stop := interruptible()
+			defer stop()
+			err := p.onHost(c, func(ctx context.Context, h *installer.Host, r installer.Runtime, dir string) error {
 				self, err := os.Executable()
 				if err != nil {
 					return fmt.Errorf("find this program's file: %w", err)
@@ -60,6 +62,12 @@ belongs to the host alone (MicroK8s, Talos, Bottlerocket), it is printed.`,
 				}
 				return p.consult(ctx, c, h, filepath.Join(dir, r.Program))
 			})
+			if err != nil || !c.Bool("stay") {
+				return err
+			}
+			<-ended.Done()
+			stop() // a second signal ends this process
+			return p.onHost(c, takeAway) // of a containerd that was started anew meanwhile
 		},
 	}
 }
@@ -76,11 +84,13 @@ uninstall`,
 containerd executes the program.`,
 		Flags: installFlags(),
 		Action: func(c *cli.Context) error {
-			return p.onHost(c, func(ctx context.Context, h *installer.Host, r installer.Runtime, dir string) error {
-				return h.Uninstall(ctx, r, dir)
-			})
+			return p.onHost(c, takeAway)
 		},
 	}
+}
+
+func takeAway(ctx context.Context, h *installer.Host, r installer.Runtime, dir string) error {
+	return h.Uninstall(ctx, r, dir)
 }
 
 // onHost does something with the host and the containerd that the flags name.
