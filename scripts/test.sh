@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# test.sh all|unit|contract|e2e|matrix|full|k8s|abi|fuzz
+# test.sh all|unit|contract|e2e|matrix|full|k8s|vm|abi|fuzz
 #
 # Runs a set of tests and prints what failed, last.
 set -uo pipefail
@@ -20,6 +20,8 @@ run() {
         failed+=("$name")
     fi
 }
+
+passed() { [[ " ${failed[*]} " != *" $1 "* ]]; }
 
 go_test() { go test -count=1 "$@"; }
 
@@ -73,6 +75,42 @@ matrix() {
 k8s() {
     run k8s go_test -timeout 30m -parallel 12 ./test/k8s/...
 }
+# in_vm NAME VARIABLES BINARY ARGUMENT...: a test binary in the machine. It ends by itself
+# before the machine does.
+in_vm() {
+    local name=$1 variables=$2 binary=$3
+    shift 3
+    run "$name" scripts/vm.sh run ". /payload/src/test/vm/env.sh && cd /payload/src/test/$binary &&
+        export WASMSHIM_VM=1 WASMSHIM_SLOW=10 $variables && exec /payload/bin/$binary.test -test.v -test.timeout 20m $*"
+}
+# vm: what users' hosts have, in a machine that is emulated: with cgroup v2 first, what
+# matters most first of it, then with what few hosts have.
+vm() {
+    export VM_DIR
+    VM_DIR=$(mktemp -d /tmp/wasmshim-vm.XXXXXX)
+    trap 'scripts/vm.sh stop; rm -rf "$log" "$VM_DIR"' EXIT
+    trap 'exit 1' INT TERM HUP
+    run vm-pack scripts/vm.sh pack ./test/vm ./test/contract
+    passed vm-pack || return
+    run vm-boot scripts/vm.sh start
+    if passed vm-boot; then
+        in_vm vm '' vm
+        in_vm vm-systemd WASMSHIM_CGROUPS=systemd vm -test.run TestSmoke
+        in_vm vm-contract WASMSHIM_CGROUPS=systemd contract
+    fi
+    vm_boot no-controllers cgroup_disable=memory cgroup_disable=pids
+    vm_boot v1 systemd.unified_cgroup_hierarchy=0 systemd.legacy_systemd_cgroup_controller=1
+}
+# vm_boot NAME ARGUMENT...: the machine again, with more arguments for its kernel, for a
+# few tests of both drivers.
+vm_boot() {
+    local name=$1
+    shift
+    scripts/vm.sh stop
+    run "vm-boot-$name" scripts/vm.sh start "$@"
+    passed "vm-boot-$name" || return
+    in_vm "vm-$name" "WASMSHIM_BOOT=$name" vm -test.run TestBoot
+}
 fuzz() {
     run fuzz-stage go_test -run '^$' -fuzz FuzzDecode -fuzztime 200000x ./shim/internal/stage
     run fuzz-options go_test -run '^$' -fuzz FuzzParse -fuzztime 100000x ./shim/internal/options
@@ -85,11 +123,11 @@ case ${1:-} in
 all) shims && unit && abi && pack && engines && contract && e2e && on 1.6.20 ;;
 abi) abi && pack && engines ;;
 unit | fuzz) "$1" ;;
-contract | e2e | matrix) shims && "$1" ;;
+contract | e2e | matrix | vm) shims && "$1" ;;
 full) full ;;
 k8s) run build scripts/shim.sh wasmtime && "$1" ;;
 *)
-    echo "usage: $0 all|unit|contract|e2e|matrix|full|k8s|abi|fuzz" >&2
+    echo "usage: $0 all|unit|contract|e2e|matrix|full|k8s|vm|abi|fuzz" >&2
     exit 2
     ;;
 esac
