@@ -19,7 +19,7 @@ export GOFLAGS := -buildvcs=false -tags=netgo,osusergo,seccomp,urfave_cli_no_doc
 SHIM := dist/containerd-shim-$(notdir $(ENGINE))-v1
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build shim demo test unit test-contract e2e test-full test-matrix test-k8s vm test-vm soak soak-container test-engine abi fuzz lint bench install install-shim image dist clean
+.PHONY: help ci deps build shim demo test unit test-contract e2e test-full test-matrix test-k8s vm test-vm soak soak-container test-engine abi fuzz lint bench install install-shim image dist clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,8 +61,10 @@ test-k8s: ## Run what a kubelet and critest ask of a runtime, on private Kuberne
 	@scripts/test.sh k8s
 
 test-vm: deps ## Run what needs cgroup v2, systemd and AppArmor in a machine that is emulated (root; 25 minutes)
-	@scripts/deps.sh vm
 	@scripts/test.sh vm
+
+ci: deps ## Run what CI runs: every test, then those of test-vm
+	@scripts/test.sh all vm
 
 vm: shim ## Boot a machine with cgroup v2 and systemd, for a shell with the shim, containerd and ctr
 	@scripts/deps.sh daemon test vm

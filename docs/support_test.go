@@ -175,6 +175,36 @@ var specRows = []row{
 	{"linux.timeOffsets", "secs nanosecs", "", "", onSpec},
 }
 
+// hostRow is a kind of host, with what shows that the shim is right on it: the machine
+// of the developer for most tests, and boots of that of make test-vm.
+type hostRow struct {
+	what, where, tests string
+}
+
+const (
+	inVM    = "`make test-vm`"
+	nowhere = "nowhere yet"
+)
+
+var hostRows = []hostRow{
+	{"cgroup v1, cgroupfs driver", "`make test`, where the host has it", "TestContract TestTrust7Smoke TestUpdate TestStats"},
+	{"cgroup v1, systemd driver, systemd as PID 1", inVM + ", third boot", "TestBoot"},
+	{"cgroup v2, cgroupfs driver", inVM, "TestSmoke TestLimits TestNoPath TestConfined TestDevices TestPod TestDaemonKilled TestDaemonKilledInCreate TestDaemonKilledInCompile TestContainerdKilled TestUnifiedResources"},
+	{"cgroup v2, systemd driver, systemd as PID 1", inVM, "TestSmoke TestContract TestLimits TestNoPath TestConfined TestDevices TestPod TestDaemonKilled TestDaemonKilledInCreate TestDaemonKilledInCompile TestContainerdKilled TestSystemdRestarts TestScopeStopped TestCompilerScope TestBusConnections TestZNoUnitFailed"},
+	{"cgroup v2 without the controllers memory and pids", inVM + ", second boot", "TestBoot"},
+	{"AppArmor", inVM, "TestConfined TestAppArmorNamesNoCode TestAppArmorDeniesFile TestAppArmorKill"},
+	{"SELinux", nowhere, ""},
+	{"rootless containerd", nowhere, ""},
+}
+
+func (r hostRow) markdown() string {
+	tests := "-"
+	if r.tests != "" {
+		tests = quoted(r.tests)
+	}
+	return fmt.Sprintf("| %s | %s | %s |\n", r.what, r.where, tests)
+}
+
 // names are the things that a row is of.
 func (r row) names() (all []string) {
 	if r.parts == "" {
@@ -303,6 +333,14 @@ func TestSupport(t *testing.T) {
 			}
 		}
 		require.ElementsMatch(t, table.all, have, "%s: one row for each, in docs/support_test.go", table.title)
+	}
+
+	tables.WriteString("\n## Hosts\n\n| | tested by | shown by |\n| --- | --- | --- |\n")
+	for _, r := range hostRows {
+		tables.WriteString(r.markdown())
+		for name := range strings.FieldsSeq(r.tests) {
+			require.True(t, tests[name], "%s: %s is no test", r.what, name)
+		}
 	}
 
 	generated.Part(t, "support.md", "<!-- tables -->\n", "\n<!-- end -->\n", tables.String(), *update, "go test ./docs -run TestSupport -update")

@@ -1,15 +1,17 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# test.sh all|unit|contract|e2e|matrix|full|k8s|vm|abi|fuzz
+# test.sh all|unit|contract|e2e|matrix|full|k8s|vm|abi|fuzz...
 #
-# Runs a set of tests and prints what failed, last.
+# Runs sets of tests and prints what failed, last. WASMSHIM_UNTIL, in seconds since 1970, is
+# when all has to be over: what is known to take longer is left out, and named.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
 log=$(mktemp -d)
 trap 'rm -rf "$log"' EXIT
 failed=()
+left_out=()
 
 # run NAME COMMAND...: one step; its output is shown, and again if it failed.
 run() {
@@ -75,11 +77,19 @@ matrix() {
 k8s() {
     run k8s go_test -timeout 30m -parallel 12 ./test/k8s/...
 }
-# in_vm NAME VARIABLES BINARY ARGUMENT...: a test binary in the machine. It ends by itself
-# before the machine does.
+# time_for NAME MINUTES: whether NAME can be over in time.
+time_for() {
+    [ -z "${WASMSHIM_UNTIL:-}" ] || [ $((WASMSHIM_UNTIL - $(date +%s))) -gt $(($2 * 60)) ] || {
+        left_out+=("$1")
+        return 1
+    }
+}
+# in_vm NAME MINUTES VARIABLES BINARY ARGUMENT...: a test binary in the machine, if there
+# are so many minutes. It ends by itself before the machine does.
 in_vm() {
-    local name=$1 variables=$2 binary=$3
-    shift 3
+    local name=$1 minutes=$2 variables=$3 binary=$4
+    shift 4
+    time_for "$name" "$minutes" || return
     run "$name" scripts/vm.sh run ". /payload/src/test/vm/env.sh && cd /payload/src/test/$binary &&
         export WASMSHIM_VM=1 WASMSHIM_SLOW=10 $variables && exec /payload/bin/$binary.test -test.v -test.timeout 20m $*"
 }
@@ -90,13 +100,16 @@ vm() {
     VM_DIR=$(mktemp -d /tmp/wasmshim-vm.XXXXXX)
     trap 'scripts/vm.sh stop; rm -rf "$log" "$VM_DIR"' EXIT
     trap 'exit 1' INT TERM HUP
+    time_for vm 20 || return
+    run vm-deps scripts/deps.sh vm
+    passed vm-deps || return
     run vm-pack scripts/vm.sh pack ./test/vm ./test/contract
     passed vm-pack || return
     run vm-boot scripts/vm.sh start
     if passed vm-boot; then
-        in_vm vm '' vm
-        in_vm vm-systemd WASMSHIM_CGROUPS=systemd vm -test.run TestSmoke
-        in_vm vm-contract WASMSHIM_CGROUPS=systemd contract
+        in_vm vm 15 '' vm
+        in_vm vm-systemd 6 WASMSHIM_CGROUPS=systemd vm -test.run TestSmoke
+        in_vm vm-contract 10 WASMSHIM_CGROUPS=systemd contract
     fi
     vm_boot no-controllers cgroup_disable=memory cgroup_disable=pids
     vm_boot v1 systemd.unified_cgroup_hierarchy=0 systemd.legacy_systemd_cgroup_controller=1
@@ -106,10 +119,11 @@ vm() {
 vm_boot() {
     local name=$1
     shift
+    time_for "vm-$name" 3 || return
     scripts/vm.sh stop
     run "vm-boot-$name" scripts/vm.sh start "$@"
     passed "vm-boot-$name" || return
-    in_vm "vm-$name" "WASMSHIM_BOOT=$name" vm -test.run TestBoot
+    in_vm "vm-$name" 2 "WASMSHIM_BOOT=$name" vm -test.run TestBoot
 }
 fuzz() {
     run fuzz-stage go_test -run '^$' -fuzz FuzzDecode -fuzztime 200000x ./shim/internal/stage
@@ -119,18 +133,20 @@ fuzz() {
     run fuzz-bundle go_test -run '^$' -fuzz FuzzBundle -fuzztime 50000x ./shim/internal/task
 }
 
-case ${1:-} in
-all) shims && unit && abi && pack && engines && contract && e2e && on 1.6.20 ;;
-abi) abi && pack && engines ;;
-unit | fuzz) "$1" ;;
-contract | e2e | matrix | vm) shims && "$1" ;;
-full) full ;;
-k8s) run build scripts/shim.sh wasmtime && "$1" ;;
-*)
-    echo "usage: $0 all|unit|contract|e2e|matrix|full|k8s|vm|abi|fuzz" >&2
-    exit 2
-    ;;
-esac
+for set in "${@:-}"; do
+    case $set in
+    all) shims && unit && abi && pack && engines && contract && e2e && on 1.6.20 ;;
+    abi) abi && pack && engines ;;
+    unit | fuzz) "$set" ;;
+    contract | e2e | matrix | vm) shims && "$set" ;;
+    full) full ;;
+    k8s) run build scripts/shim.sh wasmtime && "$set" ;;
+    *)
+        echo "usage: $0 all|unit|contract|e2e|matrix|full|k8s|vm|abi|fuzz" >&2
+        exit 2
+        ;;
+    esac
+done
 
 echo "after $SECONDS s"
 if [ ${#failed[@]} -gt 0 ]; then
@@ -140,9 +156,11 @@ if [ ${#failed[@]} -gt 0 ]; then
         grep -E -A 20 -- '--- FAIL|^FAIL|panic:|error:|Error' "$log/$name" | tail -n 200 || tail -n 50 "$log/$name"
     done
     echo
+    [ ${#left_out[@]} = 0 ] || echo "not run for want of time: ${left_out[*]}"
     echo "failed: ${failed[*]}"
     exit 1
 fi
+[ ${#left_out[@]} = 0 ] || echo "not run for want of time: ${left_out[*]}"
 if [ "$(id -u)" != 0 ] && [ "$1" != unit ]; then
     echo "all that ran passed; tests of containers were skipped: they need root"
 else
