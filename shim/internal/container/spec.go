@@ -86,6 +86,8 @@ func newConfig(cfg Config) (*configs.Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find bundle: %w: %w", err, errdefs.ErrInvalidArgument)
 	}
+	spec := absolute(cfg.Spec, bundle, cfg.ID, cfg.SystemdCgroup)
+	joined := withoutJoinedMappings(spec)
 	configMu.Lock()
 	defer configMu.Unlock()
 	config, err := specconv.CreateLibcontainerConfig(&specconv.CreateOpts{
@@ -93,7 +95,7 @@ func newConfig(cfg Config) (*configs.Config, error) {
 		UseSystemdCgroup: cfg.SystemdCgroup,
 		NoPivotRoot:      cfg.NoPivotRoot,
 		NoNewKeyring:     cfg.NoNewKeyring,
-		Spec:             absolute(cfg.Spec, bundle, cfg.ID, cfg.SystemdCgroup),
+		Spec:             spec,
 	})
 	// The default devices in a config point into specconv.AllowedDevices, and a
 	// user namespace makes specconv write their owner: in runc that ends with the
@@ -113,9 +115,34 @@ func newConfig(cfg Config) (*configs.Config, error) {
 	if err := validate.Validate(config); err != nil {
 		return nil, fmt.Errorf("config.json: %w: %w", err, errdefs.ErrInvalidArgument)
 	}
+	if joined != nil && (!sameMappings(config.UIDMappings, joined.UIDMappings) || !sameMappings(config.GIDMappings, joined.GIDMappings)) {
+		return nil, invalid("config.json: the user namespace to join has other mappings (%v, %v) than linux.uidMappings and linux.gidMappings say", config.UIDMappings, config.GIDMappings)
+	}
 	// The last label tells hooks the bundle; specconv took the working directory.
 	config.Labels[len(config.Labels)-1] = "bundle=" + bundle
 	return config, nil
+}
+
+// withoutJoinedMappings takes the mappings of a user namespace that is to be joined,
+// and has them already, out of spec, and returns what was there. containerd gives both,
+// for which libcontainer writes a warning for each container.
+func withoutJoinedMappings(spec *specs.Spec) *specs.Linux {
+	was := spec.Linux
+	if was == nil || len(was.UIDMappings)+len(was.GIDMappings) == 0 || !slices.ContainsFunc(was.Namespaces, func(ns specs.LinuxNamespace) bool {
+		return ns.Type == specs.UserNamespace && ns.Path != ""
+	}) {
+		return nil
+	}
+	linux := *was
+	linux.UIDMappings, linux.GIDMappings = nil, nil
+	spec.Linux = &linux
+	return was
+}
+
+func sameMappings(a []configs.IDMap, b []specs.LinuxIDMapping) bool {
+	return slices.EqualFunc(a, b, func(a configs.IDMap, b specs.LinuxIDMapping) bool {
+		return a == configs.IDMap{ContainerID: int64(b.ContainerID), HostID: int64(b.HostID), Size: int64(b.Size)}
+	})
 }
 
 // absolute returns a copy of spec in which no path depends on this process:

@@ -3,9 +3,13 @@
 package container
 
 import (
+	"bytes"
 	"encoding/json"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"syscall"
 	"testing"
 
 	"github.com/containerd/errdefs"
@@ -13,6 +17,7 @@ import (
 	"github.com/opencontainers/runc/libcontainer/configs"
 	"github.com/opencontainers/runc/libcontainer/specconv"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/sirupsen/logrus"
 	"github.com/stretchr/testify/require"
 )
 
@@ -149,6 +154,39 @@ func TestDefaultDevicesAreNotShared(t *testing.T) {
 	after, err := newConfig(cfg)
 	require.NoError(t, err)
 	require.Equal(t, []uint32{0, 100000, 0}, []uint32{owner(before), owner(mapped), owner(after)})
+}
+
+// TestJoinedMappings: containerd gives the path of a user namespace together with its
+// mappings, which is no reason for a warning; other mappings are refused.
+func TestJoinedMappings(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root, to make a user namespace with mappings")
+	}
+	cmd := exec.Command("sleep", "infinity")
+	maps := []syscall.SysProcIDMap{{ContainerID: 0, HostID: 100000, Size: 65536}}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER, UidMappings: maps, GidMappings: maps}
+	require.NoError(t, cmd.Start())
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	var log bytes.Buffer
+	logrus.SetOutput(&log)
+	t.Cleanup(func() { logrus.SetOutput(os.Stderr) })
+	for size, want := range map[uint32]error{65536: nil, 65535: errdefs.ErrInvalidArgument} {
+		cfg := Config{ID: "id", Bundle: t.TempDir(), Spec: validSpec()}
+		require.NoError(t, os.Mkdir(filepath.Join(cfg.Bundle, "rootfs"), 0o755))
+		cfg.Spec.Linux.Namespaces = append(cfg.Spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace, Path: fmt.Sprintf("/proc/%d/ns/user", cmd.Process.Pid)})
+		ids := []specs.LinuxIDMapping{{HostID: 100000, Size: size}}
+		cfg.Spec.Linux.UIDMappings, cfg.Spec.Linux.GIDMappings = ids, ids
+		config, err := newConfig(cfg)
+		require.ErrorIs(t, err, want)
+		if want == nil {
+			require.Equal(t, []configs.IDMap{{HostID: 100000, Size: 65536}}, config.UIDMappings)
+		}
+		require.Equal(t, ids, cfg.Spec.Linux.UIDMappings, "the caller's")
+		require.Empty(t, log.String())
+	}
 }
 
 // FuzzSpec: no config.json makes us panic.
