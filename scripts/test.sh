@@ -75,7 +75,7 @@ matrix() {
 }
 # Nodes are made at once, and most of their tests only wait.
 k8s() {
-    run k8s go_test -timeout 30m -parallel 12 ./test/k8s/...
+    run k8s go_test -timeout 30m -parallel 6 ./test/k8s/...
 }
 # time_for NAME MINUTES: whether NAME can be over in time.
 time_for() {

@@ -7,6 +7,7 @@ import (
 	"context"
 	_ "embed"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -27,7 +28,7 @@ import (
 )
 
 // The programs that scripts/deps.sh k8s builds.
-var parts = []string{"kubernetes-1.37.2", "cri-tools-1.37.0", "etcd-3.7.3"}
+var parts = []string{"kubernetes-1.37.2", "cri-tools-1.37.0", "etcd-3.7.3", "busybox-static"}
 
 const (
 	plugins = "cni-1.10.0"
@@ -41,10 +42,11 @@ const (
 // /run and /var are its own.
 type node struct {
 	*harness.Place
-	t     *testing.T
-	env   []string
-	init  int // its first process
-	start []string
+	t      *testing.T
+	images [][]byte
+	env    []string
+	init   int      // its first process
+	start  []string // what enters its cgroups and runs a program
 }
 
 //go:embed node.sh
@@ -124,13 +126,43 @@ func newNode(t *testing.T, kind string) *node {
 	n.write("cni/10-bridge.conflist", fmt.Sprintf(bridge, n.Dir+"/ipam"))
 	n.write("registries/_default/hosts.toml", fmt.Sprintf("[host.\"http://%s\"]\n  capabilities = [\"pull\", \"resolve\"]\n", registry))
 	n.write("node.sh", nodeScript)
+	n.images = archives
 	n.boot()
-	l := n.listen(registry)
-	r, err := harness.NewRegistryOn(l, archives...)
-	require.NoError(t, err)
-	t.Cleanup(r.Close)
-	n.containerd()
 	return n
+}
+
+// boot starts all that a node has without Kubernetes.
+func (n *node) boot() {
+	n.t.Helper()
+	n.namespaces()
+	r, err := harness.NewRegistryOn(n.listen(registry), n.images...)
+	require.NoError(n.t, err)
+	n.t.Cleanup(r.Close)
+	n.containerd()
+}
+
+// reboot ends everything at once, and boots. What is on disks stays.
+func (n *node) reboot() {
+	n.t.Helper()
+	require.NoError(n.t, syscall.Kill(n.init, syscall.SIGKILL))
+	n.eventually(time.Minute, func() error {
+		if left := n.Processes(func([]string) bool { return true }); len(left) > 0 {
+			return fmt.Errorf("%v go on", left)
+		}
+		return nil
+	})
+	var cgroups []string
+	_ = filepath.WalkDir(cgroupFS, func(path string, e fs.DirEntry, err error) error {
+		if err == nil && e.IsDir() && strings.Contains(path, "/"+n.Namespace) {
+			cgroups = append(cgroups, path)
+		}
+		return nil
+	})
+	for _, path := range slices.Backward(cgroups) { // leaves first
+		require.NoError(n.t, os.Remove(path))
+	}
+	require.NoError(n.t, os.Remove(n.Dir+"/ready"))
+	n.boot()
 }
 
 // write writes a file below the node's directory.
@@ -141,8 +173,8 @@ func (n *node) write(name, text string) {
 	require.NoError(n.t, os.WriteFile(path, []byte(text), 0o644))
 }
 
-// boot makes the namespaces, and the cgroups in which all that runs in the node is.
-func (n *node) boot() {
+// namespaces makes them, and the cgroups in which all that runs in the node is.
+func (n *node) namespaces() {
 	n.t.Helper()
 	hierarchies, err := os.ReadDir(cgroupFS)
 	require.NoError(n.t, err)
@@ -153,7 +185,7 @@ func (n *node) boot() {
 		}
 		parent := filepath.Join(cgroupFS, h.Name())
 		own := filepath.Join(parent, n.Namespace)
-		require.NoError(n.t, os.Mkdir(own, 0o755))
+		require.NoError(n.t, os.MkdirAll(own, 0o755))
 		for _, file := range []string{"cpuset.cpus", "cpuset.mems"} { // empty in a new one
 			if value, err := os.ReadFile(filepath.Join(parent, file)); err == nil {
 				require.NoError(n.t, os.WriteFile(filepath.Join(own, file), value, 0))
@@ -215,14 +247,16 @@ func (n *node) command(ctx context.Context, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// run runs a command in the node; text is what it says.
+// run runs a command in the node; text is its standard output.
 func (n *node) run(timeout time.Duration, args ...string) (text string, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
 	cmd := n.command(ctx, args...)
-	out, err := cmd.CombinedOutput()
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
 	if err != nil {
-		err = fmt.Errorf("%s: %w\n%s", strings.Join(args, " "), err, out)
+		err = fmt.Errorf("%s: %w\n%s%s", strings.Join(args, " "), err, out, stderr.String())
 	}
 	return string(out), err
 }
