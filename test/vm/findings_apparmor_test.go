@@ -3,12 +3,14 @@
 package vm
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/contrib/apparmor"
@@ -136,13 +138,20 @@ func TestAppArmorKill(t *testing.T) {
 			t.Run("after the daemon's end", func(t *testing.T) {
 				tt := machine(t, smoke.Ours)
 				k := ours()[0]
-				c := tt.Run(k.container(tt, k.sleeper(), append(opts, profile(tt, "wasmshim-no-signal", text))...))
-				require.NoError(t, c.Stdout.WaitFor("ready", patience))
+				cfg := k.container(tt, k.sleeper(), append(opts, profile(tt, "wasmshim-no-signal", text))...)
+				cfg.NoIO = true // a client leaves FIFOs of a task that is gone
+				c := tt.Run(cfg)
+				pid := int(c.Task.Pid())
+				require.Eventually(t, func() bool {
+					label, _ := os.ReadFile(fmt.Sprintf("/proc/%d/attr/current", pid))
+					return strings.HasPrefix(string(label), "wasmshim-no-signal ")
+				}, patience, time.Millisecond)
 				for _, p := range tt.Shims() {
 					require.NoError(t, syscall.Kill(p.Pid, syscall.SIGKILL))
 				}
-				require.NoError(t, c.Wait(tt.Ctx))
-				require.NoError(t, tt.Remove(tt.Ctx, c))
+				// containerd's delete of the shim, and then the client's of the task.
+				require.Eventually(t, func() bool { return syscall.Kill(pid, 0) == syscall.ESRCH }, patience, 10*time.Millisecond)
+				require.Eventually(t, func() bool { return tt.Remove(tt.Ctx, c) == nil }, patience, 10*time.Millisecond)
 				tt.RequireNothingLeft()
 			})
 		})

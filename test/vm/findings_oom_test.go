@@ -44,7 +44,7 @@ func TestOOMIsTold(t *testing.T) {
 		require.EqualValues(t, 137, result.Code, "%+v", result)
 		want := []string{"create", "start", "oom", "exit", "delete"}
 		if k.runtime == smoke.Ours {
-			require.Equal(t, want, events.Topics(c.ID(), want...))
+			require.Equal(t, want, slices.Compact(events.Topics(c.ID(), want...))) // one that was not answered in time comes twice
 		} else { // runc's shim tells it in any order
 			require.ElementsMatch(t, want, events.Topics(c.ID(), want...))
 		}
