@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/libwasmshim/libwasmshim/test/harness"
 )
 
 // clientConfig is everybody's who speaks to the API server.
@@ -61,7 +63,7 @@ const runtimeClasses = `---
 // newCluster is a cluster of one node.
 func newCluster(t *testing.T) *node {
 	t.Helper()
-	n := newNode(t, "")
+	n := newNode(t, harness.Containerd24, allImages(""))
 	n.write("config", clientConfig)
 	n.write("kubelet.yaml", kubeletConfig)
 	n.write("tokens.csv", `test,admin,1,"system:masters"`+"\n")

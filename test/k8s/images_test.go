@@ -38,6 +38,11 @@ var standin = sync.OnceValues(func() ([]byte, error) {
 	return os.ReadFile(dir + "/standin")
 })
 
+// allImages are images of a kind.
+func allImages(kind string) func() ([][]byte, error) {
+	return func() ([][]byte, error) { return images(kind) }
+}
+
 // images are what the registry of a node has, under the names that critest, the
 // kubelet and the tests here pull, whatever the registry they name. They are made of
 // what is on this machine. kind may be guestTop.

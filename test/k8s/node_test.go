@@ -54,7 +54,9 @@ var nodeScript string
 
 // containerdConfig is a containerd with the CRI plugin. Nobody but who has
 // CAP_SYS_RESOURCE may lower a score for the killer of processes without memory.
-var containerdConfig = template.Must(template.New("config").Parse(`version = 3
+var containerdConfig = template.Must(template.New("config").Parse(`
+{{- $images := "io.containerd.cri.v1.images"}}{{$runtime := "io.containerd.cri.v1.runtime"}}
+{{- if .Version.Is1}}{{$images = "io.containerd.grpc.v1.cri"}}{{$runtime = "io.containerd.grpc.v1.cri"}}version = 2{{else}}version = 3{{end}}
 root = "{{.Dir}}/root"
 state = "/run/containerd"
 disabled_plugins = [
@@ -68,21 +70,28 @@ disabled_plugins = [
 ]
 [grpc]
   address = "{{.Address}}"
-[plugins.'io.containerd.cri.v1.images'.pinned_images]
+{{if .Version.Is1}}
+[plugins.'{{$runtime}}']
+  sandbox_image = "registry.k8s.io/pause:3.10"
+{{- else}}
+[plugins.'{{$images}}'.pinned_images]
   sandbox = "registry.k8s.io/pause:3.10"
-[plugins.'io.containerd.cri.v1.images'.registry]
-  config_path = "{{.Dir}}/registries"
-[plugins.'io.containerd.cri.v1.runtime']
+[plugins.'{{$images}}'.runtime_platforms.wasmtime]
+  platform = "wasi/wasm"
+[plugins.'{{$runtime}}']
+{{- end}}
   disable_apparmor = true
   restrict_oom_score_adj = true
-[plugins.'io.containerd.cri.v1.runtime'.cni]
-  bin_dirs = ["{{.Plugins}}"]
+[plugins.'{{$images}}'.registry]
+  config_path = "{{.Dir}}/registries"
+[plugins.'{{$runtime}}'.cni]
+  {{if or .Version.Is1 (eq .Version "2.0.14")}}bin_dir = "{{.Plugins}}"{{else}}bin_dirs = ["{{.Plugins}}"]{{end}}
   conf_dir = "{{.Dir}}/cni"
-[plugins.'io.containerd.cri.v1.runtime'.containerd]
+[plugins.'{{$runtime}}'.containerd]
   default_runtime_name = "runc"
-[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]
+[plugins.'{{$runtime}}'.containerd.runtimes.runc]
   runtime_type = "io.containerd.runc.v2"
-[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.wasmtime]
+[plugins.'{{$runtime}}'.containerd.runtimes.wasmtime]
   runtime_type = "io.containerd.wasmtime.v1"
 `))
 
@@ -92,8 +101,9 @@ const bridge = `{"cniVersion": "1.0.0", "name": "pods", "plugins": [
   {"type": "portmap", "capabilities": {"portMappings": true}}
 ]}`
 
-// newNode starts a node with a containerd and a registry. The end of the test ends it.
-func newNode(t *testing.T, kind string) *node {
+// newNode starts a node with a containerd and a registry of images, or skips the test.
+// The end of the test ends it.
+func newNode(t *testing.T, version harness.Version, images func() ([][]byte, error)) *node {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: a node is made of namespaces, mounts and cgroups")
@@ -101,9 +111,9 @@ func newNode(t *testing.T, kind string) *node {
 	if _, err := os.Stat(filepath.Join(cgroupFS, "memory")); err != nil {
 		t.Skip("needs cgroup v1, or both: a node's own root of a cgroup v2 could have no limits")
 	}
-	archives, err := images(kind)
+	archives, err := images()
 	require.NoError(t, err)
-	place, err := harness.NewPlace(harness.Containerd24)
+	place, err := harness.NewPlace(version)
 	require.NoError(t, err)
 	n := &node{Place: place, t: t}
 	t.Cleanup(func() {
@@ -121,7 +131,9 @@ func newNode(t *testing.T, kind string) *node {
 		n.env[0] += ":" + filepath.Join(cache, part, "bin") // PATH is the first
 	}
 	var config bytes.Buffer
-	require.NoError(t, containerdConfig.Execute(&config, map[string]string{"Dir": n.Dir, "Address": address, "Plugins": filepath.Join(cache, plugins, "bin")}))
+	require.NoError(t, containerdConfig.Execute(&config, map[string]any{
+		"Version": version, "Dir": n.Dir, "Address": address, "Plugins": filepath.Join(cache, plugins, "bin"),
+	}))
 	n.write("config.toml", config.String())
 	n.write("cni/10-bridge.conflist", fmt.Sprintf(bridge, n.Dir+"/ipam"))
 	n.write("registries/_default/hosts.toml", fmt.Sprintf("[host.\"http://%s\"]\n  capabilities = [\"pull\", \"resolve\"]\n", registry))

@@ -115,10 +115,9 @@ func configText() *template.Template {
       # {{.Key}} = {{example .}}
 {{- end}}
 {{if eq .Version 3}}
-# With this, CRI pulls images for the platform wasi/wasm, and only such, for this
-# runtime; without it, images for the node's platform, of which a module may be a file:
-# [plugins.'io.containerd.cri.v1.images'.runtime_platforms.{{.Shim}}]
-#   platform = 'wasi/wasm'
+# CRI pulls images for the node's platform: of an index the entry for linux, and no index
+# without one. A Wasm image of one manifest is pulled, too. The runtime_platforms of
+# containerd up to 2.4 change nothing of that.
 
 # The Transfer Service unpacks the platforms in this list, and no other.
 [[plugins.'io.containerd.transfer.v1.local'.unpack_config]]
