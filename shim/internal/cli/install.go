@@ -66,7 +66,7 @@ belongs to the host alone (MicroK8s, Talos, Bottlerocket), it is printed.`,
 				return err
 			}
 			<-ended.Done()
-			stop() // a second signal ends this process
+			stop()                       // a second signal ends this process
 			return p.onHost(c, takeAway) // of a containerd that was started anew meanwhile
 		},
 	}
