@@ -37,8 +37,9 @@ func TestBoot(t *testing.T) {
 		t.RequireNothingLeft()
 
 		limited, err := t.Daemon.Create(t.Ctx, k.container(t, k.sleeper(), withMemory(64<<20)))
-		if boot == "no-controllers" && !k.systemd { // systemd leaves out what there is not
-			require.Error(t, err)
+		if boot == "no-controllers" {
+			require.ErrorContains(t, err, "memory.max")
+			t.RequireNothingLeft()
 			return
 		}
 		require.NoError(t, err)
