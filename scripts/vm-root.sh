@@ -39,8 +39,9 @@ echo vm >root/etc/hostname
 echo '127.0.0.1 localhost vm' >root/etc/hosts
 : >root/etc/fstab
 : >root/etc/machine-id
-# What only costs time at boot.
-for unit in apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer fstrim.timer e2scrub_all.timer e2scrub_reap.service \
+# What only costs time at boot: udev's look at all devices above all, and the modules
+# that it loads for them. Those that are needed are the initrd's.
+for unit in systemd-udev-trigger.service apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer fstrim.timer e2scrub_all.timer e2scrub_reap.service \
     systemd-timesyncd.service getty@tty1.service serial-getty@ttyS0.service systemd-random-seed.service \
     systemd-update-utmp.service systemd-update-utmp-runlevel.service sys-kernel-debug.mount sys-kernel-tracing.mount \
     systemd-pstore.service systemd-networkd.service systemd-tmpfiles-clean.timer systemd-binfmt.service; do

@@ -26,7 +26,7 @@ alive() { [ -e "$dir/pid" ] && kill -0 "$(cat "$dir/pid")" 2>/dev/null; }
 
 # One connection is kept and shared: a new one costs a second of CPU in the machine.
 ssh_vm() {
-    ssh -q -i "$cache/key" -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o ConnectTimeout=60 -o ServerAliveInterval=60 \
+    ssh -q -i "$cache/key" -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o ConnectTimeout=60 -o ServerAliveInterval=60 -o ServerAliveCountMax=5 \
         -o ControlMaster=auto -o ControlPath="$dir/ssh" -o ControlPersist=yes -p "$(cat "$dir/port")" "$@"
 }
 
@@ -42,7 +42,7 @@ start() {
     # tcg: a /dev/kvm that opens may still be one in which no kernel boots.
     # snapshot: both disks are what they were after the machine's end.
     # restrict: the machine reaches nothing; only its SSH server is reached.
-    timeout -k 10 "${VM_LIFE:-60m}" nice qemu-system-x86_64 -M q35,i8042=off,vmport=off,usb=off -accel tcg,thread=multi,tb-size=1024 -cpu max -smp 2 -m 4096 \
+    timeout -k 10 "${VM_LIFE:-60m}" qemu-system-x86_64 -M q35,i8042=off,vmport=off,usb=off -accel tcg,thread=multi,tb-size=1024 -cpu max -smp 2 -m 4096 \
         -nodefaults -no-user-config -no-reboot -display none -serial "file:$dir/console" \
         -kernel "$cache/vmlinuz" -initrd "$cache/initrd" \
         -append "console=ttyS0 quiet mitigations=off nokaslr net.ifnames=0 random.trust_cpu=on tsc=reliable no_timer_check panic=-1 systemd.show_status=0 $*" \
