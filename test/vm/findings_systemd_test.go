@@ -67,12 +67,15 @@ func contextSwitches(t *harness.T, pid int) (n int) {
 // A compiler has a scope of its own, in a slice that is nobody else's, unless the operator
 // has named another place.
 func TestCompilerScope(t *testing.T) {
-	for name, test := range map[string]struct{ options, dir string }{
-		"default": {"", "/sys/fs/cgroup/libwasmshim.slice/libwasmshim-compiler-*.scope"},
-		"slice":   {"compile_cgroup = 'wstvm.slice'\n", "/sys/fs/cgroup/wstvm.slice/libwasmshim-compiler-*.scope"},
-		"path":    {"compile_cgroup = '/wstvm'\n", "/sys/fs/cgroup/wstvm/libwasmshim-compiler-*"},
+	for name, test := range map[string]struct {
+		options, dir string
+		kinds        []kind
+	}{
+		"default": {"", "/sys/fs/cgroup/libwasmshim.slice/libwasmshim-compiler-*.scope", kinds[:2]},
+		"slice":   {"compile_cgroup = 'wstvm.slice'\n", "/sys/fs/cgroup/wstvm.slice/libwasmshim-compiler-*.scope", kinds[1:2]},
+		"path":    {"compile_cgroup = '/wstvm'\n", "/sys/fs/cgroup/wstvm/libwasmshim-compiler-*", kinds[:1]},
 	} {
-		for _, k := range ours()[:2] {
+		for _, k := range test.kinds {
 			t.Run(name+", "+k.name, func(t *testing.T) {
 				tt := machine(t, smoke.Ours)
 				image := tt.FileImage(smoke.Fresh(tt, "go.wasm"))
