@@ -21,10 +21,10 @@ else
     echo "clang-format is missing: make deps installs it" >&2
     exit 1
 fi
-if command -v rustfmt >/dev/null; then
-    rustfmt --check --edition 2024 engines/wasmtime/full/build.rs engines/wasmtime/full/src/lib.rs
+if command -v cargo-fmt >/dev/null; then
+    cargo fmt --all --check --manifest-path engines/wasmtime/full/Cargo.toml
 else
-    echo "lint: rustfmt is missing, Rust sources are not looked at" >&2
+    echo "lint: cargo-fmt is missing, Rust sources are not looked at" >&2
 fi
 for f in $(git ls-files 'scripts/*.sh' .ci/run); do bash -n "$f"; done
 go run ./scripts/advisories

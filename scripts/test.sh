@@ -52,9 +52,10 @@ contract() {
 # What depends on the engine, on wasmtime's full library, whose Rust sources are
 # checked, too.
 full() {
-    export WASMTIME=full
-    CARGO_TARGET_DIR=${XDG_CACHE_HOME:-$HOME/.cache}/libwasmshim/cargo/wasmtime-full \
-        run clippy cargo clippy --release --locked --manifest-path engines/wasmtime/full/Cargo.toml -- -D warnings
+    export WASMTIME=full CARGO_TARGET_DIR=${XDG_CACHE_HOME:-$HOME/.cache}/libwasmshim/cargo/wasmtime-full
+    local crate=(--locked --manifest-path engines/wasmtime/full/Cargo.toml)
+    run clippy cargo clippy --release "${crate[@]}" --workspace -- -D warnings
+    run wasi cargo test "${crate[@]}" -p wasmshim-wasi
     shims && engines && e2e
 }
 # on VERSION: the smoke suite on another containerd.

@@ -26,7 +26,7 @@ command -v cmake >/dev/null || die "cmake is missing: make deps installs it, $in
 
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/libwasmshim
 # Names of files count, too: one may move.
-key=$({ rustc -vV && printf '%s\n' "${RUSTFLAGS:-}" && find Cargo.* build.rs src include -type f | LC_ALL=C sort | xargs sha256sum; } |
+key=$({ rustc -vV && printf '%s\n' "${RUSTFLAGS:-}" && find Cargo.* build.rs src wasi include -type f | LC_ALL=C sort | xargs sha256sum; } |
     sha256sum | cut -c 1-16)
 dir=$cache/wasmtime-full-$key
 if [ ! -d "$dir" ]; then
@@ -39,13 +39,14 @@ if [ ! -d "$dir" ]; then
     trap 'rm -rf "$tmp"' EXIT
     start=$(date +%s)
     version=$(sed -n 's/^wasmtime = .*"=\([0-9.]*\)".*/\1/p' Cargo.toml)
-    say "building wasmtime $version (once; ten minutes on two cores, most of a minute after a change of ours)"
+    say "building wasmtime $version (once; ten minutes on two cores, a minute after a change of ours)"
     # What cargo has built stays, in one place for all clones of this repository.
-    CARGO_TARGET_DIR=$cache/cargo/wasmtime-full WASMSHIM_HEADERS=$tmp/headers \
+    target=$cache/cargo/wasmtime-full && mkdir -p "$target"
+    CARGO_TARGET_DIR=$target WASMSHIM_HEADERS=$target/headers \
         cargo build --release --locked >&2 || die "building wasmtime $version failed"
     mkdir "$tmp/out" "$tmp/out/lib"
-    cp "$cache/cargo/wasmtime-full/release/libwasmtime.a" "$tmp/out/lib/"
-    cp -r "$(cat "$tmp/headers")" "$tmp/out/include"
+    cp "$target/release/libwasmtime.a" "$tmp/out/lib/"
+    cp -r "$(cat "$target/headers")" "$tmp/out/include"
     cp include/* "$tmp/out/include/"
     mv "$tmp/out" "$dir"
     say "wasmtime $version is in $dir after $(($(date +%s) - start)) s"

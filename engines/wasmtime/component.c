@@ -92,7 +92,11 @@ int32_t run_component(struct guest *g) {
 
     wasmtime_component_linker_t *linker = wasmtime_component_linker_new(g->engine);
     wasmtime_component_instance_t instance;
+#ifdef WASMSHIM_WASMTIME_FULL
+    wasmtime_error_t *error = wasmshim_p2_define(linker);
+#else
     wasmtime_error_t *error = wasmtime_component_linker_add_wasip2(linker);
+#endif
     if (error == NULL)
         error = wasmtime_component_linker_instantiate(linker, g->context, g->component, &instance);
     if (error != NULL)

@@ -82,7 +82,12 @@ static wasm_trap_t *proc_exit(void *env, wasmtime_caller_t *caller, const wasmti
 wasmtime_error_t *define_wasi(struct guest *g, wasmtime_linker_t *linker) {
     static const char wasi[] = "wasi_snapshot_preview1";
     static const char name[] = "proc_exit";
+#ifdef WASMSHIM_WASMTIME_FULL
+    // Where nothing runs yet, the linker is asked for names alone.
+    wasmtime_error_t *error = wasmshim_p1_define(linker, g->p1 != NULL ? g->p1 : wasmshim_p1_new());
+#else
     wasmtime_error_t *error = wasmtime_linker_define_wasi(linker);
+#endif
     if (error != NULL)
         return error;
     wasm_functype_t *type = wasm_functype_new_1_0(wasm_valtype_new_i32());

@@ -20,34 +20,45 @@ static int32_t set_args(struct guest *g, wasi_config_t *config) {
     return WASM_SHIM_OK;
 }
 
-static int32_t set_env(struct guest *g, wasi_config_t *config) {
+struct variables {
+    const char **names;
+    const char **values;
+    size_t count;
+};
+
+static int32_t list_env(struct guest *g, struct variables *v) {
     const char *const *env;
     size_t count = wasm_shim_env(g->ctx, &env);
-    const char **names = calloc(2 * (count + 1), sizeof(*names));
-    if (names == NULL)
+    v->names = calloc(2 * (count + 1), sizeof(*v->names));
+    if (v->names == NULL)
         return fail(g, WASM_SHIM_ERROR, "out of memory");
-    const char **values = names + count + 1;
-    size_t n = 0;
+    v->values = v->names + count + 1;
     bool has_pwd = false;
     for (size_t i = 0; i < count; i++) {
         const char *equals = strchr(env[i], '=');
         if (equals == NULL || equals == env[i])
             continue;
-        names[n] = strndup(env[i], (size_t)(equals - env[i]));
-        if (names[n] == NULL)
+        v->names[v->count] = strndup(env[i], (size_t)(equals - env[i]));
+        if (v->names[v->count] == NULL)
             return fail(g, WASM_SHIM_ERROR, "out of memory");
-        has_pwd = has_pwd || strcmp(names[n], "PWD") == 0;
-        values[n++] = equals + 1;
+        has_pwd = has_pwd || strcmp(v->names[v->count], "PWD") == 0;
+        v->values[v->count++] = equals + 1;
     }
-    // Preview 1 knows no working directory, and the C API cannot set preview
-    // 2's. Guests that have one by convention, Go's among them, read PWD.
+    // Preview 1 knows no working directory, and wasmtime's C API cannot set
+    // preview 2's. Guests that have one by convention, Go's among them, read PWD.
     if (!has_pwd && strcmp(wasm_shim_cwd(g->ctx), "/") != 0) {
-        names[n] = "PWD";
-        values[n++] = wasm_shim_cwd(g->ctx);
+        v->names[v->count] = "PWD";
+        v->values[v->count++] = wasm_shim_cwd(g->ctx);
     }
-    if (!wasi_config_set_env(config, n, names, values))
-        return fail(g, WASM_SHIM_ERROR_LOAD, "an environment variable is not UTF-8, which WASI requires");
     return WASM_SHIM_OK;
+}
+
+static int32_t set_env(struct guest *g, wasi_config_t *config) {
+    struct variables v = {0};
+    int32_t status = list_env(g, &v);
+    if (status == WASM_SHIM_OK && !wasi_config_set_env(config, v.count, v.names, v.values))
+        return fail(g, WASM_SHIM_ERROR_LOAD, "an environment variable is not UTF-8, which WASI requires");
+    return status;
 }
 
 // For reading and writing: what may be written, the kernel decides.
@@ -76,11 +87,41 @@ static int32_t set_preopens(struct guest *g, wasi_config_t *config) {
     return WASM_SHIM_OK;
 }
 
+#ifdef WASMSHIM_WASMTIME_FULL
+static int32_t set_p1(struct guest *g) {
+    g->p1 = wasmshim_p1_new();
+    const char *const *args;
+    size_t count = wasm_shim_args(g->ctx, &args);
+    for (size_t i = 0; i < count; i++)
+        wasmshim_p1_arg(g->p1, args[i]);
+    struct variables v = {0};
+    int32_t status = list_env(g, &v);
+    for (size_t i = 0; i < v.count && status == WASM_SHIM_OK; i++)
+        wasmshim_p1_env(g->p1, v.names[i], v.values[i]);
+    wasmshim_p1_streams(g->p1);
+    for (size_t i = 0; i < wasm_shim_preopen_count(g->ctx) && status == WASM_SHIM_OK; i++) {
+        const char *host = wasm_shim_preopen_host(g->ctx, i);
+        int error = wasmshim_p1_dir(g->p1, host, wasm_shim_preopen_guest(g->ctx, i));
+        if (error != 0)
+            status = fail(g, WASM_SHIM_ERROR_LOAD, "cannot open directory %s for the guest: %s", host, strerror(error));
+    }
+    return status;
+}
+#endif
+
 int32_t set_wasi(struct guest *g) {
+#ifdef WASMSHIM_WASMTIME_FULL
+    if (g->module != NULL)
+        return set_p1(g);
+#endif
     wasi_config_t *config = wasi_config_new();
+#ifdef WASMSHIM_WASMTIME_FULL
+    wasmshim_p2_config(config, wasm_shim_cwd(g->ctx));
+#else
     wasi_config_inherit_stdin(config);
     wasi_config_inherit_stdout(config);
     wasi_config_inherit_stderr(config);
+#endif
     int32_t status = set_args(g, config);
     if (status == WASM_SHIM_OK)
         status = set_env(g, config);

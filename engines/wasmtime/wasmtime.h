@@ -29,6 +29,7 @@ struct guest {
     size_t size;
     wasmtime_module_t *module;       // once loaded, one of
     wasmtime_component_t *component; // the two
+    struct wasmshim_p1 *p1;          // what a module starts with, in the full library
     uint64_t fuel;
     uint64_t timeout_ms;
     bool has_fuel;
@@ -88,7 +89,8 @@ wasmtime_error_t *define_wasi(struct guest *g, wasmtime_linker_t *linker);
 int32_t run_module(struct guest *g);
 int32_t run_component(struct guest *g);
 
-// Gives the store the guest's arguments, environment and directories.
+// Gives the guest its arguments, environment, directories and streams: to the store
+// or, for a module in the full library, to g->p1, for define_wasi.
 int32_t set_wasi(struct guest *g);
 
 // Gives back to the kernel what compiling and linking took: from here on it is

@@ -7,8 +7,7 @@ use std::{env, fs};
 
 fn main() {
     println!("cargo::rerun-if-env-changed=WASMSHIM_HEADERS");
-    let include =
-        env::var("DEP_WASMTIME_C_API_INCLUDE").expect("the C API says where its headers are");
+    let include = env::var("DEP_WASMTIME_C_API_INCLUDE").expect("the C API says where its headers are");
     if let Ok(file) = env::var("WASMSHIM_HEADERS") {
         fs::write(&file, include).unwrap_or_else(|e| panic!("cannot write {file}: {e}"));
     }

@@ -1,3 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
+//! wasmtime's C API and, beside it, what guests of containers need beyond it;
+//! include/wasmshim_wasmtime.h is about that.
+
+// The C API, all of it: without this its functions would not be in the library.
 pub use wasmtime_c_api::*;
+
+mod handles;
+mod p2;
+mod streams;

@@ -6,11 +6,13 @@ package main
 
 import (
 	"crypto/md5"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -62,6 +64,83 @@ func poke() error {
 	return fmt.Errorf("no stack in\n%s", maps)
 }
 
+// reason is what the kernel said: systems differ in capitals.
+func reason(err error) string {
+	var errno syscall.Errno
+	if errors.As(err, &errno) {
+		return strings.ToLower(errno.Error())
+	}
+	return err.Error()
+}
+
+// file does an operation: its name and one or two paths.
+func file(args []string) (string, error) {
+	path, last := args[1], args[len(args)-1]
+	show := func(info os.FileInfo, err error) (string, error) {
+		if err != nil {
+			return "", err
+		}
+		if !info.Mode().IsRegular() {
+			return info.Mode().Type().String(), nil
+		}
+		return fmt.Sprint(info.Size()), nil
+	}
+	write := func(flags int) error {
+		f, err := os.OpenFile(path, flags, 0o644)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		_, err = f.WriteString("text\n")
+		return err
+	}
+	const done = "done"
+	switch args[0] {
+	case "read":
+		text, err := os.ReadFile(path)
+		return strconv.Quote(string(text)), err
+	case "list":
+		entries, err := os.ReadDir(path)
+		return fmt.Sprint(entries), err
+	case "write":
+		return done, write(os.O_WRONLY | os.O_CREATE | os.O_TRUNC)
+	case "append":
+		return done, write(os.O_WRONLY | os.O_APPEND)
+	case "create":
+		return done, write(os.O_WRONLY | os.O_CREATE | os.O_EXCL)
+	case "stat":
+		return show(os.Stat(path))
+	case "lstat":
+		return show(os.Lstat(path))
+	case "readlink":
+		return os.Readlink(path)
+	case "mkdir":
+		return done, os.Mkdir(path, 0o755)
+	case "rmdir":
+		return done, syscall.Rmdir(path)
+	case "unlink":
+		return done, syscall.Unlink(path)
+	case "rename":
+		return done, os.Rename(path, last)
+	case "link":
+		return done, os.Link(path, last)
+	case "symlink":
+		return done, os.Symlink(path, last)
+	case "truncate":
+		return done, os.Truncate(path, 2)
+	case "times":
+		if err := os.Chtimes(path, time.Unix(1, 0), time.Unix(2, 0)); err != nil {
+			return "", err
+		}
+		info, err := os.Stat(path)
+		if err != nil {
+			return "", err
+		}
+		return fmt.Sprint(info.ModTime().Unix()), nil
+	}
+	return "", fmt.Errorf("unknown")
+}
+
 func run(verb, with string) error {
 	switch verb {
 	case "hello":
@@ -99,6 +178,12 @@ func run(verb, with string) error {
 		}
 		fmt.Println(verb, with, "works")
 		return f.Close()
+	case "file": // an operation on files, and how it went
+		what, err := file(strings.Split(with, ","))
+		if err != nil {
+			what = reason(err)
+		}
+		fmt.Printf("%s: %s\n", with, what)
 	case "try-poke":
 		if err := poke(); err != nil {
 			fmt.Println(verb, err)

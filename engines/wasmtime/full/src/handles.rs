@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! The functions of include/wasmshim_wasmtime.h.
+
+use crate::p2;
+use crate::streams::Standard;
+use std::ffi::{CStr, c_char, c_int};
+use std::sync::{Arc, Mutex};
+use wasmshim_wasi::errno::Errno;
+use wasmshim_wasi::files::{Scope, open_dir};
+use wasmshim_wasi::memory::Memory;
+use wasmshim_wasi::p1::Guest;
+use wasmtime::{Caller, Extern, Linker};
+use wasmtime_c_api::{
+    WasmtimeStoreData, wasi_config_t, wasmtime_component_linker_t, wasmtime_error_t, wasmtime_linker_t,
+};
+use wasmtime_wasi::WasiCtxBuilder;
+
+/// The one field of a handle, which is private. That it is of this type, no compiler
+/// says: that is why Cargo.toml pins one version.
+///
+/// # Safety
+///
+/// Handle is a struct in C's order, or a transparent one, and Field its one field.
+unsafe fn field<Handle, Field>(handle: &mut Handle) -> &mut Field {
+    const {
+        assert!(size_of::<Handle>() == size_of::<Field>());
+        assert!(align_of::<Handle>() == align_of::<Field>());
+    }
+    // SAFETY: the field is where the struct is.
+    unsafe { &mut *std::ptr::from_mut(handle).cast() }
+}
+
+fn linker_of(linker: &mut wasmtime_linker_t) -> &mut Linker<WasmtimeStoreData> {
+    // SAFETY: crates/c-api/src/linker.rs of the pinned version.
+    unsafe { field(linker) }
+}
+
+fn component_linker_of(
+    linker: &mut wasmtime_component_linker_t,
+) -> &mut wasmtime::component::Linker<WasmtimeStoreData> {
+    // SAFETY: crates/c-api/src/component/linker.rs of the pinned version.
+    unsafe { field(linker) }
+}
+
+fn builder_of(config: &mut wasi_config_t) -> &mut WasiCtxBuilder {
+    // SAFETY: crates/c-api/src/wasi.rs of the pinned version.
+    unsafe { field(config) }
+}
+
+/// # Safety
+///
+/// cwd is a C string.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wasmshim_p2_config(config: &mut wasi_config_t, cwd: *const c_char) {
+    let cwd = unsafe { bytes(cwd) };
+    builder_of(config)
+        .stdin(Standard(rustix::stdio::stdin()))
+        .stdout(Standard(rustix::stdio::stdout()))
+        .stderr(Standard(rustix::stdio::stderr()))
+        // One guest, one thread: nobody else waits.
+        .allow_blocking_current_thread(true)
+        .initial_cwd(String::from_utf8_lossy(&cwd));
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn wasmshim_p2_define(
+    linker: &mut wasmtime_component_linker_t,
+) -> Option<Box<wasmtime_error_t>> {
+    p2::define(component_linker_of(linker)).err().map(|e| Box::new(e.into()))
+}
+
+/// # Safety
+///
+/// As of CStr::from_ptr.
+unsafe fn bytes(s: *const c_char) -> Vec<u8> {
+    unsafe { CStr::from_ptr(s) }.to_bytes().to_vec()
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn wasmshim_p1_new() -> Box<Guest> {
+    Box::default()
+}
+
+/// # Safety
+///
+/// arg is a C string.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wasmshim_p1_arg(guest: &mut Guest, arg: *const c_char) {
+    guest.args.push(unsafe { bytes(arg) });
+}
+
+/// # Safety
+///
+/// name and value are C strings.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wasmshim_p1_env(guest: &mut Guest, name: *const c_char, value: *const c_char) {
+    let (name, value) = unsafe { (bytes(name), bytes(value)) };
+    guest.env.push([&name, &b"="[..], &value].concat());
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn wasmshim_p1_streams(guest: &mut Guest) {
+    guest.give_streams();
+}
+
+/// # Safety
+///
+/// host and name are C strings.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wasmshim_p1_dir(
+    guest: &mut Guest,
+    host: *const c_char,
+    name: *const c_char,
+) -> c_int {
+    let (host, name) = unsafe { (bytes(host), bytes(name)) };
+    match open_dir(&host) {
+        Ok(fd) => {
+            guest.give_dir(fd, Scope::of(&host, &name), name);
+            0
+        }
+        Err(e) => e.raw_os_error(),
+    }
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn wasmshim_p1_define(
+    linker: &mut wasmtime_linker_t,
+    guest: Box<Guest>,
+) -> Option<Box<wasmtime_error_t>> {
+    define(linker_of(linker), *guest).err().map(|e| Box::new(e.into()))
+}
+
+/// Does what a guest has called, on its memory.
+fn call(
+    caller: &mut Caller<'_, WasmtimeStoreData>,
+    guest: &Mutex<Guest>,
+    act: impl FnOnce(&mut Guest, &mut Memory<'_>) -> Result<(), Errno>,
+) -> wasmtime::Result<u32> {
+    let memory = match caller.get_export("memory") {
+        Some(Extern::Memory(memory)) => memory,
+        Some(Extern::SharedMemory(_)) => wasmtime::bail!("the guest shares its memory with others"),
+        _ => wasmtime::bail!("missing required memory export"),
+    };
+    let mut guest = guest.lock().expect("no panic is survived");
+    let done = act(&mut guest, &mut Memory(memory.data_mut(caller)));
+    Ok(done.map_or_else(|e| u32::from(e.0), |()| 0))
+}
+
+macro_rules! define {
+    ($linker:ident, $guest:ident: $($name:ident($($arg:ident $type:ty),*))*) => {$({
+        let guest = $guest.clone();
+        $linker.func_wrap(
+            "wasi_snapshot_preview1",
+            stringify!($name),
+            move |mut caller: Caller<'_, WasmtimeStoreData>, $($arg: $type),*| {
+                call(&mut caller, &guest, |g, m| g.$name(m, $($arg),*))
+            },
+        )?;
+    })*};
+}
+
+/// proc_exit is not among them: the engine has its own.
+fn define(linker: &mut Linker<WasmtimeStoreData>, guest: Guest) -> wasmtime::Result<()> {
+    let guest = Arc::new(Mutex::new(guest));
+    define! { linker, guest:
+        args_get(a u32, b u32)
+        args_sizes_get(a u32, b u32)
+        environ_get(a u32, b u32)
+        environ_sizes_get(a u32, b u32)
+        clock_res_get(a u32, b u32)
+        clock_time_get(a u32, b u64, c u32)
+        fd_advise(a u32, b u64, c u64, d u32)
+        fd_allocate(a u32, b u64, c u64)
+        fd_close(a u32)
+        fd_datasync(a u32)
+        fd_fdstat_get(a u32, b u32)
+        fd_fdstat_set_flags(a u32, b u32)
+        fd_fdstat_set_rights(a u32, b u64, c u64)
+        fd_filestat_get(a u32, b u32)
+        fd_filestat_set_size(a u32, b u64)
+        fd_filestat_set_times(a u32, b u64, c u64, d u32)
+        fd_pread(a u32, b u32, c u32, d u64, e u32)
+        fd_prestat_get(a u32, b u32)
+        fd_prestat_dir_name(a u32, b u32, c u32)
+        fd_pwrite(a u32, b u32, c u32, d u64, e u32)
+        fd_read(a u32, b u32, c u32, d u32)
+        fd_readdir(a u32, b u32, c u32, d u64, e u32)
+        fd_renumber(a u32, b u32)
+        fd_seek(a u32, b u64, c u32, d u32)
+        fd_sync(a u32)
+        fd_tell(a u32, b u32)
+        fd_write(a u32, b u32, c u32, d u32)
+        path_create_directory(a u32, b u32, c u32)
+        path_filestat_get(a u32, b u32, c u32, d u32, e u32)
+        path_filestat_set_times(a u32, b u32, c u32, d u32, e u64, f u64, g u32)
+        path_link(a u32, b u32, c u32, d u32, e u32, f u32, g u32)
+        path_open(a u32, b u32, c u32, d u32, e u32, f u64, g u64, h u32, i u32)
+        path_readlink(a u32, b u32, c u32, d u32, e u32, f u32)
+        path_remove_directory(a u32, b u32, c u32)
+        path_rename(a u32, b u32, c u32, d u32, e u32, f u32)
+        path_symlink(a u32, b u32, c u32, d u32, e u32)
+        path_unlink_file(a u32, b u32, c u32)
+        poll_oneoff(a u32, b u32, c u32, d u32)
+        proc_raise(a u32)
+        sched_yield()
+        random_get(a u32, b u32)
+        sock_accept(a u32, b u32, c u32)
+        sock_recv(a u32, b u32, c u32, d u32, e u32, f u32)
+        sock_send(a u32, b u32, c u32, d u32, e u32)
+        sock_shutdown(a u32, b u32)
+    }
+    Ok(())
+}
