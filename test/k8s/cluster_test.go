@@ -16,8 +16,6 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-
-	"github.com/libwasmshim/libwasmshim/test/harness"
 )
 
 // clientConfig is everybody's who speaks to the API server.
@@ -61,20 +59,17 @@ const runtimeClasses = `---
 `
 
 // newCluster is a cluster of one node.
-func newCluster(t *testing.T) *node {
+func newCluster(t *testing.T, s setup) *node {
 	t.Helper()
-	n := newNode(t, harness.Containerd24, allImages(""))
+	n := newNode(t, s)
 	n.write("config", clientConfig)
 	n.write("kubelet.yaml", kubeletConfig)
 	n.write("tokens.csv", `test,admin,1,"system:masters"`+"\n")
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	require.NoError(t, err)
 	n.write("sa.key", string(pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)})))
-	n.write("runtimeclasses.yaml", runtimeClasses)
 	n.controlPlane()
 	n.kubelet()
-	_, err = n.run(time.Minute, "kubectl", "apply", "-f", n.Dir+"/runtimeclasses.yaml")
-	require.NoError(t, err)
 	return n
 }
 

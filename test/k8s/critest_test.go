@@ -43,7 +43,7 @@ var notHere = []string{
 // shell itself does, it does with guests, and with execs of native programs in them.
 func TestCritest(t *testing.T) {
 	if *update {
-		passed := critest(t, newNode(t, harness.Containerd24, allImages("")), "runc")
+		passed := critest(t, newNode(t, setup{version: harness.Containerd24, images: allImages("")}), "runc")
 		require.NoError(t, os.WriteFile(passedByRunc, []byte(strings.Join(passed, "\n")+"\n"), 0o644))
 		return
 	}
@@ -52,7 +52,7 @@ func TestCritest(t *testing.T) {
 	for _, kind := range []string{"native", guestTop} {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
-			n := newNode(t, harness.Containerd24, allImages(kind))
+			n := newNode(t, setup{version: harness.Containerd24, images: allImages(kind)})
 			passed := critest(t, n, "wasmtime")
 			for name := range strings.Lines(string(list)) {
 				if name = strings.TrimSpace(name); !slices.Contains(passed, name) {

@@ -49,7 +49,7 @@ func TestImages(t *testing.T) {
 		for i, version := range containerds {
 			t.Run(string(version), func(t *testing.T) {
 				t.Parallel()
-				n := newNode(t, version, formImages)
+				n := newNode(t, setup{version: version, images: formImages})
 				columns[i] = map[string]string{}
 				for _, form := range forms {
 					columns[i][form.name] = n.does(form.name)

@@ -5,7 +5,7 @@
 # them what a node is, says so in DIR/ready, and waits until it is ended.
 #
 # The cgroup hierarchies are mounted anew: their roots are the node's own cgroups.
-# All that a kubelet has below /var is below DIR.
+# What is written to /etc, /usr/local and /var is below DIR.
 set -eu
 dir=$1
 
@@ -23,8 +23,11 @@ for c in $all; do
 done
 
 mount --make-rshared /
-mkdir -p "$dir/var" "$dir/var-work" "$dir/kubelet" "$dir/log"
-mount -t overlay -o "lowerdir=/var,upperdir=$dir/var,workdir=$dir/var-work" var /var
+mkdir -p "$dir/kubelet" "$dir/log"
+for own in etc usr/local var; do
+    mkdir -p "$dir/own/$own" "$dir/work/$own"
+    mount -t overlay -o "lowerdir=/$own,upperdir=$dir/own/$own,workdir=$dir/work/$own" own "/$own"
+done
 mkdir -p /var/lib/kubelet /var/log/pods /var/log/containers /var/lib/cni
 mount --bind "$dir/kubelet" /var/lib/kubelet # volumes are mounted there
 mount --bind "$dir/log" /var/log

@@ -91,8 +91,10 @@ disabled_plugins = [
   default_runtime_name = "runc"
 [plugins.'{{$runtime}}'.containerd.runtimes.runc]
   runtime_type = "io.containerd.runc.v2"
+{{- if not .Bare}}
 [plugins.'{{$runtime}}'.containerd.runtimes.wasmtime]
   runtime_type = "io.containerd.wasmtime.v1"
+{{- end}}
 `))
 
 const bridge = `{"cniVersion": "1.0.0", "name": "pods", "plugins": [
@@ -101,9 +103,16 @@ const bridge = `{"cniVersion": "1.0.0", "name": "pods", "plugins": [
   {"type": "portmap", "capabilities": {"portMappings": true}}
 ]}`
 
+// setup is what differs between nodes.
+type setup struct {
+	version harness.Version
+	images  func() ([][]byte, error)
+	bare    bool // this runtime is not there
+}
+
 // newNode starts a node with a containerd and a registry of images, or skips the test.
 // The end of the test ends it.
-func newNode(t *testing.T, version harness.Version, images func() ([][]byte, error)) *node {
+func newNode(t *testing.T, s setup) *node {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: a node is made of namespaces, mounts and cgroups")
@@ -111,9 +120,9 @@ func newNode(t *testing.T, version harness.Version, images func() ([][]byte, err
 	if _, err := os.Stat(filepath.Join(cgroupFS, "memory")); err != nil {
 		t.Skip("needs cgroup v1, or both: a node's own root of a cgroup v2 could have no limits")
 	}
-	archives, err := images()
+	archives, err := s.images()
 	require.NoError(t, err)
-	place, err := harness.NewPlace(version)
+	place, err := harness.NewPlace(s.version)
 	require.NoError(t, err)
 	n := &node{Place: place, t: t}
 	t.Cleanup(func() {
@@ -130,9 +139,14 @@ func newNode(t *testing.T, version harness.Version, images func() ([][]byte, err
 		require.DirExists(t, filepath.Join(cache, part, "bin"), "run scripts/deps.sh k8s first")
 		n.env[0] += ":" + filepath.Join(cache, part, "bin") // PATH is the first
 	}
+	if s.bare {
+		repo, err := harness.Repo()
+		require.NoError(t, err)
+		n.env[0] = strings.ReplaceAll(n.env[0], filepath.Join(repo, "dist")+":", "")
+	}
 	var config bytes.Buffer
 	require.NoError(t, containerdConfig.Execute(&config, map[string]any{
-		"Version": version, "Dir": n.Dir, "Address": address, "Plugins": filepath.Join(cache, plugins, "bin"),
+		"Version": s.version, "Bare": s.bare, "Dir": n.Dir, "Address": address, "Plugins": filepath.Join(cache, plugins, "bin"),
 	}))
 	n.write("config.toml", config.String())
 	n.write("cni/10-bridge.conflist", fmt.Sprintf(bridge, n.Dir+"/ipam"))
