@@ -26,6 +26,10 @@ func TestLimits(t *testing.T) {
 			r.Memory = &specs.LinuxMemory{Limit: &memory, Swap: &swap, Reservation: &low}
 			r.CPU = &specs.LinuxCPU{Quota: &quota, Period: &period, Shares: &shares, Cpus: "0", Mems: "0"}
 			r.Pids = &specs.LinuxPids{Limit: &pids}
+			disk := specs.LinuxThrottleDevice{Rate: 1 << 20}
+			disk.Major, disk.Minor = 254, 0
+			r.BlockIO = &specs.LinuxBlockIO{ThrottleReadBpsDevice: []specs.LinuxThrottleDevice{disk}}
+			r.HugepageLimits = []specs.LinuxHugepageLimit{{Pagesize: "2MB", Limit: 4 << 20}}
 			r.Unified = map[string]string{"memory.high": "60000000", "memory.oom.group": "1"}
 		})))
 		require.NoError(t, c.Stdout.WaitFor("ready", patience))
@@ -34,6 +38,7 @@ func TestLimits(t *testing.T) {
 			"memory.max": "67108864", "memory.swap.max": "33554432", "memory.low": "16777216",
 			"memory.high": "59998208", "memory.oom.group": "1", "cpu.max": "20000 100000", "cpu.weight": "59",
 			"cpuset.cpus": "0", "cpuset.mems": "0", "pids.max": "64",
+			"io.max": "254:0 rbps=1048576 wbps=max riops=max wiops=max", "hugetlb.2MB.max": "4194304",
 		} {
 			require.Equal(t, want, groupFile(t, dir, file), file)
 		}
