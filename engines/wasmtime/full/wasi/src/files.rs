@@ -318,6 +318,19 @@ mod tests {
                     assert!(place.rename(b"file", place, p).is_err(), "rename to {path}");
                 }
             }
+            for path in ["..", "../", "../.", "../..", "/", "sub/../..", "relative", "slash", "absolute"] {
+                let p = path.as_bytes();
+                assert!(place.make_dir(p).is_err(), "mkdir {path}");
+                assert!(place.remove_dir(p).is_err(), "rmdir {path}");
+                assert!(place.symlink(b"x", p).is_err(), "symlink {path}");
+                assert!(place.link(b"file", place, p).is_err(), "link to {path}");
+                assert!(place.rename(b"sub", place, p).is_err(), "rename to {path}");
+                if path.contains('.') || path == "/" {
+                    assert!(place.unlink(p).is_err(), "unlink {path}");
+                    assert!(place.link(p, place, b"linked").is_err(), "link {path}");
+                    assert!(place.rename(p, place, b"renamed").is_err(), "rename {path}");
+                }
+            }
             for path in ["to-file", "dangling", "dangling/", "to-file/"] {
                 let write = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC;
                 assert!(place.open(path.as_bytes(), write, Mode::RWXU).is_err(), "create {path}");

@@ -245,7 +245,7 @@ fn put_strings(m: &mut Memory<'_>, strings: &[Vec<u8>], mut addresses: u32, mut 
     for s in strings {
         m.write_u32(addresses, at)?;
         m.write(at, s)?;
-        let end = at + s.len() as u32; // within the memory, or it were not written
+        let end = at.checked_add(s.len() as u32).ok_or(Errno::FAULT)?;
         m.write(end, &[0])?;
         at = end.checked_add(1).ok_or(Errno::FAULT)?;
         addresses = addresses.checked_add(4).ok_or(Errno::FAULT)?;
