@@ -42,6 +42,7 @@ var notHere = []string{
 // is a guest: then all that critest does with a container, but what a container's
 // shell itself does, it does with guests, and with execs of native programs in them.
 func TestCritest(t *testing.T) {
+	t.Parallel()
 	if *update {
 		passed := critest(t, newNode(t, setup{version: harness.Containerd24, images: allImages("")}), "runc")
 		require.NoError(t, os.WriteFile(passedByRunc, []byte(strings.Join(passed, "\n")+"\n"), 0o644))

@@ -37,6 +37,7 @@ var forms = []struct{ name, what string }{
 // TestImages makes the table in docs/operators.md of what the CRI plugin of each
 // containerd does with each form of an image.
 func TestImages(t *testing.T) {
+	t.Parallel()
 	columns := make([]map[string]string, len(containerds))
 	cache, err := harness.CacheDir()
 	require.NoError(t, err)

@@ -17,6 +17,7 @@ import (
 // TestInstall: deploy/ brings this runtime to a node that does not have it, and takes it
 // away again.
 func TestInstall(t *testing.T) {
+	t.Parallel()
 	repo, err := harness.Repo()
 	require.NoError(t, err)
 	n := newCluster(t, setup{version: harness.Containerd24, bare: true, images: func() ([][]byte, error) {
