@@ -211,7 +211,10 @@ func resources(t *harness.T, sleepers map[string][]string) {
 		metric, err := c.Task.Metrics(t.Ctx)
 		require.NoError(t, err, name)
 		require.NotEmpty(t, metric.Data.GetValue(), name)
-		killed := t.ExecOnce(c, harness.ExecConfig{Args: []string{"/bin/busybox", "tail", "/dev/zero"}})
+		// On a machine that is busy the kernel would kill the init as well: it is smaller, and
+		// takes less time to die.
+		eat := "echo 1000 >/proc/self/oom_score_adj; exec /bin/busybox tail /dev/zero"
+		killed := t.ExecOnce(c, harness.ExecConfig{Args: []string{"/bin/sh", "-c", eat}})
 		require.EqualValues(t, 137, killed.Code, name)
 		require.NoError(t, c.Task.Kill(t.Ctx, syscall.SIGKILL))
 		_, err = t.Finish(c)
