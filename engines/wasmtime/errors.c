@@ -162,6 +162,27 @@ int32_t fail_with(struct guest *g, int32_t status, wasmtime_error_t *error, cons
     return status;
 }
 
+// A component that was made of a preview 1 module has room for some 64 KiB of
+// environment. Of more it calls for help in a moment in which it may not call, and
+// that is all that is said. Sets note to what there is then to say, or to "".
+static void note_environment(const struct guest *g, const char *cause, char *note, size_t size) {
+    enum { LARGE = 32 << 10 };
+    const char *const *env;
+    size_t count = wasm_shim_env(g->ctx, &env), largest = 0;
+    note[0] = 0;
+    if (g->component == NULL || strstr(cause, "cannot leave component instance") == NULL)
+        return;
+    for (size_t i = 1; i < count; i++)
+        if (strlen(env[i]) > strlen(env[largest]))
+            largest = i;
+    if (count > 0 && strlen(env[largest]) > LARGE)
+        snprintf(
+            note, size,
+            "; found the variable %.*s, %zu bytes, accepted by a component that is made of a preview 1 module: some "
+            "60,000 in all variables",
+            (int)strcspn(env[largest], "="), env[largest], strlen(env[largest]));
+}
+
 // wasmtime's text is the backtrace and then the cause. The cause comes first
 // here: the first line is what a log shows. Consumes message.
 static int32_t fail_with_trap(struct guest *g, wasm_byte_vec_t *message) {
@@ -174,7 +195,9 @@ static int32_t fail_with_trap(struct guest *g, wasm_byte_vec_t *message) {
         cause += sizeof(separator) - 1;
         join_lines(cause);
         cause += strspn(cause, " ");
-        if (asprintf(&whole, "%s\n%s", cause, text) < 0)
+        char note[256];
+        note_environment(g, cause, note, sizeof(note));
+        if (asprintf(&whole, "%s%s\n%s", cause, note, text) < 0)
             whole = NULL;
     }
     set_error(g, whole != NULL ? whole : text, false);

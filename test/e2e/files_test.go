@@ -102,3 +102,18 @@ func TestFilesAsNative(t *testing.T) {
 		require.Equal(t, said[0].Stderr, said[1].Stderr)
 	}
 }
+
+// A component that has no room for its environment names the variable that is too large.
+func TestEnvironmentOfComponent(t *testing.T) {
+	tt := harness.New(t, smoke.Ours)
+	for size, code := range map[int]uint32{50_000: 0, 200_000: 134} {
+		env := []string{"SMALL=1", "LARGE=" + strings.Repeat("x", size), "LAST=1"}
+		result := tt.Once(harness.Config{Image: smoke.Image(tt), Args: []string{"/component-env.wasm"}, Env: env})
+		require.Equal(t, code, result.Code, "%d: %+v", size, result)
+		if code == 0 {
+			require.Equal(t, "got it\n", result.Stdout)
+		} else {
+			require.Contains(t, result.Stderr, "found the variable LARGE, 200006 bytes, accepted by a component")
+		}
+	}
+}
