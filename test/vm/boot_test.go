@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/libwasmshim/libwasmshim/test/harness"
+	"github.com/libwasmshim/libwasmshim/test/smoke"
 )
 
 // TestBoot is what any machine must do, however its kernel was started: WASMSHIM_BOOT
@@ -42,6 +43,9 @@ func TestBoot(t *testing.T) {
 		limited, err := t.Daemon.Create(t.Ctx, k.container(t, k.sleeper(), withMemory(64<<20)))
 		if boot == "no-controllers" {
 			require.ErrorContains(t, err, "memory.max")
+			if k.runtime == smoke.Ours {
+				require.ErrorContains(t, err, "this machine's cgroups have no controller memory")
+			}
 			t.RequireNothingLeft()
 			return
 		}

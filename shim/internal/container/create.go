@@ -6,11 +6,16 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/runc/libcontainer"
 	"github.com/opencontainers/runc/libcontainer/configs"
+	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
 // Create makes the container and its init, which waits for Start. On error
@@ -48,7 +53,7 @@ func create(cfg Config, p Process, limit patience) (*Container, error) {
 	c.oom.above, c.oom.seen = c.cgroup.killsAbove(), c.cgroup.oomKills() // of an older container of this cgroup
 	c.init, err = startWithin(limit, lc, lp, p.Spec.Terminal, func() error { return c.cgroup.kill() }, c.destroy)
 	if err != nil {
-		return nil, c.startError(err, LimitsOf(cfg.Spec).Memory)
+		return nil, c.startError(err, cfg.Spec)
 	}
 	if !config.HasHook(configs.Poststop) && config.IntelRdt == nil {
 		c.lc = nil
@@ -77,14 +82,43 @@ func (c *Container) initExited() {
 	}
 }
 
-// startError says that the kernel has killed the init for want of memory, where the cgroup
-// above has counted that. libcontainer reads the count of the container's own cgroup, which
-// systemd has removed by then, and says which of its files it did not find.
-func (c *Container) startError(err error, limit uint64) error {
-	if limit == 0 || c.cgroup.killsAbove() == c.oom.above {
+// startError says what libcontainer does not know, or does not say: that the kernel has killed
+// the init for want of memory, which the cgroup above has counted, where systemd has removed the
+// container's own by then; and that this machine has no such limit.
+func (c *Container) startError(err error, spec *specs.Spec) error {
+	if limit := LimitsOf(spec).Memory; limit != 0 && c.cgroup.killsAbove() != c.oom.above {
+		return fmt.Errorf("the container's memory limit of %d bytes is too low: the kernel has killed its init: %w (%w)", limit, errdefs.ErrResourceExhausted, err)
+	}
+	if !cgroups.IsCgroup2UnifiedMode() {
 		return err
 	}
-	return fmt.Errorf("the container's memory limit of %d bytes is too low: the kernel has killed its init: %w (%w)", limit, errdefs.ErrResourceExhausted, err)
+	has, rerr := os.ReadFile(filepath.Join(cgroupRoot, "cgroup.controllers"))
+	if lacks := lacking(strings.Fields(string(has)), spec.Linux.Resources); rerr == nil && lacks != "" {
+		return fmt.Errorf("the container has a limit, and this machine's cgroups have no controller %s: %w (%w)", lacks, errdefs.ErrFailedPrecondition, err)
+	}
+	return err
+}
+
+// lacking is a controller of cgroups that resources need and that is not among those that
+// there are; "" if there is none.
+func lacking(controllers []string, r *specs.LinuxResources) string {
+	if r == nil {
+		return ""
+	}
+	for _, need := range []struct {
+		controller string
+		limited    bool
+	}{
+		{"memory", r.Memory != nil && r.Memory.Limit != nil && *r.Memory.Limit > 0},
+		{"pids", r.Pids != nil && r.Pids.Limit != nil && *r.Pids.Limit > 0},
+		{"cpu", r.CPU != nil && r.CPU.Quota != nil && *r.CPU.Quota > 0},
+		{"cpuset", r.CPU != nil && r.CPU.Cpus+r.CPU.Mems != ""},
+	} {
+		if need.limited && !slices.Contains(controllers, need.controller) {
+			return need.controller
+		}
+	}
+	return ""
 }
 
 func createError(id string, err error) error {
