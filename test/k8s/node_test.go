@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	_ "embed"
+	"errors"
 	"fmt"
 	"io/fs"
 	"net"
@@ -16,6 +17,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"text/template"
@@ -103,6 +105,24 @@ const bridge = `{"cniVersion": "1.0.0", "name": "pods", "plugins": [
   {"type": "portmap", "capabilities": {"portMappings": true}}
 ]}`
 
+// places are those of all nodes that there were, for who interrupts the tests.
+var places struct {
+	sync.Mutex
+	all []*harness.Place
+}
+
+func TestMain(m *testing.M) {
+	os.Exit(harness.RunAndStop(m, func() error {
+		places.Lock()
+		defer places.Unlock()
+		var failed error
+		for _, p := range places.all {
+			failed = errors.Join(failed, p.Clear())
+		}
+		return failed
+	}, func() {}))
+}
+
 // setup is what differs between nodes.
 type setup struct {
 	version harness.Version
@@ -124,6 +144,9 @@ func newNode(t *testing.T, s setup) *node {
 	require.NoError(t, err)
 	place, err := harness.NewPlace(s.version)
 	require.NoError(t, err)
+	places.Lock()
+	places.all = append(places.all, place)
+	places.Unlock()
 	n := &node{Place: place, t: t}
 	t.Cleanup(func() {
 		if t.Failed() {
