@@ -17,33 +17,44 @@ import (
 	"github.com/libwasmshim/libwasmshim/test/harness"
 )
 
-// A container with a user namespace, containerd's default seccomp and its default
-// AppArmor profile at once, as a kubelet makes it: it runs, it is what it was asked to
-// be, and it can be killed.
+// A container with containerd's default seccomp and its default AppArmor profile at once,
+// as a kubelet makes it, and with a user namespace or without: it is what it was asked to
+// be, takes an exec, and can be killed.
 func TestConfined(t *testing.T) {
 	const profile = "cri-containerd.apparmor.d"
-	eachKind(t, kinds, func(t *harness.T, k kind) {
-		ids := []specs.LinuxIDMapping{{ContainerID: 0, HostID: 100000, Size: 65536}}
-		c := t.Run(k.container(t, k.sleeper(), oci.WithoutRunMount, oci.WithUserNamespace(ids, ids), seccomp.WithDefaultProfile(), apparmor.WithDefaultProfile(profile)))
-		require.NoError(t, c.Stdout.WaitFor("ready", patience))
-		proc := func(file string) string {
-			text, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", c.Task.Pid(), file))
-			require.NoError(t, err)
-			return strings.TrimSpace(string(text))
-		}
-		require.Equal(t, "0 100000 65536", strings.Join(strings.Fields(proc("uid_map")), " "))
-		require.Equal(t, profile+" (enforce)", proc("attr/current"))
-		status := proc("status")
-		require.Contains(t, status, "\nSeccomp:\t2\n")
-		require.Contains(t, status, "\nUid:\t100000\t")
-		result := t.ExecOnce(c, harness.ExecConfig{Args: k.hello()})
-		require.Zero(t, result.Code, "%+v", result)
-		require.Contains(t, result.Stdout, "hello")
-		require.NoError(t, c.Task.Kill(t.Ctx, 9))
-		ended, err := t.Finish(c)
-		require.NoError(t, err)
-		require.EqualValues(t, 137, ended.Code)
-	})
+	ids := []specs.LinuxIDMapping{{ContainerID: 0, HostID: 100000, Size: 65536}}
+	for _, users := range []struct {
+		name, mapping, uid string
+		opts               []oci.SpecOpts
+	}{
+		{"host's users", "0 0 4294967295", "0", nil},
+		{"user namespace", "0 100000 65536", "100000", []oci.SpecOpts{oci.WithUserNamespace(ids, ids)}},
+	} {
+		t.Run(users.name, func(t *testing.T) {
+			eachKind(t, kinds, func(t *harness.T, k kind) {
+				opts := append([]oci.SpecOpts{oci.WithoutRunMount, seccomp.WithDefaultProfile(), apparmor.WithDefaultProfile(profile)}, users.opts...)
+				c := t.Run(k.container(t, k.sleeper(), opts...))
+				require.NoError(t, c.Stdout.WaitFor("ready", patience))
+				proc := func(file string) string {
+					text, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", c.Task.Pid(), file))
+					require.NoError(t, err)
+					return strings.TrimSpace(string(text))
+				}
+				require.Equal(t, users.mapping, strings.Join(strings.Fields(proc("uid_map")), " "))
+				require.Equal(t, profile+" (enforce)", proc("attr/current"))
+				status := proc("status")
+				require.Contains(t, status, "\nSeccomp:\t2\n")
+				require.Contains(t, status, "\nUid:\t"+users.uid+"\t")
+				result := t.ExecOnce(c, harness.ExecConfig{Args: k.hello()})
+				require.Zero(t, result.Code, "%+v", result)
+				require.Contains(t, result.Stdout, "hello")
+				require.NoError(t, c.Task.Kill(t.Ctx, 9))
+				ended, err := t.Finish(c)
+				require.NoError(t, err)
+				require.EqualValues(t, 137, ended.Code)
+			})
+		})
+	}
 }
 
 // Devices are denied and allowed by a program in the kernel: those of the spec, on init
