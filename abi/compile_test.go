@@ -164,7 +164,7 @@ func compileAndRun(t *testing.T, args ...string) (stdout, stderr string) {
 	left, err := os.ReadDir(cmd.Env[len(cmd.Env)-1][len("TMPDIR="):])
 	require.NoError(t, err)
 	require.Empty(t, left)
-	cgroups, err := filepath.Glob("/sys/fs/cgroup/*/libwasmshim-compiler-*")
+	cgroups, err := filepath.Glob(fmt.Sprintf("/sys/fs/cgroup/*/libwasmshim-compiler-%d-*", cmd.Process.Pid))
 	require.NoError(t, err)
 	require.Empty(t, cgroups)
 	return out.String(), errs.String()
