@@ -29,14 +29,20 @@ OPTION(timeout, "timeout", DURATION, COMPILES_IF_SET, NULL,
 OPTION(max_memory, "max-memory", SIZE, 0, NULL,
        "size to which each linear memory may grow (no limit but the container's)");
 
+#if WASMTIME_VERSION_MAJOR >= 47
+#define SINCE_47 "on"
+#else
+#define SINCE_47 "off"
+#endif
+
 // The proposals that can be switched. One that needs another is off where the
 // other is: wasmtime refuses anything else.
 #define PROPOSALS(X)                                                                                                   \
     X(bulk_memory, "bulk-memory", NULL, "on")                                                                          \
     X(custom_page_sizes, "custom-page-sizes", NULL, "off")                                                             \
-    X(exceptions, "exceptions", "function-references", "off")                                                          \
-    X(function_references, "function-references", "reference-types", "off")                                            \
-    X(gc, "gc", "function-references", "off")                                                                          \
+    X(exceptions, "exceptions", "function-references", SINCE_47)                                                       \
+    X(function_references, "function-references", "reference-types", SINCE_47)                                         \
+    X(gc, "gc", "function-references", SINCE_47)                                                                       \
     X(memory64, "memory64", NULL, "on")                                                                                \
     X(multi_memory, "multi-memory", NULL, "on")                                                                        \
     X(multi_value, "multi-value", NULL, "on")                                                                          \

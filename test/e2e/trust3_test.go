@@ -88,15 +88,16 @@ func TestTrust3EngineOptions(t *testing.T) {
 // Each proposal of WebAssembly can be switched, and what is off is refused.
 func TestTrust3Proposals(t *testing.T) {
 	const start = `(func (export "_start"))`
+	newer := isFull(t) // these are on by default since 47
 	guests := map[string]struct {
 		wat    string
 		normal bool
 	}{
 		"bulk-memory":         {`(memory 1) (func (memory.fill (i32.const 0) (i32.const 0) (i32.const 1)))`, true},
 		"custom-page-sizes":   {`(memory 1 (pagesize 1))`, false},
-		"exceptions":          {`(tag (param i32))`, false},
-		"function-references": {`(type $f (func)) (func (param (ref $f)))`, false},
-		"gc":                  {`(type (struct (field i32)))`, false},
+		"exceptions":          {`(tag (param i32))`, newer},
+		"function-references": {`(type $f (func)) (func (param (ref $f)))`, newer},
+		"gc":                  {`(type (struct (field i32)))`, newer},
 		"memory64":            {`(memory i64 1)`, true},
 		"multi-memory":        {`(memory 1) (memory 1)`, true},
 		"multi-value":         {`(func (result i32 i32) i32.const 1 i32.const 2)`, true},
