@@ -46,7 +46,7 @@ func doctor(t *harness.T) {
 	require.Equal(t, finding{"trial", "ok", `a guest has said "hello from a container", in a container`, ""}, found["trial"])
 	require.Contains(t, strings.TrimPrefix(found["containerd"].Found, "v"), string(t.Version))
 	require.Contains(t, found["snapshotters"].Found, harness.Snapshotter)
-	require.Equal(t, "0 artifacts, 0.0 B", found["compile cache"].Found)
+	require.Regexp(t, `^\d+ artifacts?, \d`, found["compile cache"].Found)
 	config := filepath.Join(t.Dir, "config.toml")
 	require.Equal(t, "note", found["configuration"].State)
 	require.Contains(t, found["configuration"].Found, config+"; without a runtime")
