@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -31,14 +32,13 @@ func killShims(t *harness.T) {
 }
 
 // gone waits until containerd has found out and removed what was the container's, then
-// removes the container. Its cgroup is gone by then.
-func gone(t *harness.T, events *harness.Events, dir string, c *harness.Container) {
+// removes the container.
+func gone(t *harness.T, events *harness.Events, c *harness.Container) {
 	t.Helper()
 	require.Eventually(t, func() bool {
 		all := events.Of(c.ID())
 		return len(all) > 0 && all[len(all)-1].Topic == "delete"
 	}, patience, 50*time.Millisecond, "containerd tells of its delete")
-	require.NoDirExists(t, dir)
 	c.Task.IO().Cancel()
 	c.Task.IO().Close()
 	require.NoError(t, t.Remove(t.Ctx, c))
@@ -73,7 +73,8 @@ func TestDaemonKilled(t *testing.T) {
 				dir := groupOf(t, c.Task.Pid())
 				reach(t, c)
 				killShims(t)
-				gone(t, events, dir, c)
+				gone(t, events, c)
+				require.NoDirExists(t, dir)
 				t.RequireNothingLeft()
 			})
 		})
@@ -95,6 +96,8 @@ func TestDaemonKilledInCreate(t *testing.T) {
 		whole := time.Since(began)
 		require.NoError(t, t.Remove(t.Ctx, c))
 		hit := 0
+		events := t.Subscribe(t.Ctx)
+		defer events.Close()
 		for i := range moments {
 			config := k.container(t, k.sleeper())
 			created := make(chan *harness.Container, 1)
@@ -105,17 +108,23 @@ func TestDaemonKilledInCreate(t *testing.T) {
 				}
 				created <- c
 			}()
-			require.Eventually(t, func() bool { return len(t.Shims()) > 0 }, patience, 5*time.Millisecond)
+			// Without an answer of start's, containerd knows of nothing to clean up.
+			require.Eventually(t, func() bool {
+				shims := t.Shims()
+				return len(shims) > 0 && !slices.ContainsFunc(shims, func(p harness.Process) bool { return strings.HasSuffix(p.Args, " start") })
+			}, patience, 5*time.Millisecond)
 			time.Sleep(whole * time.Duration(i) / (moments + 1))
+			killed := false
 			for _, p := range t.Shims() {
-				if !strings.HasSuffix(p.Args, " start") { // without its answer containerd knows of nothing to clean up
-					_ = syscall.Kill(p.Pid, syscall.SIGKILL) // or it has ended
-				}
+				killed = syscall.Kill(p.Pid, syscall.SIGKILL) == nil || killed // or it has ended
 			}
-			if c := <-created; c != nil {
-				require.NoError(t, t.Remove(context.WithoutCancel(t.Ctx), c))
-			} else {
+			switch c := <-created; {
+			case c == nil:
 				hit++
+			case killed: // once all was made
+				gone(t, events, c)
+			default:
+				require.NoError(t, t.Remove(context.WithoutCancel(t.Ctx), c))
 			}
 			t.RequireNothingLeft()
 		}
