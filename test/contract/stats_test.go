@@ -150,7 +150,9 @@ var updates = []test{
 		now := c.memoryLimit()
 		c.same("memory after it", uint64(64<<20), now)
 		c.same("shares after it", shares, c.cgroup("cpu", "cpu.shares", "cpu.weight"))
-		c.refused("memory below what is used", codes.InvalidArgument, c.update(memory(4096)))
+		tooLittle := memory(4096)
+		tooLittle.Memory.CheckBeforeUpdate = new(true) // version 1 always looks, 2 would kill what is too large
+		c.refused("memory below what is used", codes.InvalidArgument, c.update(tooLittle))
 		require.Equal(c, now, c.memoryLimit())
 		c.refused("cpus that there are not", codes.InvalidArgument, c.update(&specs.LinuxResources{CPU: &specs.LinuxCPU{Cpus: "4000"}}))
 		c.refused("of another type", codes.InvalidArgument, c.updateAny(&anypb.Any{TypeUrl: "no.such.type", Value: []byte("x")}))
@@ -307,7 +309,11 @@ var stats = []test{
 		c.exact()
 		c.kill("", 9)
 		c.wait("")
-		c.measured("stopped", 0)
+		if _, err := os.Stat(filepath.Join("/sys/fs/cgroup", place.Cgroup(c.ID))); isV2() && err != nil {
+			c.metrics() // answers, also where systemd has removed the cgroup
+		} else {
+			c.measured("stopped", 0)
+		}
 		require.Zero(c, c.oomKills())
 		c.delete("")
 		_, err := c.Stats(c.ctx, &task.StatsRequest{ID: c.ID})
