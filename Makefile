@@ -57,7 +57,7 @@ test-matrix: deps ## Run the smoke suite on every containerd from 1.6 to 2.4
 	@scripts/test.sh matrix
 
 test-k8s: ## Run what a kubelet and critest ask of a runtime, on private Kubernetes nodes (builds Kubernetes once)
-	@scripts/deps.sh build daemon k8s
+	@scripts/deps.sh build daemon
 	@scripts/test.sh k8s
 
 test-vm: deps ## Run what needs cgroup v2, systemd and AppArmor in a machine that is emulated (root; 25 minutes)

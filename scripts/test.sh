@@ -90,7 +90,7 @@ k8s() {
     built=$(ls -d "${XDG_CACHE_HOME:-$HOME/.cache}"/libwasmshim/kubernetes-*/bin/kubectl 2>/dev/null)
     [ -n "$built" ] || minutes=40
     time_for k8s $minutes || return
-    run k8s-deps scripts/deps.sh build daemon k8s
+    run k8s-deps scripts/deps.sh k8s
     passed k8s-deps && run k8s go_test -timeout 25m -parallel 6 ./test/k8s/...
 }
 # in_vm NAME MINUTES VARIABLES BINARY ARGUMENT...: a test binary in the machine, if there

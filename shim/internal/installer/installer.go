@@ -16,6 +16,8 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+
+	"github.com/containerd/containerd/v2/pkg/atomicfile"
 )
 
 // Runtime is what is installed.
@@ -175,33 +177,21 @@ func (h *Host) would(do string) string {
 }
 
 // write replaces a file at once, whoever reads or executes it meanwhile.
-func (h *Host) write(path string, content []byte, mode fs.FileMode) (retErr error) {
+func (h *Host) write(path string, content []byte, mode fs.FileMode) error {
 	if h.DryRun {
 		return nil
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	f, err := atomicfile.New(path, mode)
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if retErr != nil {
-			retErr = errors.Join(retErr, os.Remove(f.Name()))
-		}
-	}()
-	_, err = f.Write(content)
-	if err == nil {
-		err = f.Chmod(mode)
+	if _, err := f.Write(content); err != nil {
+		return errors.Join(err, f.Cancel())
 	}
-	if err == nil {
-		err = f.Sync()
-	}
-	if err := errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
+	return f.Close()
 }
 
 // restart has containerd read a configuration that was changed. Containers go on.
