@@ -26,6 +26,13 @@ func (s stat) alive() bool {
 	return err == nil && now.start == s.start && now.state != 'Z' && now.state != 'X'
 }
 
+// StartTime is when a process was started, by the kernel's clock since boot, in its
+// hundredths of seconds.
+func StartTime(pid int) (uint64, error) {
+	s, err := readStat(pid)
+	return s.start, err
+}
+
 // readStat reads /proc/<pid>/stat, see proc_pid_stat(5).
 func readStat(pid int) (stat, error) {
 	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/pelletier/go-toml/v2"
+
+	"github.com/libwasmshim/libwasmshim/shim/internal/container"
 )
 
 // Daemon is a containerd that runs on this machine.
@@ -207,7 +209,7 @@ func runtimeType(text []byte, plugin, shim string) (string, error) {
 // changedSince says whether the file, or one that lies beside it in conf.d, was written
 // after containerd was started.
 func (d *Daemon) changedSince(file string) (bool, time.Time) {
-	started, err := startTime(d.proc("stat"))
+	started, err := startTime(d.pid)
 	if err != nil {
 		return false, started
 	}
@@ -222,31 +224,23 @@ func (d *Daemon) changedSince(file string) (bool, time.Time) {
 }
 
 // startTime is when a process was started, to the second.
-func startTime(stat string) (time.Time, error) {
-	b, err := os.ReadFile(stat)
+func startTime(pid int) (time.Time, error) {
+	ticks, err := container.StartTime(pid)
 	if err != nil {
 		return time.Time{}, err
 	}
-	up, err := os.ReadFile("/proc/stat")
+	b, err := os.ReadFile("/proc/stat")
 	if err != nil {
 		return time.Time{}, err
 	}
-	_, rest, found := strings.Cut(string(up), "\nbtime ")
+	_, rest, _ := strings.Cut(string(b), "\nbtime ")
 	boot, _, _ := strings.Cut(rest, "\n")
 	seconds, err := strconv.ParseInt(boot, 10, 64)
-	if !found || err != nil {
-		return time.Time{}, errors.New("/proc/stat has no btime")
-	}
-	fields := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
-	const starttime, perSecond = 22 - 3, 100 // see proc(5)
-	if len(fields) <= starttime {
-		return time.Time{}, fmt.Errorf("%s is shorter than proc(5) says", stat)
-	}
-	ticks, err := strconv.ParseInt(fields[starttime], 10, 64)
 	if err != nil {
-		return time.Time{}, fmt.Errorf("%s: %w", stat, err)
+		return time.Time{}, fmt.Errorf("btime of /proc/stat: %w", err)
 	}
-	return time.Unix(seconds+ticks/perSecond+1, 0), nil
+	const perSecond = 100 // see proc_pid_stat(5)
+	return time.Unix(seconds+int64(ticks)/perSecond+1, 0), nil
 }
 
 func lastLine(text string) string {
