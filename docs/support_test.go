@@ -192,8 +192,8 @@ var hostRows = []hostRow{
 	{"cgroup v2, cgroupfs driver", inVM, "TestSmoke TestLimits TestNoPath TestConfined TestDevices TestPod TestDaemonKilled TestDaemonKilledInCreate TestDaemonKilledInCompile TestContainerdKilled TestUnifiedResources"},
 	{"cgroup v2, systemd driver, systemd as PID 1", inVM, "TestSmoke TestContract TestLimits TestNoPath TestConfined TestDevices TestPod TestDaemonKilled TestDaemonKilledInCreate TestDaemonKilledInCompile TestContainerdKilled TestSystemdRestarts TestScopeStopped TestCompilerScope TestBusConnections TestZNoUnitFailed"},
 	{"cgroup v2 without the controllers memory and pids", inVM + ", second boot", "TestBoot"},
-	{"AppArmor", inVM + "; a profile and a user namespace keep execs out of guests' containers", "TestConfined TestAppArmorNamesNoCode TestAppArmorDeniesFile TestAppArmorKill"},
-	{"SELinux", nowhere + "; by hand, see [operators.md](operators.md)", ""},
+	{"AppArmor", inVM, "TestConfined TestAppArmorNamesNoCode TestAppArmorDeniesFile TestAppArmorKill"},
+	{"SELinux, with a module of ours, see [operators.md](operators.md)", inVM + ", fourth boot, with Debian's policy", "TestSELinux"},
 	{"rootless containerd", nowhere, ""},
 }
 

@@ -123,6 +123,7 @@ vm() {
     fi
     vm_boot no-controllers cgroup_disable=memory cgroup_disable=pids
     vm_boot v1 systemd.unified_cgroup_hierarchy=0 systemd.legacy_systemd_cgroup_controller=1
+    vm_boot selinux security=selinux selinux=1
 }
 # vm_boot NAME ARGUMENT...: the machine again, with more arguments for its kernel, for a
 # few tests of both drivers.
@@ -133,7 +134,7 @@ vm_boot() {
     scripts/vm.sh stop
     run "vm-boot-$name" scripts/vm.sh start "$@"
     passed "vm-boot-$name" || return
-    in_vm "vm-$name" 2 "WASMSHIM_BOOT=$name" vm -test.run TestBoot
+    in_vm "vm-$name" 2 "WASMSHIM_BOOT=$name" vm -test.run "'TestBoot|TestSELinux'"
 }
 fuzz() {
     run fuzz-stage go_test -run '^$' -fuzz FuzzDecode -fuzztime 200000x ./shim/internal/stage

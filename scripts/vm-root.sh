@@ -17,7 +17,7 @@ say() { echo "vm-root: $*" >&2; }
 say "debootstrap: Debian 12 (about two minutes)"
 # One line for each package would be 400 of them.
 debootstrap --variant=minbase \
-    --include=systemd,systemd-sysv,dbus,udev,apparmor,kmod,iproute2,procps,busybox-static,strace,dropbear-bin \
+    --include=systemd,systemd-sysv,dbus,udev,apparmor,kmod,iproute2,procps,busybox-static,strace,dropbear-bin,selinux-policy-default,policycoreutils \
     bookworm root http://deb.debian.org/debian | awk 'NR % 50 == 0 { print "vm-root: " $0 }' >&2
 
 say "kernel"
@@ -90,6 +90,12 @@ exec $b switch_root /root /sbin/init
 INIT
 chmod +x initrd.d/init
 (cd initrd.d && find . | ../root/bin/busybox cpio -o -H newc 2>/dev/null | gzip -1) >initrd
+
+# Labels are there for the boot that has SELinux instead of AppArmor.
+say "labels"
+sed -i 's/^SELINUX=.*/SELINUX=permissive/' root/etc/selinux/config
+# setfiles opens what it labels by its name in /proc.
+unshare --mount sh -c 'mount -t proc proc root/proc && exec chroot root setfiles -F /etc/selinux/default/contexts/files/file_contexts /'
 
 say "image"
 rm -rf root/var/cache/apt/archives/*.deb root/var/lib/apt/lists/* root/usr/share/{doc,man,locale}

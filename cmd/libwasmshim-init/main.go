@@ -11,6 +11,9 @@ package main
 
 import (
 	"C"
+	"fmt"
+	"os"
+	"strconv"
 
 	"github.com/opencontainers/runc/libcontainer"
 
@@ -20,7 +23,19 @@ import (
 
 //export wasmshimGoInit
 func wasmshimGoInit() {
+	// This thread is the one that executes the program: C has called.
+	if err := applyLabel(); err != nil {
+		refuse(err)
+		return
+	}
 	libcontainer.Init()
+}
+
+// refuse says why there is no process, where libcontainer's own errors of a start go.
+func refuse(err error) {
+	if fd, cerr := strconv.Atoi(os.Getenv("_LIBCONTAINER_LOGPIPE")); cerr == nil {
+		fmt.Fprintf(os.NewFile(uintptr(fd), "log"), "{\"level\":\"error\",\"msg\":%q}\n", err.Error())
+	}
 }
 
 func main() {}

@@ -45,16 +45,18 @@ func TestConfined(t *testing.T) {
 				status := proc("status")
 				require.Contains(t, status, "\nSeccomp:\t2\n")
 				require.Contains(t, status, "\nUid:\t"+users.uid+"\t")
-				e := t.AddExec(c, harness.ExecConfig{Args: k.hello()})
-				if err := e.Start(t.Ctx); k.guest && users.opts != nil {
-					// A defect: the profile is set through a guest's own /proc, which is read-only.
-					require.ErrorContains(t, err, "read-only file system")
-				} else {
+				result := t.ExecOnce(c, harness.ExecConfig{Args: k.hello()})
+				require.Zero(t, result.Code, "%+v", result)
+				require.Contains(t, result.Stdout, "hello")
+				for _, args := range [][]string{{"/native", "sleep"}, k.sleeper()} {
+					e := t.Exec(c, harness.ExecConfig{Args: args})
+					require.NoError(t, e.Stdout.WaitFor("ready", patience))
+					label, err := os.ReadFile(fmt.Sprintf("/proc/%d/attr/current", e.Pid()))
 					require.NoError(t, err)
-					result, err := e.Finish(t.Ctx)
+					require.Equal(t, profile+" (enforce)\n", string(label))
+					require.NoError(t, e.Kill(t.Ctx, 9))
+					_, err = e.Finish(t.Ctx)
 					require.NoError(t, err)
-					require.Zero(t, result.Code, "%+v", result)
-					require.Contains(t, result.Stdout, "hello")
 				}
 				require.NoError(t, c.Task.Kill(t.Ctx, 9))
 				ended, err := t.Finish(c)

@@ -87,6 +87,10 @@ type Container struct {
 	// daemon; Exec reads it from state.json.
 	lc *libcontainer.Container
 
+	// label is what execs get that ask for nothing else, where libcontainer cannot label
+	// them; else nil.
+	label *execLabel
+
 	oom     oomWatch
 	updates sync.Mutex  // held by an Update
 	killed  atomic.Bool // the init was sent SIGKILL

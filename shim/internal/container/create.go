@@ -37,13 +37,14 @@ func create(cfg Config, p Process, limit patience) (*Container, error) {
 		return nil, err
 	}
 	withHookEnv(config, cfg, p)
+	label := takeLabel(config, cfg.Spec)
 	defer useBus(cfg.SystemdCgroup)()
 	lc, err := libcontainer.Create(cfg.Root, cfg.ID, config)
 	if err != nil {
 		_ = os.Remove(cfg.Root)
 		return nil, createError(cfg.ID, err)
 	}
-	c := &Container{id: cfg.ID, root: cfg.Root, lc: lc, execs: map[*Exec]struct{}{}}
+	c := &Container{id: cfg.ID, root: cfg.Root, lc: lc, label: label, execs: map[*Exec]struct{}{}}
 	if c.cgroup, err = newCgroup(config); err == nil {
 		err = c.cgroup.save(c.stateDir())
 	}

@@ -42,6 +42,11 @@ func (c *Container) Exec(p Process) (*Exec, error) {
 	if c.init.dead() {
 		return nil, c.notRunning()
 	}
+	labelled, err := c.labelExec(lp)
+	if err != nil {
+		return nil, err
+	}
+	defer labelled()
 	refused := c.cgroup.refusedForks()
 	child, err := c.startExec(lp, p.Spec.Terminal)
 	switch {

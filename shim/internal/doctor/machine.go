@@ -75,7 +75,7 @@ func securityModules() Finding {
 	}
 	f := ok(about, "%s", strings.TrimSpace(string(b)))
 	if b, err := os.ReadFile("/sys/fs/selinux/enforce"); err == nil && strings.TrimSpace(string(b)) == "1" {
-		return f.but(Note, "SELinux is enforcing", "a guest's process runs this program under the container's label: see docs/support.md on SELinux")
+		return f.but(Note, "SELinux is enforcing", "a guest's process runs this program under the container's label: see SELinux in docs/operators.md")
 	}
 	return f
 }
