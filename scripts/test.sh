@@ -100,7 +100,7 @@ in_vm() {
     shift 4
     time_for "$name" "$minutes" || return
     run "$name" scripts/vm.sh run ". /payload/src/test/vm/env.sh && cd /payload/src/test/$binary &&
-        export WASMSHIM_VM=1 WASMSHIM_SLOW=10 $variables && exec /payload/bin/$binary.test -test.v -test.timeout 20m $*"
+        export WASMSHIM_VM=1 WASMSHIM_SLOW=10 $variables && exec /payload/bin/$binary.test -test.v -test.timeout 40m $*"
 }
 # vm: what users' hosts have, in a machine that is emulated: with cgroup v2 first, what
 # matters most first of it, then with what few hosts have.
