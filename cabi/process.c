@@ -47,8 +47,7 @@ static const char *read_stage(struct wasmshim_stage *stage) {
         return "no context on descriptor 4: this process is started by containerd only";
     // What SELinux keeps from a process is a device of its own instead.
     if (!S_ISREG(st.st_mode))
-        return "descriptor 4 is not the daemon's file: an SELinux policy may keep it from the container, see SELinux in "
-               "docs/operators.md";
+        return "descriptor 4 is not the daemon's file: SELinux may keep it from the container, see docs/operators.md";
     if (st.st_size <= 0 || st.st_size > WASMSHIM_STAGE_MAX)
         return "context of a wrong size";
     uint8_t *bytes = malloc((size_t)st.st_size);
