@@ -10,7 +10,7 @@
 #   test    Debian's containerd 1.6, a static busybox, other compilers, fuzzers, mkfs.erofs
 #   lint    formatters and linters
 #   matrix  one containerd of every release line between the oldest and the newest
-#   vm      an emulator, and a machine with cgroup v2 and systemd for it (root only)
+#   vm      an emulator, and a machine with cgroup v2 and systemd for it (root only); RootlessKit
 #   full    wasmtime's full library; also with WASMTIME=full in the environment
 #   k8s     what a private Kubernetes node is made of: kubelet, control plane, CNI plugins, critest
 #           (9 minutes on two idle cores, 6 GB of Go's caches)
@@ -28,6 +28,7 @@ KUBERNETES=1.37.2
 CRITOOLS=1.37.0
 CNI=1.10.0
 ETCD=3.7.3
+ROOTLESSKIT=3.3.0
 
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/libwasmshim
 goflags_tags=netgo,osusergo
@@ -258,6 +259,9 @@ if wants vm; then
         rm -rf "$tmp"
         say "the machine is in $dir after $(($(date +%s) - start)) s"
     fi
+    ldflags=
+    build_programs rootlesskit $ROOTLESSKIT "go get github.com/rootless-containers/rootlesskit/v3@v$ROOTLESSKIT" \
+        github.com/rootless-containers/rootlesskit/v3/cmd/rootlesskit
 fi
 if wants full; then
     # Built or found, it says which.

@@ -116,8 +116,9 @@ vm() {
     passed vm-pack || return
     run vm-boot scripts/vm.sh start
     if passed vm-boot; then
-        in_vm vm 15 '' vm
+        in_vm vm 15 '' vm -test.skip TestRootless
         in_vm vm-systemd 6 WASMSHIM_CGROUPS=systemd vm -test.run TestSmoke
+        in_vm vm-rootless 8 '' vm -test.run TestRootless
         # Not the storms, nor each mixture of programs: make test has them.
         in_vm vm-contract 10 WASMSHIM_CGROUPS=systemd contract -test.run "'TestContract/^ours(,_guests)?$/^(run|exec|oom|terminal|pause|update|stats)$'"
     fi

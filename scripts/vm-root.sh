@@ -17,7 +17,7 @@ say() { echo "vm-root: $*" >&2; }
 say "debootstrap: Debian 12 (about two minutes)"
 # One line for each package would be 400 of them.
 debootstrap --variant=minbase \
-    --include=systemd,systemd-sysv,dbus,udev,apparmor,kmod,iproute2,procps,busybox-static,strace,dropbear-bin,selinux-policy-default,policycoreutils \
+    --include=systemd,systemd-sysv,dbus,udev,apparmor,kmod,iproute2,procps,busybox-static,strace,dropbear-bin,uidmap,libpam-systemd,dbus-user-session,selinux-policy-default,policycoreutils \
     bookworm root http://deb.debian.org/debian | awk 'NR % 50 == 0 { print "vm-root: " $0 }' >&2
 
 say "kernel"

@@ -75,10 +75,11 @@ pack() {
     rm -rf "$payload" "$dir/payload.img"
     mkdir -p "$payload"/{src,bin,cache/libwasmshim}
     tar -c --exclude=./build --exclude=./.git --exclude=./bench/out . | tar -x -C "$payload/src"
-    cp -r "$store"/containerd-2.4.2 "$store"/runc-* "$store/busybox-static" "$(go run ./test/guests/where)" "$payload/cache/libwasmshim/"
+    cp -r "$store"/containerd-2.4.2 "$store"/runc-* "$store"/rootlesskit-* "$store/busybox-static" "$(go run ./test/guests/where)" "$payload/cache/libwasmshim/"
     for package in "$@"; do
         CGO_ENABLED=0 go test -c -ldflags '-s -w' -o "$payload/bin/${package##*/}.test" "$package"
     done
+    chmod -R a+rX "$payload" # for containerds of others than root
     mkfs.ext4 -q -F -d "$payload" -L payload "$dir/payload.img" 4G
     rm -rf "$payload"
     say "packed $(du -h "$dir/payload.img" | cut -f 1)"

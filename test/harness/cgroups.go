@@ -11,14 +11,30 @@ import (
 	"github.com/containerd/containerd/api/types/runtimeoptions/v1"
 	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/containerd/v2/pkg/oci"
+	"github.com/moby/sys/userns"
 )
 
 // Systemd says whether containers' cgroups are made by systemd here, as
 // WASMSHIM_CGROUPS=systemd asks for; else shims make them.
 var Systemd = os.Getenv("WASMSHIM_CGROUPS") == "systemd"
 
+// Rootless says whether all this runs in a user namespace, by an ordinary user: see
+// TestRootless of test/vm.
+var Rootless = userns.RunningInUserNS()
+
+// without says that containers' specs name no cgroup, as WASMSHIM_CGROUPS=none asks for.
+var without = os.Getenv("WASMSHIM_CGROUPS") == "none"
+
 // Slice is where the cgroups are that systemd makes.
-const Slice = "system.slice"
+var Slice = map[bool]string{false: "system.slice", true: "user.slice"}[Rootless]
+
+// RunDir is where shims put what belongs into /run.
+func RunDir() string {
+	if dir := os.Getenv("XDG_RUNTIME_DIR"); Rootless && dir != "" {
+		return dir
+	}
+	return "/run"
+}
 
 // Scope is the unit of a container whose cgroup systemd has made.
 func (p *Place) Scope(id string) string { return p.Namespace + "-" + id + ".scope" }
@@ -34,8 +50,11 @@ func (p *Place) Cgroup(id string) string {
 // withCgroup names the container's cgroup as its driver has it.
 func (p *Place) withCgroup() oci.SpecOpts {
 	return func(_ context.Context, _ oci.Client, c *containers.Container, s *oci.Spec) error {
-		if Systemd {
+		switch {
+		case Systemd:
 			s.Linux.CgroupsPath = Slice + ":" + p.Namespace + ":" + c.ID
+		case without:
+			s.Linux.CgroupsPath = ""
 		}
 		return nil
 	}
@@ -60,6 +79,6 @@ func driver(runtimeOptions any) any {
 // scopes are the named daemon's units, failed ones too, which systemd keeps a file
 // of as long as it knows them.
 func scopes(name string) []string {
-	files, _ := filepath.Glob(filepath.Join("/run/systemd/transient", name+"-*"))
+	files, _ := filepath.Glob(filepath.Join(RunDir(), "systemd/transient", name+"-*"))
 	return files
 }

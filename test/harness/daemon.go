@@ -43,6 +43,9 @@ func (v Version) HasSocketDir() bool {
 	return !v.Is1() && !strings.HasPrefix(string(v), "2.0.") && !strings.HasPrefix(string(v), "2.1.") && !strings.HasPrefix(string(v), "2.2.")
 }
 
+// TellsSocketDir says whether the daemon tells shims where to put their sockets.
+func (d *Daemon) TellsSocketDir() bool { return d.Version.HasSocketDir() && !Rootless }
+
 // HasUnpackConfig says whether its Transfer Service unpacks only what it is told
 // to.
 func (v Version) HasUnpackConfig() bool {
@@ -116,7 +119,7 @@ disabled_plugins = [
   snapshotter = "overlayfs"
   differ = "walking"
 {{end}}
-{{- if .Version.HasSocketDir}}
+{{- if .TellsSocketDir}}
 [plugins."io.containerd.shim.v1.manager"]
   socket_dir = "{{.SocketDir}}"
 {{end}}

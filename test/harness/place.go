@@ -71,6 +71,9 @@ func NewPlace(v Version) (*Place, error) {
 		SocketDir: filepath.Join(dir, "s"),
 		path:      strings.Join(dirs, ":") + ":" + os.Getenv("PATH"),
 	}
+	if Rootless {
+		p.SocketDir = filepath.Join(RunDir(), "containerd/s") // nobody tells them
+	}
 	for _, sub := range []string{"", "state", "tmp", "fifo"} {
 		if err := os.Mkdir(filepath.Join(dir, sub), 0o711); err != nil {
 			return nil, err
@@ -242,7 +245,7 @@ func clear(name string) error {
 // memory are the directories in which shims remember where the code of images
 // is, and lock it.
 func memory(name string) []string {
-	dirs, _ := filepath.Glob(filepath.Join("/run/libwasmshim", name+"-*"))
+	dirs, _ := filepath.Glob(filepath.Join(RunDir(), "libwasmshim", name+"-*"))
 	return dirs
 }
 

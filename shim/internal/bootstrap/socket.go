@@ -16,6 +16,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"github.com/libwasmshim/libwasmshim/shim/internal/rootless"
 )
 
 const (
@@ -30,8 +32,9 @@ const (
 // socketPath names the socket of a group of containers. The runtime is in the
 // name: a group may have shims of other runtimes, and each has its own socket.
 func socketPath(dir, runtime, containerdAddress, namespace, group string) (string, error) {
-	if dir == "" {
-		dir = defaultSocketDir
+	// containerd tells its default where nothing else is configured.
+	if dir == "" || dir == defaultSocketDir {
+		dir = filepath.Join(rootless.RunDir(), "containerd/s")
 	}
 	sum := sha256.Sum256([]byte(strings.Join([]string{runtime, containerdAddress, namespace, group}, "\x00")))
 	p := filepath.Join(dir, fmt.Sprintf("%x", sum))

@@ -263,6 +263,9 @@ func TestSocketPath(t *testing.T) {
 	a, err := socketPath("", runtime, address, "k8s.io", "pod")
 	require.NoError(t, err)
 	require.True(t, strings.HasPrefix(a, defaultSocketDir+"/"))
+	told, err := socketPath(defaultSocketDir, runtime, address, "k8s.io", "pod")
+	require.NoError(t, err)
+	require.Equal(t, a, told)
 	for _, other := range [][4]string{
 		{"io.containerd.y.v1", address, "k8s.io", "pod"},
 		{runtime, "/run/other.sock", "k8s.io", "pod"},

@@ -16,6 +16,7 @@ import (
 	"github.com/opencontainers/cgroups"
 	"golang.org/x/sys/unix"
 
+	"github.com/libwasmshim/libwasmshim/shim/internal/rootless"
 	"github.com/libwasmshim/libwasmshim/shim/internal/steps"
 )
 
@@ -178,7 +179,11 @@ func worsenOOMScore() error {
 	if err != nil {
 		return fmt.Errorf("parse %s: %w", file, err)
 	}
-	return os.WriteFile(file, []byte(strconv.Itoa(min(score+1, 1000))), 0)
+	err = os.WriteFile(file, []byte(strconv.Itoa(min(score+1, 1000))), 0)
+	if errors.Is(err, os.ErrPermission) && rootless.Is() { // as runc's shim has it
+		return nil
+	}
+	return err
 }
 
 func nullStdin() error {

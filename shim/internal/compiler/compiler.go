@@ -21,10 +21,12 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
+	"github.com/moby/sys/user"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/libwasmshim/libwasmshim/shim/internal/container"
 	"github.com/libwasmshim/libwasmshim/shim/internal/memfile"
+	"github.com/libwasmshim/libwasmshim/shim/internal/rootless"
 	"github.com/libwasmshim/libwasmshim/shim/internal/stage"
 	"github.com/libwasmshim/libwasmshim/shim/internal/status"
 )
@@ -166,12 +168,15 @@ func start(job Job, artifacts []*os.File, report *status.Status) (_ *container.C
 			retErr = errors.Join(retErr, removeRoot(job.Dir))
 		}
 	}()
-	user, err := newUser()
+	owner, err := newUser()
 	if err != nil {
 		return nil, err
 	}
 	path := cgroupPath(job)
-	spec := newSpec(job, path, user)
+	if path == "" {
+		job.Log.Info("the compiler has no cgroup: none was delegated to this user, and no systemd of this user's answers; rlimits bound it")
+	}
+	spec := newSpec(job, path, owner)
 	c, err := container.Create(container.Config{
 		ID: containerID, Root: stateDir(job.Dir), Bundle: job.Dir, Spec: spec, NoNewKeyring: true, SystemdCgroup: isSystemd(path),
 	}, container.Process{
@@ -230,11 +235,11 @@ func removeRoot(dir string) error {
 }
 
 // defaultSlice is the default Place where systemd runs: the root's cgroups are systemd's.
-// Elsewhere it is the root.
+// Elsewhere it is the root, and for a user beside the shim's cgroup.
 const defaultSlice = "libwasmshim.slice"
 
-// cgroupPath is where a compiler's cgroup is. There may be several containerds,
-// each with a container of one name.
+// cgroupPath is where a compiler's cgroup is; "" where a user can make none. There may be
+// several containerds, each with a container of one name.
 func cgroupPath(job Job) string {
 	name := fmt.Sprintf("compiler-%s-%08x", job.ID, crc32.ChecksumIEEE([]byte(job.Dir)))
 	parent := job.Place.Cgroup
@@ -243,6 +248,11 @@ func cgroupPath(job Job) string {
 	}
 	if isSlice(parent) {
 		return parent + ":libwasmshim:" + name
+	}
+	if parent == "" && rootless.Is() {
+		if parent = container.DelegatedCgroup(); parent == "" {
+			return ""
+		}
 	}
 	return path.Join("/", parent, "libwasmshim-"+name)
 }
@@ -253,36 +263,72 @@ func isSlice(cgroup string) bool {
 }
 
 // isSystemd says whether a path has the form that systemd's cgroup driver takes.
-func isSystemd(path string) bool { return !strings.HasPrefix(path, "/") }
+func isSystemd(path string) bool { return path != "" && !strings.HasPrefix(path, "/") }
 
-// newUser chooses a user that nobody else is: another process of a compiler's user
-// could open what it has open, and write to its memory.
-func newUser() (uint32, error) {
-	var random [4]byte
-	if _, err := rand.Read(random[:]); err != nil {
-		return 0, err
+// newUser chooses a user and a group that nobody else is: another process of a compiler's
+// user could open what it has open, and write to its memory.
+func newUser() (u specs.User, _ error) {
+	for _, kind := range []struct {
+		id   *uint32
+		maps func() ([]user.IDMap, error)
+	}{{&u.UID, user.CurrentProcessUIDMap}, {&u.GID, user.CurrentProcessGIDMap}} {
+		maps, err := kind.maps()
+		if err != nil {
+			return u, fmt.Errorf("read the ids of this user namespace: %w", err)
+		}
+		first, count, err := strangers(maps)
+		if err != nil {
+			return u, err
+		}
+		var random [4]byte
+		if _, err := rand.Read(random[:]); err != nil {
+			return u, err
+		}
+		*kind.id = first + binary.NativeEndian.Uint32(random[:])%count
 	}
-	// Above all that is given to people, services, and user namespaces.
-	const first, count = 0x70000000, 0x0fffffff
-	return first + binary.NativeEndian.Uint32(random[:])%count, nil
+	return u, nil
+}
+
+// strangers are ids above all that is given to people, services, and user namespaces; of a
+// user's own namespace, which has few, those that images use least.
+func strangers(maps []user.IDMap) (first, count uint32, _ error) {
+	const usual, usualCount, nobody = 0x70000000, 0x0fffffff, 65534
+	var last user.IDMap
+	for _, m := range maps {
+		if m.ID <= usual && m.ID+m.Count >= usual+usualCount {
+			return usual, usualCount, nil
+		}
+		if m.ID >= last.ID {
+			last = m
+		}
+	}
+	end := last.ID + last.Count
+	if last.ID <= nobody && nobody < end {
+		end = nobody
+	}
+	count = uint32(max(0, end-last.ID) / 4)
+	if count == 0 {
+		return 0, 0, fmt.Errorf("the compiler needs a user and a group of its own: found %v in this user namespace, accepted: a range of ids, as newuidmap gives it (/etc/subuid, /etc/subgid): %w", maps, errdefs.ErrFailedPrecondition)
+	}
+	return uint32(end) - count, count, nil
 }
 
 // cpuShares is a compiler's weight, where a container that asks for nothing has
 // 1024: whoever runs already goes first.
 const cpuShares = 102
 
-func newSpec(job Job, cgroup string, user uint32) *specs.Spec {
+func newSpec(job Job, cgroup string, owner specs.User) *specs.Spec {
 	limits := job.Limits
 	seconds := uint64(limits.Time/time.Second+1) * maxThreads
 	pids := int64(maxProcesses)
 	noSwap := limits.Memory
 	shares := uint64(cpuShares)
 	killFirst := 1000
-	return &specs.Spec{
+	spec := &specs.Spec{
 		Version: specs.Version,
 		Root:    &specs.Root{Path: rootDir(job.Dir), Readonly: true},
 		Process: &specs.Process{
-			User: specs.User{UID: user, GID: user}, Cwd: "/", NoNewPrivileges: true,
+			User: owner, Cwd: "/", NoNewPrivileges: true,
 			Capabilities: &specs.LinuxCapabilities{}, OOMScoreAdj: &killFirst,
 			Rlimits: []specs.POSIXRlimit{
 				{Type: "RLIMIT_CORE"},
@@ -317,6 +363,14 @@ func newSpec(job Job, cgroup string, user uint32) *specs.Spec {
 			Seccomp: seccompProfile(),
 		},
 	}
+	if cgroup == "" {
+		spec.Linux.Resources = nil
+		memory, processes := uint64(limits.Memory), uint64(pids)
+		spec.Process.Rlimits = append(spec.Process.Rlimits,
+			specs.POSIXRlimit{Type: "RLIMIT_DATA", Soft: memory, Hard: memory},
+			specs.POSIXRlimit{Type: "RLIMIT_NPROC", Soft: processes, Hard: processes})
+	}
+	return spec
 }
 
 // MaxArtifact is how large an artifact can be, in bytes.

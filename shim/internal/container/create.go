@@ -16,6 +16,8 @@ import (
 	"github.com/opencontainers/runc/libcontainer"
 	"github.com/opencontainers/runc/libcontainer/configs"
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/libwasmshim/libwasmshim/shim/internal/rootless"
 )
 
 // Create makes the container and its init, which waits for Start. On error
@@ -93,11 +95,21 @@ func (c *Container) startError(err error, spec *specs.Spec) error {
 	if !cgroups.IsCgroup2UnifiedMode() {
 		return err
 	}
-	has, rerr := os.ReadFile(filepath.Join(cgroupRoot, "cgroup.controllers"))
-	if lacks := lacking(strings.Fields(string(has)), spec.Linux.Resources); rerr == nil && lacks != "" {
-		return fmt.Errorf("the container has a limit, and this machine's cgroups have no controller %s: %w (%w)", lacks, errdefs.ErrFailedPrecondition, err)
+	above := cgroupRoot
+	if rootlessCgroups(c.cgroup.Config.Systemd) {
+		for above = filepath.Dir(c.cgroup.Paths[""]); above != cgroupRoot && !exists(above); {
+			above = filepath.Dir(above)
+		}
 	}
-	return err
+	has, rerr := os.ReadFile(filepath.Join(above, "cgroup.controllers"))
+	lacks := lacking(strings.Fields(string(has)), spec.Linux.Resources)
+	switch {
+	case rerr != nil || lacks == "":
+		return err
+	case rootless.Is():
+		return fmt.Errorf("the container has a limit, and the cgroup %s, below which this user's containers are, has no controller %s: %w (%w)", above, lacks, errdefs.ErrFailedPrecondition, err)
+	}
+	return fmt.Errorf("the container has a limit, and this machine's cgroups have no controller %s: %w (%w)", lacks, errdefs.ErrFailedPrecondition, err)
 }
 
 // lacking is a controller of cgroups that resources need and that is not among those that

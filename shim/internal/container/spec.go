@@ -4,6 +4,7 @@ package container
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -95,6 +96,8 @@ func newConfig(cfg Config) (*configs.Config, error) {
 		UseSystemdCgroup: cfg.SystemdCgroup,
 		NoPivotRoot:      cfg.NoPivotRoot,
 		NoNewKeyring:     cfg.NoNewKeyring,
+		RootlessEUID:     os.Geteuid() != 0,
+		RootlessCgroups:  rootlessCgroups(cfg.SystemdCgroup),
 		Spec:             spec,
 	})
 	// The default devices in a config point into specconv.AllowedDevices, and a
@@ -169,7 +172,8 @@ func absolute(spec *specs.Spec, bundle, id string, systemd bool) *specs.Spec {
 }
 
 // cgroupsPath returns the spec's cgroup, or the one that runc takes for a spec
-// without.
+// without. A user may have no right to make any, which libcontainer puts up with only
+// where none was asked for; there, too, it is recorded which one was made.
 func cgroupsPath(spec *specs.Spec, id string, systemd bool) string {
 	p := spec.Linux.CgroupsPath
 	switch {
@@ -177,6 +181,8 @@ func cgroupsPath(spec *specs.Spec, id string, systemd bool) string {
 		return ":runc:" + id // slice, prefix and name of the scope; the slice is the driver's choice
 	case systemd:
 		return p
+	case p == "" && rootlessCgroups(systemd):
+		return ""
 	case p == "":
 		p = id
 	}

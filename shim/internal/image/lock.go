@@ -143,7 +143,7 @@ func (l *lock) file() *os.File {
 
 // slotsDir has a file for each compiler that may run at once on this machine, for
 // whatever containerd.
-const slotsDir = runtimeDir + "/compilers"
+var slotsDir = filepath.Join(runtimeDir, "compilers")
 
 // slotPatience is how long a compilation waits for its turn: a start is not held up
 // for ever by what others have to compile.

@@ -16,12 +16,13 @@ import (
 	"github.com/containerd/log"
 
 	"github.com/libwasmshim/libwasmshim/shim/internal/compiler"
+	"github.com/libwasmshim/libwasmshim/shim/internal/rootless"
 )
 
 // runtimeDir is where what is only remembered lies, until the machine is
 // restarted: locks, and what is known of code so that it need not be asked for or
 // read again. All works without it, and takes longer.
-const runtimeDir = "/run/libwasmshim"
+var runtimeDir = filepath.Join(rootless.RunDir(), "libwasmshim")
 
 // Dir is the directory of one containerd's namespace in runtimeDir. containerd
 // takes no namespace that has a slash in it.

@@ -16,6 +16,8 @@ import (
 
 	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
+
+	"github.com/libwasmshim/libwasmshim/shim/internal/rootless"
 )
 
 // WorkerEnv is the environment variable that makes the binary a worker: the
@@ -79,7 +81,7 @@ func (f *Finder) compileOnce(ctx context.Context, r Request, w *Work, l *lock) (
 	defer answer.Close()
 	cmd := exec.Command("/proc/self/exe", "image-worker")
 	cmd.Args = []string{os.Args[0], "-namespace", w.Namespace, "-address", w.Address, "-id", r.ID, "image"}
-	cmd.Env = []string{WorkerEnv}
+	cmd.Env = append(rootless.Env(), WorkerEnv)
 	cmd.Dir = "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	cmd.Stdin = strings.NewReader(string(text))
