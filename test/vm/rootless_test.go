@@ -101,7 +101,7 @@ func (w way) command(t *testing.T) *exec.Cmd {
 	if w.runc {
 		suite += "|TestSmokeRunc"
 	}
-	script := fmt.Sprintf("%s; cd %s; exec %s -test.v -test.timeout 10m -test.run '^(%s|TestUser.*)$/^(guest|native|runc|%s)$/^(%s)$'",
+	script := fmt.Sprintf("%s; cd %s; exec %s -test.v -test.timeout 15m -test.run '^(%s|TestUser.*)$/^(guest|native|runc|%s)$/^(%s)$'",
 		w.before, here, self, suite, w.smoke, w.kinds)
 	args := []string{"--wait", "--pipe", "--quiet"}
 	for _, variable := range []string{"PATH", "XDG_CACHE_HOME", "WASMSHIM_VM", "WASMSHIM_SLOW"} {
@@ -156,7 +156,7 @@ func TestUserCompiler(t *testing.T) {
 	image := tt.FileImage(code)
 	done := make(chan harness.Result, 1)
 	go func() {
-		done <- tt.Once(harness.Config{Image: image, RuntimeOptions: table("[engine]\nopt-level = 'none'\n")})
+		done <- tt.Once(harness.Config{Image: image, RuntimeOptions: table("compile_timeout = '10m'\n[engine]\nopt-level = 'none'\n")})
 	}()
 	compiler, limits := "", ""
 	require.Eventually(t, func() bool {
@@ -261,4 +261,23 @@ func TestUserDaemonKilled(t *testing.T) {
 		gone(t, events, c)
 		t.RequireNothingLeft()
 	})
+}
+
+// ctr runs a guest as operators.md says.
+func TestUserCtr(t *testing.T) {
+	tt, w := asUser(t, smoke.Ours)
+	id := harness.FreshID("c")
+	args := []string{"run", "--rm", "--runtime", smoke.Ours, "--fifo-dir", filepath.Join(tt.Dir, "fifo")}
+	switch w.cgroups {
+	case "systemd":
+		file := filepath.Join(t.TempDir(), "options.toml")
+		require.NoError(t, os.WriteFile(file, []byte("SystemdCgroup = true\n"), 0o644))
+		args = append(args, "--runtime-config-path", file, "--cgroup", "user.slice:"+tt.Namespace+":"+id)
+	case "none":
+		args = append(args, "--cgroup", "")
+	}
+	out, err := tt.Ctr(tt.Ctx, append(args, smoke.Image(tt).Name(), id, "/hello.wasm")...)
+	require.NoError(t, err)
+	require.Equal(t, "hello\n", out)
+	tt.RequireNothingLeft()
 }

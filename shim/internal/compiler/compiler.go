@@ -215,12 +215,17 @@ func await(ctx context.Context, c *container.Container, limits Limits) (exit con
 	return exit, late, oom, c.Delete()
 }
 
+// rootName is the root directory of a compiler in its job's directory. The spec has it as it
+// is: what leads to that directory may be a link (/run/user where RootlessKit has made a /run),
+// and libcontainer refuses one in a root's path.
+const rootName = "compiler/root"
+
 // containerID is libcontainer's name for a compiler; its state is in a
 // directory of its own.
 const containerID = "compiler"
 
 func workDir(dir string) string  { return filepath.Join(dir, "compiler") }
-func rootDir(dir string) string  { return filepath.Join(workDir(dir), "root") }
+func rootDir(dir string) string  { return filepath.Join(dir, rootName) }
 func stateDir(dir string) string { return filepath.Join(workDir(dir), "state") }
 
 // removeRoot removes the directories: by name, because the root may be a mount
@@ -326,7 +331,7 @@ func newSpec(job Job, cgroup string, owner specs.User) *specs.Spec {
 	killFirst := 1000
 	spec := &specs.Spec{
 		Version: specs.Version,
-		Root:    &specs.Root{Path: rootDir(job.Dir), Readonly: true},
+		Root:    &specs.Root{Path: rootName, Readonly: true},
 		Process: &specs.Process{
 			User: owner, Cwd: "/", NoNewPrivileges: true,
 			Capabilities: &specs.LinuxCapabilities{}, OOMScoreAdj: &killFirst,

@@ -5,11 +5,9 @@ package container
 import (
 	"os"
 	"path/filepath"
-	"strings"
 	"sync/atomic"
 
 	"github.com/opencontainers/cgroups"
-	"golang.org/x/sys/unix"
 )
 
 var hurrying atomic.Bool
@@ -31,21 +29,6 @@ func HurryMoves() {
 			_ = cgroups.WriteCgroupProc(dir, os.Getpid())
 		}
 	}()
-}
-
-// DelegatedCgroup is the cgroup, as a path in the hierarchy of version 2, that this process's
-// own is in, if this process may make others there; else "". runc makes those of containers
-// there whose spec names none: a cgroup that has processes cannot limit those below it.
-func DelegatedCgroup() string {
-	own := ownCgroup()
-	if !cgroups.IsCgroup2UnifiedMode() || own == "" || own == cgroupRoot {
-		return ""
-	}
-	parent := filepath.Dir(own)
-	if unix.Access(parent, unix.W_OK) != nil || unix.Access(filepath.Join(parent, "cgroup.procs"), unix.W_OK) != nil {
-		return ""
-	}
-	return filepath.Join("/", strings.TrimPrefix(parent, cgroupRoot))
 }
 
 // ownCgroup is a directory that this process is in; empty if there is none that can be seen.

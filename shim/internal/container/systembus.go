@@ -3,46 +3,12 @@
 package container
 
 import (
-	"os"
 	"sync"
 	_ "unsafe" // for go:linkname
 
 	"github.com/coreos/go-systemd/v22/dbus"
-	"github.com/opencontainers/cgroups/systemd" // holds the connections
-
-	"github.com/libwasmshim/libwasmshim/shim/internal/rootless"
+	_ "github.com/opencontainers/cgroups/systemd" // holds the connections
 )
-
-// SystemdRuns says whether there is a systemd that makes cgroups for this process: the
-// machine's, or the one of the user whose containerd it is.
-func SystemdRuns() bool {
-	if !systemd.IsRunningSystemd() {
-		return false
-	}
-	return !rootless.MachinesSystemd() || usersSystemd()
-}
-
-// usersSystemd says whether the systemd that this process finds by its environment is an
-// ordinary user's.
-var usersSystemd = sync.OnceValue(func() bool {
-	uid, err := systemd.DetectUID()
-	return err == nil && uid != 0
-})
-
-// rootlessCgroups says whether cgroups are somebody else's but for what was delegated, as
-// runc finds out with --rootless=auto. libcontainer then speaks to the user's systemd, and
-// leaves out what a user cannot do.
-func rootlessCgroups(systemd bool) bool {
-	switch {
-	case os.Geteuid() != 0:
-		return true
-	case !rootless.Is():
-		return false
-	case systemd:
-		return usersSystemd()
-	}
-	return true
-}
 
 // The systemd cgroup driver connects to the system bus, twice, when it is first
 // used, and has no way to close the connections: they are a variable of its
