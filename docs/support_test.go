@@ -194,7 +194,7 @@ var hostRows = []hostRow{
 	{"cgroup v2 without the controllers memory and pids", inVM + ", second boot", "TestBoot"},
 	{"AppArmor", inVM, "TestConfined TestAppArmorNamesNoCode TestAppArmorDeniesFile TestAppArmorKill"},
 	{"SELinux, with a module of ours, see [operators.md](operators.md)", inVM + ", fourth boot, with Debian's policy", "TestSELinux"},
-	{"rootless containerd, cgroup v2: delegated, of the user's systemd, or none", inVM, "TestRootless TestUserCompiler TestUserPlaces TestUserLimits TestUserOOMScore TestUserDaemonKilled TestUserCtr"},
+	{"rootless containerd, cgroup v2: delegated, of the user's systemd, or none", inVM, "TestRootless TestUserCompiler TestUserPlaces TestUserLimits TestUserOOMScore TestUserDaemonKilled TestUserCtr TestUserDoctor"},
 }
 
 func (r hostRow) markdown() string {

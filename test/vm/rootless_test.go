@@ -263,21 +263,36 @@ func TestUserDaemonKilled(t *testing.T) {
 	})
 }
 
-// ctr runs a guest as operators.md says.
+// ctr runs containers as operators.md says.
 func TestUserCtr(t *testing.T) {
-	tt, w := asUser(t, smoke.Ours)
-	id := harness.FreshID("c")
-	args := []string{"run", "--rm", "--runtime", smoke.Ours, "--fifo-dir", filepath.Join(tt.Dir, "fifo")}
-	switch w.cgroups {
-	case "systemd":
-		file := filepath.Join(t.TempDir(), "options.toml")
-		require.NoError(t, os.WriteFile(file, []byte("SystemdCgroup = true\n"), 0o644))
-		args = append(args, "--runtime-config-path", file, "--cgroup", "user.slice:"+tt.Namespace+":"+id)
-	case "none":
-		args = append(args, "--cgroup", "")
-	}
-	out, err := tt.Ctr(tt.Ctx, append(args, smoke.Image(tt).Name(), id, "/hello.wasm")...)
+	eachUsersKind(t, usersKinds, func(t *harness.T, w way, k kind) {
+		id := harness.FreshID("c")
+		args := []string{"run", "--rm", "--runtime", k.runtime, "--fifo-dir", filepath.Join(t.Dir, "fifo")}
+		switch w.cgroups {
+		case "systemd":
+			file := filepath.Join(t.TempDir(), "options.toml")
+			require.NoError(t, os.WriteFile(file, []byte("SystemdCgroup = true\n"), 0o644))
+			args = append(args, "--runtime-config-path", file, "--cgroup", "user.slice:"+t.Namespace+":"+id)
+		case "none":
+			args = append(args, "--cgroup", "", "--cpu-shares", "0")
+		}
+		out, err := t.Ctr(t.Ctx, append(append(args, smoke.Image(t).Name(), id), k.hello()...)...)
+		require.NoError(t, err)
+		require.Contains(t, out, "hello")
+		t.RequireNothingLeft()
+	})
+}
+
+// doctor has nothing against a user's containerd, and its trial runs.
+func TestUserDoctor(t *testing.T) {
+	tt, _ := asUser(t, smoke.Ours)
+	binary, err := tt.ShimBinary(smoke.Ours)
 	require.NoError(t, err)
-	require.Equal(t, "hello\n", out)
+	cmd := exec.Command(binary, "doctor", "--address", tt.Address, "--namespace", tt.Namespace)
+	cmd.Env = tt.Env()
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	require.Contains(t, string(out), "a guest has said")
+	t.Logf("%s", out)
 	tt.RequireNothingLeft()
 }
