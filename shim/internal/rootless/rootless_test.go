@@ -15,7 +15,7 @@ import (
 
 func TestMain(m *testing.M) {
 	if os.Getenv("SAY") != "" {
-		fmt.Println(Is(), RunDir(), strings.Join(Env(), " "))
+		fmt.Fprintln(os.Stdout, Is(), RunDir(), strings.Join(Env(), " "))
 		return
 	}
 	os.Exit(m.Run())
