@@ -35,6 +35,7 @@ type CRI struct {
 	*Daemon
 	cri.RuntimeServiceClient
 	conn       *grpc.ClientConn
+	inside     *Daemon
 	controller *controller
 	server     *grpc.Server
 }
@@ -82,15 +83,86 @@ func StartCRI(ctx context.Context, v Version, name, rootfs string, sleeper ...st
 	if c.Daemon, err = start(ctx, v, "info", fmt.Sprintf(criConfig, l.Addr().String(), name)); err != nil {
 		return nil, err
 	}
+	err = c.connect()
+	c.controller.daemon, c.controller.cgroup = c.inside, "/"+c.Namespace
+	return c, err
+}
+
+// connect connects to the CRI plugin of a containerd that runs.
+func (c *CRI) connect() (err error) {
 	inside, place := *c.Daemon, *c.Place
 	place.Namespace = criNamespace
 	inside.Place = &place
-	c.controller.daemon, c.controller.cgroup = &inside, "/"+c.Namespace
+	c.inside = &inside
 	if c.conn, err = grpc.NewClient("unix://"+c.Address, grpc.WithTransportCredentials(insecure.NewCredentials())); err != nil {
-		return nil, err
+		return err
 	}
 	c.RuntimeServiceClient = cri.NewRuntimeServiceClient(c.conn)
-	return c, nil
+	return nil
+}
+
+const podsConfig = `
+[plugins.'io.containerd.nri.v1.nri']
+  disable = true
+
+[plugins.'io.containerd.cri.v1.images'.pinned_images]
+  sandbox = %q
+
+[plugins.'io.containerd.cri.v1.runtime']
+  disable_apparmor = true
+  restrict_oom_score_adj = true # not everybody may lower it
+  netns_mounts_under_state_dir = true
+  [plugins.'io.containerd.cri.v1.runtime'.cni]
+    %s
+    conf_dir = %q
+  [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.paused]
+    runtime_type = %q
+  [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.test]
+    runtime_type = %q
+    sandboxer = "shim"
+    disable_pause_image_pull = true
+`
+
+// PauseImage is the name of the image of which StartPods has pause containers. Who uses
+// the handler "paused" provides it.
+var PauseImage = ImageName("pause")
+
+// network is a CNI plugin of a network that leads nowhere: the machine's own stays as it is.
+const network = `#!/bin/sh
+case $CNI_COMMAND in
+VERSION) echo '{"cniVersion": "1.0.0", "supportedVersions": ["1.0.0"]}' ;;
+ADD) echo '{"cniVersion": "1.0.0", "interfaces": [{"name": "eth0", "sandbox": "'"$CNI_NETNS"'"}], "ips": [{"address": "192.0.2.7/24", "interface": 0}]}' ;;
+esac
+`
+
+// StartPods starts a containerd with its CRI plugin on which a runtime makes pods in two
+// ways: with the handler "paused" around a pause container, with "test" without one.
+func StartPods(ctx context.Context, v Version, name string) (_ *CRI, retErr error) {
+	dir, err := os.MkdirTemp("", "wst-cni")
+	if err != nil {
+		return nil, err
+	}
+	c := &CRI{server: grpc.NewServer(), controller: &controller{dir: dir}}
+	defer func() {
+		if retErr != nil {
+			_ = c.Stop()
+		}
+	}()
+	for file, text := range map[string]string{
+		"nowhere": network, "loopback": network, "10-pods.conflist": `{"cniVersion": "1.0.0", "name": "pods", "plugins": [{"type": "nowhere"}]}`,
+	} {
+		if err := os.WriteFile(filepath.Join(dir, file), []byte(text), 0o755); err != nil {
+			return nil, err
+		}
+	}
+	bin := fmt.Sprintf("bin_dirs = [%q]", dir)
+	if v == "2.0.14" {
+		bin = fmt.Sprintf("bin_dir = %q", dir)
+	}
+	if c.Daemon, err = start(ctx, v, "info", fmt.Sprintf(podsConfig, PauseImage, bin, dir, name, name)); err != nil {
+		return nil, err
+	}
+	return c, c.connect()
 }
 
 // Stop stops containerd and all that there is.
@@ -110,7 +182,7 @@ func (c *CRI) Stop() error {
 }
 
 // Inside is the daemon in the namespace of the CRI plugin.
-func (c *CRI) Inside() *Daemon { return c.controller.daemon }
+func (c *CRI) Inside() *Daemon { return c.inside }
 
 // Pod is the configuration of a pod in the host's network.
 func (c *CRI) Pod(name string) *cri.PodSandboxConfig {

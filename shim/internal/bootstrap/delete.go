@@ -6,6 +6,7 @@ import (
 	"io"
 
 	"github.com/libwasmshim/libwasmshim/shim/internal/image"
+	"github.com/libwasmshim/libwasmshim/shim/internal/sandbox"
 	"github.com/libwasmshim/libwasmshim/shim/internal/task"
 )
 
@@ -16,6 +17,9 @@ func remove(c invocation, out io.Writer) error {
 	image.Sweep(c.address, c.namespace)
 	response, err := task.Cleanup(c.id, c.bundle, namedSocket(c.bundle))
 	removeUnused(c.bundle)
+	if err == nil {
+		err = sandbox.Cleanup(c.bundle)
+	}
 	if err != nil {
 		return err
 	}

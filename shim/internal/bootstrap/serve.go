@@ -18,6 +18,7 @@ import (
 	"github.com/containerd/ttrpc"
 
 	"github.com/libwasmshim/libwasmshim/shim/internal/container"
+	"github.com/libwasmshim/libwasmshim/shim/internal/sandbox"
 	"github.com/libwasmshim/libwasmshim/shim/internal/steps"
 	"github.com/libwasmshim/libwasmshim/shim/internal/task"
 )
@@ -31,7 +32,7 @@ const flushTimeout = 5 * time.Second
 const firstCallTimeout = 2 * time.Minute
 
 // serve is the daemon: it answers the Task service on l until containerd shuts
-// it down. config is the text of the first container's config.json.
+// it down. config is the text of the first container's config.json, none for a sandbox.
 func serve(e Engine, c invocation, req request, l *socket, config []byte, took *steps.Steps) int {
 	// The bundle goes with its container, the daemon may outlive it: a deleted
 	// working directory would fail every later create.
@@ -73,6 +74,7 @@ func serve(e Engine, c invocation, req request, l *socket, config []byte, took *
 		return 1
 	}
 	service.Register(srv)
+	sandbox.New(service, req.options).Register(srv)
 	// containerd's log reader may be gone when something is logged: SIGPIPE
 	// must not kill the daemon. Notify and not Ignore, because an ignored
 	// signal stays ignored in every process that is started.

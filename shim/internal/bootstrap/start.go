@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/libwasmshim/libwasmshim/shim/internal/rootless"
+	"github.com/libwasmshim/libwasmshim/shim/internal/sandbox"
 	"github.com/libwasmshim/libwasmshim/shim/internal/steps"
 )
 
@@ -99,7 +100,11 @@ func bind(e Engine, c invocation, config []byte, took *steps.Steps) (_ *socket, 
 	return l, req, out, err
 }
 
+// readConfig reads a container's config.json. A sandbox has none, or one that says nothing.
 func readConfig(bundle string) ([]byte, error) {
+	if sandbox.IsBundle(bundle) {
+		return nil, nil
+	}
 	b, err := os.ReadFile(filepath.Join(bundle, "config.json"))
 	if err != nil {
 		return nil, fmt.Errorf("read the bundle's config.json: %w", err)
@@ -108,8 +113,11 @@ func readConfig(bundle string) ([]byte, error) {
 }
 
 // groupOf finds the name of the daemon's group in the text of a config.json; a
-// container without one is its own group.
+// container without one is its own group, as a sandbox is.
 func groupOf(c invocation, config []byte) (string, error) {
+	if sandbox.IsBundle(c.bundle) {
+		return c.id, nil
+	}
 	var spec struct {
 		Annotations map[string]string `json:"annotations"`
 	}

@@ -54,6 +54,7 @@ type Service struct {
 	tasks    map[string]*task // guarded by mu
 	stopping bool             // guarded by mu
 	used     bool             // guarded by mu; a container was asked for
+	held     bool             // guarded by mu; see Hold
 
 	end sync.Once // of the daemon
 
@@ -246,7 +247,7 @@ func (s *Service) StopIfUnused() {
 // gone, whoever ends it.
 func (s *Service) stopIfEmpty() {
 	s.mu.Lock()
-	s.stopping = s.stopping || len(s.tasks) == 0
+	s.stopping = s.stopping || len(s.tasks) == 0 && !s.held
 	stopping := s.stopping
 	s.mu.Unlock()
 	if stopping {
