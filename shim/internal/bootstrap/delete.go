@@ -15,7 +15,9 @@ import (
 // container's pod-mates.
 func remove(c invocation, out io.Writer) error {
 	image.Sweep(c.address, c.namespace)
-	response, err := task.Cleanup(c.id, c.bundle, namedSocket(c.bundle))
+	socket := namedSocket(c.bundle)
+	sandbox.LeaveToDaemon(c.bundle, socket)
+	response, err := task.Cleanup(c.id, c.bundle, socket)
 	removeUnused(c.bundle)
 	if err == nil {
 		err = sandbox.Cleanup(c.bundle)

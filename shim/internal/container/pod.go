@@ -3,13 +3,14 @@
 package container
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path"
 	"path/filepath"
 	"strings"
 
+	"github.com/containerd/cgroups/v3/cgroup1"
+	"github.com/containerd/cgroups/v3/cgroup2"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/cgroups/manager"
@@ -71,7 +72,8 @@ func CgroupsPath(parent, id string) string {
 	return path.Join(parent, id)
 }
 
-// StatsOf is what a cgroup has used that is named by its path, or by its slice.
+// StatsOf is the time and the memory that a cgroup has used, which is named by its path, or
+// by its slice. CRI asks for no more of a pod, but all the time.
 func StatsOf(parent string) (proto.Message, error) {
 	dir := filepath.Clean("/" + parent)
 	if strings.HasSuffix(parent, ".slice") && !strings.Contains(strings.TrimPrefix(parent, "/"), "/") {
@@ -81,11 +83,14 @@ func StatsOf(parent string) (proto.Message, error) {
 		}
 	}
 	if cgroups.IsCgroup2UnifiedMode() {
-		dir = filepath.Join(cgroupRoot, dir)
-		if !exists(dir) {
+		if !exists(filepath.Join(cgroupRoot, dir)) {
 			return nil, noCgroup(dir)
 		}
-		return cgroup{Paths: map[string]string{"": dir}}.stats2()
+		m, err := cgroup2.Load(dir)
+		if err != nil {
+			return nil, err
+		}
+		return m.StatFiltered(cgroup2.StatCPU | cgroup2.StatMemory)
 	}
 	controllers, err := controllers1()
 	if err != nil {
@@ -93,8 +98,11 @@ func StatsOf(parent string) (proto.Message, error) {
 	}
 	c := cgroup{Paths: map[string]string{}}
 	for _, controller := range controllers {
-		if s, ok := controller.(interface{ Path(path string) string }); ok && exists(s.Path(dir)) {
-			c.Paths[string(controller.Name())] = s.Path(dir)
+		switch controller.Name() {
+		case cgroup1.Cpuacct, cgroup1.Cpu, cgroup1.Memory:
+			if s, ok := controller.(interface{ Path(path string) string }); ok && exists(s.Path(dir)) {
+				c.Paths[string(controller.Name())] = s.Path(dir)
+			}
 		}
 	}
 	if len(c.Paths) == 0 {
@@ -104,5 +112,5 @@ func StatsOf(parent string) (proto.Message, error) {
 }
 
 func noCgroup(dir string) error {
-	return errors.Join(fmt.Errorf("there is no cgroup %s", dir), errdefs.ErrNotFound)
+	return fmt.Errorf("there is no cgroup %s: %w", dir, errdefs.ErrNotFound)
 }

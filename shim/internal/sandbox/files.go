@@ -163,25 +163,6 @@ func (f *files) close() {
 	}
 }
 
-// Cleanup removes what a sandbox has outside of its bundle, if this bundle is a
-// sandbox's. It may be called from any process, any number of times.
-func Cleanup(bundle string) error {
-	if !IsBundle(bundle) {
-		return nil
-	}
-	dir, stateDir, err := criDirs(bundle)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil // removed by somebody else
-	}
-	if err != nil {
-		return err
-	}
-	if err := unmountShm(stateDir); err != nil {
-		return err
-	}
-	return errors.Join(os.RemoveAll(dir), os.RemoveAll(stateDir))
-}
-
 func (f *files) unmountShm() error {
 	if f.dir == "" || f.hostShm {
 		return nil

@@ -349,10 +349,10 @@ func (s *Service) shutdown(ctx context.Context, r *api.ShutdownSandboxRequest) (
 		s.tasks.StopIfUnused()
 		return &api.ShutdownSandboxResponse{}, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, stopTimeout)
-	defer cancel()
 	s.tasks.KillAll()
-	if err := p.stop(ctx); err != nil {
+	stopping, cancel := context.WithTimeout(ctx, stopTimeout)
+	defer cancel()
+	if err := p.stop(stopping); err != nil {
 		return nil, err
 	}
 	if err := p.remove(); err != nil {
@@ -361,7 +361,7 @@ func (s *Service) shutdown(ctx context.Context, r *api.ShutdownSandboxRequest) (
 	s.mu.Lock()
 	s.pod = nil
 	s.mu.Unlock()
-	s.tasks.Release()
+	s.tasks.Release(ctx)
 	return &api.ShutdownSandboxResponse{}, nil
 }
 

@@ -15,7 +15,7 @@
 #include <linux/seccomp.h>
 #include <sched.h>
 #include <signal.h>
-#include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,7 +27,7 @@
 
 // The daemon's end of the socket is what this process lives by: it says what to do,
 // is told what came of it, and closes with the daemon.
-enum { DAEMON = 3, EXE = 4 };
+enum { DAEMON = 3 };
 
 // An answer: what it is, and a text.
 enum { STARTED = 'p', READY = 'r', MAP_USERS = 'u', FAILED = '!' };
@@ -52,6 +52,16 @@ static _Noreturn void fail(const char *what, const char *of) {
 // exit_group is not among what the strict mode of seccomp leaves; there is one thread.
 static void end(int sig) {
     syscall(SYS_exit, sig == 0 ? 0 : 128 + sig);
+}
+
+// Closes all but the socket, also what whoever started containerd has left open.
+static void close_others(void) {
+    for (int fd = 0; fd < DAEMON; fd++)
+        close(fd);
+    if (syscall(SYS_close_range, DAEMON + 1, ~0U, 0) == 0)
+        return;
+    for (int fd = DAEMON + 1; fd < 1024; fd++) // before Linux 5.9
+        close(fd);
 }
 
 static int open_namespace(const char *path) {
@@ -110,11 +120,29 @@ static void become_root(void) {
         fail("become root of the namespace of users", "");
 }
 
-static void set_sysctl(int sys, const char *path, const char *value) {
-    int fd = openat(sys, path, O_WRONLY | O_CLOEXEC);
-    if (fd < 0 || write(fd, value, strlen(value)) < 0)
-        fail("set sysctl", path);
-    close(fd);
+// The next of the strings that the daemon has sent.
+static const char *next(const char **at, const char *limit) {
+    const char *s = *at;
+    if (s >= limit) {
+        errno = EPROTO;
+        fail("read what the daemon sent", "");
+    }
+    *at += strlen(s) + 1;
+    return s;
+}
+
+// Sets those of the pod's sysctls that are its network's, or all others.
+static void set_sysctls(int sys, bool network, const char *at, const char *limit) {
+    while (at < limit) {
+        const char *path = next(&at, limit);
+        const char *value = next(&at, limit);
+        if ((strncmp(path, "net/", 4) == 0) != network)
+            continue;
+        int fd = openat(sys, path, O_WRONLY | O_CLOEXEC);
+        if (fd < 0 || write(fd, value, strlen(value)) < 0)
+            fail("set sysctl", path);
+        close(fd);
+    }
 }
 
 // Gives up all rights. A user that is not in the namespace of users is not needed
@@ -144,17 +172,6 @@ static void tell_pid(pid_t pid) {
     answer(STARTED, number);
 }
 
-// The next of the strings that the daemon has sent.
-static const char *next(const char **at, const char *limit) {
-    const char *s = *at;
-    if (s >= limit) {
-        errno = EPROTO;
-        fail("read what the daemon sent", "");
-    }
-    *at += strlen(s) + 1;
-    return s;
-}
-
 // Makes the pod's namespaces as the daemon says, one string after the other; see
 // waiter.go.
 static void wait_in_pod(void) {
@@ -171,14 +188,15 @@ static void wait_in_pod(void) {
     gid_t gid = (gid_t)strtoul(next(&at, limit), NULL, 10);
     const char *hostname = next(&at, limit);
 
+    close_others();
     int network_fd = open_namespace(network);
     int users_fd = open_namespace(strcmp(users, "new") == 0 ? "" : users);
     int sys = open("/proc/sys", O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (sys < 0)
         fail("open", "/proc/sys");
-    close(EXE);
     leave_files(dir);
     enter(network_fd, CLONE_NEWNET, network);
+    set_sysctls(sys, true, at, limit); // while this is the host's root, whoever's the network is
     enter(users_fd, CLONE_NEWUSER, users);
     if (strcmp(users, "new") == 0)
         new_users();
@@ -190,10 +208,7 @@ static void wait_in_pod(void) {
         fail("make namespaces", "");
     if (*hostname != 0 && sethostname(hostname, strlen(hostname)) < 0)
         fail("set hostname", hostname);
-    while (at < limit) {
-        const char *path = next(&at, limit);
-        set_sysctl(sys, path, next(&at, limit));
-    }
+    set_sysctls(sys, false, at, limit);
     close(sys);
 
     // A container's process may have the pod's namespace of processes: its first one

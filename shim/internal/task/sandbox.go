@@ -36,12 +36,23 @@ func (s *Service) Hold() error {
 	return nil
 }
 
-// Release ends what Hold began, and the daemon, if it has no container.
-func (s *Service) Release() {
-	s.mu.Lock()
-	s.held = false
-	s.mu.Unlock()
-	s.stopIfEmpty()
+// Release ends what Hold began, and the daemon, if it has no container: once the client of
+// a call, whose context it is, has had its answer and has gone. A server of ttrpc that is
+// shut down earlier may lose the answer.
+func (s *Service) Release(ctx context.Context) {
+	c := connectionOf(ctx)
+	go func() {
+		if c != nil {
+			select {
+			case <-c.closed:
+			case <-time.After(emptyTimeout):
+			}
+		}
+		s.mu.Lock()
+		s.held = false
+		s.mu.Unlock()
+		s.stopIfEmpty()
+	}()
 }
 
 // KillAll kills the daemon's containers. Their exits are told as ever.
