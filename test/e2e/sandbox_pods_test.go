@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -33,7 +34,7 @@ type podsTest struct {
 func newPodsTest(t *testing.T) *podsTest {
 	t.Helper()
 	tt := harness.New(t, smoke.Ours) // skips where it has to
-	c, err := harness.StartPods(tt.Ctx, harness.Containerd24, smoke.Ours)
+	c, err := harness.StartPods(tt.Ctx, harness.Version(cmp.Or(os.Getenv("TRYV"), "2.4.2")), smoke.Ours)
 	require.NoError(t, err)
 	r := &podsTest{T: t, CRI: c, ctx: tt.Ctx}
 	t.Cleanup(func() {
@@ -43,6 +44,8 @@ func newPodsTest(t *testing.T) *podsTest {
 		require.NoError(t, c.Stop())
 	})
 	r.image = smoke.Image(&harness.T{T: t, Daemon: c.Inside(), Ctx: c.Inside().In(tt.Ctx)}).Name()
+	_, err = r.Inside().Image(r.Inside().In(r.ctx), "pause", map[string]harness.File{"pause": smoke.Files(t)["native"]}, ocispec.ImageConfig{Entrypoint: []string{"/pause", "sleep"}})
+	require.NoError(t, err)
 	require.Eventually(t, func() bool {
 		_, err := c.ListPodSandbox(tt.Ctx, &cri.ListPodSandboxRequest{})
 		return err == nil
@@ -101,9 +104,17 @@ func (r *podsTest) runPod(t *testing.T, config *cri.PodSandboxConfig) *podOf {
 	})
 	status := p.status()
 	require.Equal(t, cri.PodSandboxState_SANDBOX_READY, status.Status.State)
-	_, err = fmt.Sscanf(status.Info["info"], `{"pid":%d`, &p.pid)
-	require.NoError(t, err, status.Info["info"])
+	p.pid = pidIn(t, status.Info["info"])
 	return p
+}
+
+// pidIn is the pid in what CRI tells whoever wants to know more.
+func pidIn(t *testing.T, info string) (pid int) {
+	t.Helper()
+	_, after, _ := strings.Cut(info, `"pid":`)
+	_, err := fmt.Sscanf(after, "%d", &pid)
+	require.NoError(t, err, info)
+	return pid
 }
 
 func (p *podOf) status() *cri.PodSandboxStatusResponse {
@@ -164,14 +175,11 @@ func (p *podOf) sh(id, script string) string {
 	return string(resp.Stdout)
 }
 
-func (p *podOf) pidOf(id string) (pid int) {
+func (p *podOf) pidOf(id string) int {
 	p.Helper()
 	resp, err := p.ContainerStatus(p.ctx, &cri.ContainerStatusRequest{ContainerId: id, Verbose: true})
 	require.NoError(p, err)
-	_, after, _ := strings.Cut(resp.Info["info"], `"pid":`)
-	_, err = fmt.Sscan(strings.FieldsFunc(after, func(r rune) bool { return r == ',' || r == '}' })[0], &pid)
-	require.NoError(p, err)
-	return pid
+	return pidIn(p.T, resp.Info["info"])
 }
 
 func shell(script string) []string { return []string{"/bin/busybox", "sh", "-c", script} }

@@ -41,6 +41,7 @@ var notHere = []string{
 // critest's containers wait in "top", in an image of a shell. In the second run "top"
 // is a guest: then all that critest does with a container, but what a container's
 // shell itself does, it does with guests, and with execs of native programs in them.
+// In the third the pods have no pause containers.
 func TestCritest(t *testing.T) {
 	t.Parallel()
 	if *update {
@@ -50,11 +51,13 @@ func TestCritest(t *testing.T) {
 	}
 	list, err := os.ReadFile(passedByRunc)
 	require.NoError(t, err)
-	for _, kind := range []string{"native", guestTop} {
-		t.Run(kind, func(t *testing.T) {
+	for name, run := range map[string]struct{ kind, handler string }{
+		"native": {"native", "wasmtime"}, guestTop: {guestTop, "wasmtime"}, "sandboxes": {guestTop, "sandboxes"},
+	} {
+		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			n := newNode(t, setup{version: harness.Containerd24, images: allImages(kind)})
-			passed := critest(t, n, "wasmtime")
+			n := newNode(t, setup{version: harness.Containerd24, images: allImages(run.kind)})
+			passed := critest(t, n, run.handler)
 			for name := range strings.Lines(string(list)) {
 				if name = strings.TrimSpace(name); !slices.Contains(passed, name) {
 					t.Errorf("not passed: %s", name)

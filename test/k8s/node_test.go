@@ -96,6 +96,12 @@ disabled_plugins = [
 {{- if not .Bare}}
 [plugins.'{{$runtime}}'.containerd.runtimes.wasmtime]
   runtime_type = "io.containerd.wasmtime.v1"
+{{- if not .Version.Is1}}
+[plugins.'{{$runtime}}'.containerd.runtimes.sandboxes]
+  runtime_type = "io.containerd.wasmtime.v1"
+  sandboxer = "shim"
+  disable_pause_image_pull = true
+{{- end}}
 {{- end}}
 `))
 

@@ -89,6 +89,13 @@ func configText() *template.Template {
   # count is what allow_annotations below says.
   pod_annotations = ['{{.Prefix}}*']
   container_annotations = ['{{.Prefix}}*']
+{{- if eq .Version 3}}
+  # Pods without a pause container: the shim holds itself what a pod's containers share.
+  # Containers of pods that run go on as they are. The second line saves the pull of a pause
+  # image that nobody needs; containerd knows it since 2.4, before it pulls one anyway.
+  # sandboxer = 'shim'
+  # disable_pause_image_pull = true
+{{- end}}
 
   [plugins.'{{.Plugin}}'.containerd.runtimes.{{.Shim}}.options]
     # How much the shim logs: error, warn, info, debug, trace.
