@@ -3,7 +3,6 @@
 package e2e
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -34,7 +33,7 @@ type podsTest struct {
 func newPodsTest(t *testing.T) *podsTest {
 	t.Helper()
 	tt := harness.New(t, smoke.Ours) // skips where it has to
-	c, err := harness.StartPods(tt.Ctx, harness.Version(cmp.Or(os.Getenv("TRYV"), "2.4.2")), smoke.Ours)
+	c, err := harness.StartPods(tt.Ctx, harness.Containerd24, smoke.Ours)
 	require.NoError(t, err)
 	r := &podsTest{T: t, CRI: c, ctx: tt.Ctx}
 	t.Cleanup(func() {
@@ -44,7 +43,9 @@ func newPodsTest(t *testing.T) *podsTest {
 		require.NoError(t, c.Stop())
 	})
 	r.image = smoke.Image(&harness.T{T: t, Daemon: c.Inside(), Ctx: c.Inside().In(tt.Ctx)}).Name()
-	_, err = r.Inside().Image(r.Inside().In(r.ctx), "pause", map[string]harness.File{"pause": smoke.Files(t)["native"]}, ocispec.ImageConfig{Entrypoint: []string{"/pause", "sleep"}})
+	// For pods around a pause container.
+	d := r.Inside()
+	_, err = d.Image(d.In(r.ctx), "pause", map[string]harness.File{"pause": smoke.Files(t)["native"]}, ocispec.ImageConfig{Entrypoint: []string{"/pause", "sleep"}})
 	require.NoError(t, err)
 	require.Eventually(t, func() bool {
 		_, err := c.ListPodSandbox(tt.Ctx, &cri.ListPodSandboxRequest{})
@@ -246,10 +247,6 @@ func TestSandboxPods(t *testing.T) {
 // The usual way, a pod around a pause container, is there beside it, of the same binary.
 func TestSandboxPaused(t *testing.T) {
 	r := newPodsTest(t)
-	pause := smoke.Files(t)["native"]
-	d := r.Inside()
-	_, err := d.Image(d.In(r.ctx), "pause", map[string]harness.File{"pause": pause}, ocispec.ImageConfig{Entrypoint: []string{"/pause", "sleep"}})
-	require.NoError(t, err)
 	run, err := r.RunPodSandbox(r.ctx, &cri.RunPodSandboxRequest{Config: r.config(nil), RuntimeHandler: "paused"})
 	require.NoError(t, err)
 	require.Len(t, r.Processes(func(args []string) bool { return args[0] == "/pause" }), 1)

@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -15,6 +14,7 @@ import (
 	"time"
 
 	api "github.com/containerd/containerd/api/runtime/sandbox/v1"
+	task "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/api/types"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/typeurl/v2"
@@ -56,17 +56,7 @@ func newNetwork(t *testing.T) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "net")
 	require.NoError(t, os.WriteFile(path, nil, 0o600))
-	made := make(chan error)
-	go func() {
-		// Never unlocked: the thread, which is in the namespace, ends.
-		runtime.LockOSThread()
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			made <- err
-			return
-		}
-		made <- unix.Mount(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()), path, "", unix.MS_BIND, "")
-	}()
-	require.NoError(t, <-made)
+	require.NoError(t, exec.Command("unshare", "--net="+path, "true").Run())
 	t.Cleanup(func() { require.NoError(t, unix.Unmount(path, unix.MNT_DETACH)) })
 	return path
 }
@@ -439,24 +429,39 @@ func TestSandboxFilesComeBack(t *testing.T) {
 	}
 }
 
-// A daemon that is killed leaves nothing that lives; what else there is of a sandbox goes
-// with the delete that containerd runs. A daemon that lives is told.
+// A daemon that is killed takes the waiting process with it; what else there is of a
+// sandbox goes with the delete that containerd runs, its containers among it, for which
+// containerd up to 2.3 runs none, and whose bundles it removes. A daemon that lives is told.
 func TestSandboxDelete(t *testing.T) {
 	for name, kill := range map[string]bool{"killed": true, "alive": false} {
 		t.Run(name, func(t *testing.T) {
 			s := newSandbox(t)
 			pid := s.started(s.config())
+			c, err := s.Place.ByHand(s.Ctx, harness.HandConfig{Runtime: smoke.Ours, Shim: s.Sandbox.ByHand, RootFS: rootfs(s.T), Args: []string{"/bin/sleep", "1000"}, NoIO: true})
+			require.NoError(t, err)
+			created, err := c.Create(s.Ctx)
+			require.NoError(t, err)
+			_, err = c.Start(s.Ctx, &task.StartRequest{ID: c.ID})
+			require.NoError(t, err)
+			ended := func(pid int) func() bool { return func() bool { return syscall.Kill(pid, 0) == syscall.ESRCH } }
 			if kill {
 				daemon := s.Shims()
 				require.Len(t, daemon, 1)
 				require.NoError(t, syscall.Kill(daemon[0].Pid, syscall.SIGKILL))
-				require.Eventually(t, func() bool { return syscall.Kill(pid, 0) == syscall.ESRCH }, 10*time.Second, time.Millisecond)
+				require.Eventually(t, ended(pid), 10*time.Second, time.Millisecond)
+				require.False(t, ended(int(created.Pid))())
+				require.NoError(t, unix.Unmount(c.Bundle+"/rootfs", unix.MNT_DETACH))
+				require.NoError(t, os.RemoveAll(c.Bundle))
 			}
 			out, err := s.DeleteCommand(s.Ctx)
 			require.NoError(t, err)
 			require.NotEmpty(t, out)
+			require.Eventually(t, ended(int(created.Pid)), 10*time.Second, time.Millisecond)
 			require.NoDirExists(t, s.Files)
 			require.NoDirExists(t, s.State)
+			if !kill {
+				require.NoError(t, c.Close(s.Ctx))
+			}
 			require.Eventually(t, func() bool { return len(s.Shims()) == 0 }, 10*time.Second, 10*time.Millisecond)
 		})
 	}

@@ -23,6 +23,8 @@ func TestTrust7Restart(t *testing.T) { smoke.Restart(t, smoke.Ours) }
 
 func TestImage1Smoke(t *testing.T) { smoke.Images(t, smoke.Ours) }
 
+func TestSandboxes(t *testing.T) { smoke.Sandboxes(t, smoke.Ours) }
+
 // TestHarness shows that the suite is right.
 func TestHarness(t *testing.T) {
 	smoke.Run(t, smoke.Runc)

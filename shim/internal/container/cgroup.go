@@ -61,6 +61,15 @@ func (c cgroup) save(stateDir string) error {
 	return nil
 }
 
+// LinkCgroup has Cleanup find a container's cgroup below another root, too.
+func LinkCgroup(id, root, other string) error {
+	dir := filepath.Join(other, id)
+	if err := os.MkdirAll(dir, 0o711); err != nil {
+		return err
+	}
+	return os.Link(filepath.Join(root, id, cgroupRecord), filepath.Join(dir, cgroupRecord))
+}
+
 // loadCgroup reads what save wrote. Without it nothing has entered the cgroup.
 func loadCgroup(stateDir string) (c cgroup, found bool) {
 	b, err := os.ReadFile(filepath.Join(stateDir, cgroupRecord))

@@ -12,6 +12,9 @@ import (
 
 	api "github.com/containerd/containerd/api/runtime/sandbox/v1"
 	"github.com/containerd/ttrpc"
+
+	"github.com/libwasmshim/libwasmshim/shim/internal/container"
+	"github.com/libwasmshim/libwasmshim/shim/internal/task"
 )
 
 // daemonTimeout is how long a daemon may take to remove a sandbox of its own.
@@ -41,6 +44,9 @@ func Cleanup(bundle string) error {
 	if !IsBundle(bundle) {
 		return nil
 	}
+	if err := killContainers(bundle); err != nil {
+		return err
+	}
 	dir, stateDir, err := criDirs(bundle)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil // removed by somebody else
@@ -52,4 +58,18 @@ func Cleanup(bundle string) error {
 		return err
 	}
 	return errors.Join(os.RemoveAll(dir), os.RemoveAll(stateDir))
+}
+
+// killContainers ends what is left of a sandbox's containers. When the daemon has died,
+// containerd up to 2.3 calls for the sandbox alone, and removes the containers' bundles.
+func killContainers(bundle string) error {
+	root := task.StateRoot(bundle)
+	entries, err := os.ReadDir(root)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	for _, e := range entries {
+		err = errors.Join(err, container.Cleanup(e.Name(), root))
+	}
+	return err
 }

@@ -110,7 +110,7 @@ func (s *Service) create(_ context.Context, r *api.CreateSandboxRequest) (*api.C
 		err = p.files.put()
 	}
 	if err == nil {
-		err = s.tasks.Hold()
+		err = s.tasks.Hold(r.BundlePath)
 	}
 	if err != nil {
 		_ = Cleanup(r.BundlePath)
@@ -369,9 +369,6 @@ func (s *Service) shutdown(ctx context.Context, r *api.ShutdownSandboxRequest) (
 func (p *pod) remove() error {
 	p.turn.Lock()
 	defer p.turn.Unlock()
-	if err := container.Cleanup(p.id, task.StateRoot(p.bundle)); err != nil {
-		return err
-	}
 	if err := Cleanup(p.bundle); err != nil {
 		return err
 	}

@@ -52,6 +52,7 @@ func (s *Service) create(ctx context.Context, r *api.CreateTaskRequest) (*api.Cr
 		IO: &events.TaskIO{Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal},
 	})
 	t.log, t.made, t.init.names = c.log, c.made, c.names
+	logFailure(t.log, "note the container in its sandbox", s.noteInSandbox(t.id, t.bundle))
 	if err := c.container.WatchOOM(func() { s.Publish(topicOOM, &events.TaskOOM{ContainerID: t.id}) }); err != nil {
 		t.log.WithError(err).Debug("a want of memory is seen at the end of a process only")
 	}

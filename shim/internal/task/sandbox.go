@@ -25,15 +25,34 @@ func Method[Req, Resp any](s *Service, handle func(context.Context, *Req) (*Resp
 	return method(s, handle)
 }
 
-// Hold keeps the daemon also while it has no container, until Release.
-func (s *Service) Hold() error {
+// Hold keeps the daemon also while it has no container, until Release. What kills the
+// containers, if this daemon dies, is found beside what kills the sandbox's own process.
+func (s *Service) Hold(bundle string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.stopping {
 		return fmt.Errorf("shim is shutting down: %w", errdefs.ErrUnavailable)
 	}
-	s.held, s.used = true, true
+	s.holder, s.used = bundle, true
 	return nil
+}
+
+// noteInSandbox notes a container's cgroup in the sandbox's bundle.
+func (s *Service) noteInSandbox(id, bundle string) error {
+	s.mu.Lock()
+	holder := s.holder
+	s.mu.Unlock()
+	if holder == "" {
+		return nil
+	}
+	return container.LinkCgroup(id, StateRoot(bundle), StateRoot(holder))
+}
+
+// forgetInSandbox removes what noteInSandbox has noted. It is called with mu.
+func (s *Service) forgetInSandbox(id string) {
+	if s.holder != "" {
+		_ = os.RemoveAll(filepath.Join(StateRoot(s.holder), id))
+	}
 }
 
 // Release ends what Hold began, and the daemon, if it has no container: once the client of
@@ -49,7 +68,7 @@ func (s *Service) Release(ctx context.Context) {
 			}
 		}
 		s.mu.Lock()
-		s.held = false
+		s.holder = ""
 		s.mu.Unlock()
 		s.stopIfEmpty()
 	}()

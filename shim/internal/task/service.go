@@ -54,7 +54,7 @@ type Service struct {
 	tasks    map[string]*task // guarded by mu
 	stopping bool             // guarded by mu
 	used     bool             // guarded by mu; a container was asked for
-	held     bool             // guarded by mu; see Hold
+	holder   string           // guarded by mu; see Hold
 
 	end sync.Once // of the daemon
 
@@ -174,6 +174,7 @@ func (s *Service) drop(t *task) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.tasks, t.id)
+	s.forgetInSandbox(t.id)
 	if len(s.tasks) == 0 {
 		time.AfterFunc(emptyTimeout, s.stopIfEmpty)
 	}
@@ -247,7 +248,7 @@ func (s *Service) StopIfUnused() {
 // gone, whoever ends it.
 func (s *Service) stopIfEmpty() {
 	s.mu.Lock()
-	s.stopping = s.stopping || len(s.tasks) == 0 && !s.held
+	s.stopping = s.stopping || len(s.tasks) == 0 && s.holder == ""
 	stopping := s.stopping
 	s.mu.Unlock()
 	if stopping {
