@@ -33,7 +33,7 @@ type podsTest struct {
 func newPodsTest(t *testing.T) *podsTest {
 	t.Helper()
 	tt := harness.New(t, smoke.Ours) // skips where it has to
-	c, err := harness.StartPods(tt.Ctx, harness.Containerd24, smoke.Ours)
+	c, err := harness.StartCRI(tt.Ctx, harness.Containerd24, smoke.Ours)
 	require.NoError(t, err)
 	r := &podsTest{T: t, CRI: c, ctx: tt.Ctx}
 	t.Cleanup(func() {
@@ -47,10 +47,6 @@ func newPodsTest(t *testing.T) *podsTest {
 	d := r.Inside()
 	_, err = d.Image(d.In(r.ctx), "pause", map[string]harness.File{"pause": smoke.Files(t)["native"]}, ocispec.ImageConfig{Entrypoint: []string{"/pause", "sleep"}})
 	require.NoError(t, err)
-	require.Eventually(t, func() bool {
-		_, err := c.ListPodSandbox(tt.Ctx, &cri.ListPodSandboxRequest{})
-		return err == nil
-	}, 20*time.Second, 10*time.Millisecond)
 	// What containerd makes once for all pods stays.
 	t.Run("warm", func(t *testing.T) { r.runPod(t, r.config(nil)).container("/hello.wasm") })
 	r.before = c.Snapshot()

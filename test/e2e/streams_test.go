@@ -48,8 +48,7 @@ type criTest struct {
 func newCRITest(t *testing.T) *criTest {
 	t.Helper()
 	tt := harness.New(t, smoke.Ours) // looks for what is left
-	root := rootfs(tt)
-	c, err := harness.StartCRI(tt.Ctx, harness.Containerd24, smoke.Ours, root, "/native", "sleep")
+	c, err := harness.StartCRI(tt.Ctx, harness.Containerd24, smoke.Ours)
 	require.NoError(t, err)
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -61,14 +60,9 @@ func newCRITest(t *testing.T) *criTest {
 	image := smoke.Image(&harness.T{T: t, Daemon: c.Inside(), Ctx: c.Inside().In(tt.Ctx)})
 	r.image = image.Name()
 	r.pod = c.Pod(harness.FreshID("pod"))
-	require.Eventually(t, func() bool {
-		pod, err := c.RunPodSandbox(r.ctx, &cri.RunPodSandboxRequest{Config: r.pod, RuntimeHandler: "test"})
-		r.id = pod.GetPodSandboxId()
-		if err != nil {
-			t.Log(err)
-		}
-		return err == nil
-	}, 20*time.Second, 200*time.Millisecond)
+	pod, err := c.RunPodSandbox(r.ctx, &cri.RunPodSandboxRequest{Config: r.pod, RuntimeHandler: "streams"})
+	require.NoError(t, err)
+	r.id = pod.PodSandboxId
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 		defer cancel()
