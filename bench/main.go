@@ -3,7 +3,7 @@
 // Bench measures our shim against runc's on one private containerd: latencies,
 // throughput, memory, and which programs run when.
 //
-//	go run ./bench [-n 30] [-gap 0] [-json FILE] [-only latency,rate,cpu,exec,throughput,memory,steps,inside,images,together,pods,client]
+//	go run ./bench [-n 30] [-gap 0] [-json FILE] [-only latency,rate,cpu,exec,throughput,memory,steps,inside,images,together,pods,client,cri]
 package main
 
 import (
@@ -62,7 +62,7 @@ type bench struct {
 
 func main() {
 	n := flag.Int("n", 30, "measured lives of each subject")
-	only := flag.String("only", "latency,rate,cpu,exec,throughput,memory,steps,inside,images,together,pods,client", "what to measure")
+	only := flag.String("only", "latency,rate,cpu,exec,throughput,memory,steps,inside,images,together,pods,client,cri", "what to measure")
 	gap := flag.Duration("gap", 0, "pause before each life whose latency is measured, as on a machine that has little to do")
 	file := flag.String("json", "", "also write what was measured to this `file`, for go run ./bench/compare")
 	flag.Parse()
@@ -157,6 +157,8 @@ func run(ctx context.Context, n int, gap time.Duration, only []string) (retErr e
 			err = b.pods()
 		case "client":
 			err = b.client()
+		case "cri":
+			err = b.cri()
 		default:
 			err = fmt.Errorf("nothing is called %q", what)
 		}

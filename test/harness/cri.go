@@ -18,7 +18,7 @@ import (
 
 // CRI is a containerd with its CRI plugin, on which a runtime makes pods in several ways,
 // each by a handler: "paused" around a pause container, "test" without one, and "streams"
-// without one and with streams over ttrpc.
+// without one and with streams over ttrpc. "runc" is runc's own.
 type CRI struct {
 	*Daemon
 	cri.RuntimeServiceClient
@@ -55,6 +55,8 @@ const podsConfig = `
     sandboxer = "shim"
     disable_pause_image_pull = true
     io_type = "streaming"
+  [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]
+    runtime_type = "io.containerd.runc.v2"
 `
 
 // PauseImage is the name of the image of which pause containers are. Who uses the handler
