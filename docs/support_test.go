@@ -19,6 +19,7 @@ import (
 	"testing"
 
 	"github.com/containerd/containerd/api/events"
+	sandboxapi "github.com/containerd/containerd/api/runtime/sandbox/v1"
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/api/types/runc/options"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -66,6 +67,19 @@ var methods = []row{
 	{"Stats", "", "", "", "TestContract TestStats"},
 	{"Connect", "", "", "", "TestLikeRunc TestPoint5Services"},
 	{"Shutdown", "", "", "", "TestContract TestLikeRunc TestShutdownHoldsUpNobody"},
+}
+
+var sandboxRows = []row{
+	{"CreateSandbox", "", "yes", "yes", "TestSandboxCalls TestSandboxRefusals TestSandboxFilesComeBack"},
+	{"StartSandbox", "", "yes", "yes", "TestSandboxCalls TestSandboxWaiter TestSandboxPods TestSandboxes"},
+	{"Platform", "", "yes", "yes", "TestSandboxCalls"},
+	{"StopSandbox", "", "yes", "yes", "TestSandboxCalls"},
+	{"WaitSandbox", "", "yes", "yes", "TestSandboxCalls TestSandboxFirstProcess"},
+	{"SandboxStatus", "", "yes", "yes", "TestSandboxCalls TestSandboxRestart"},
+	{"PingSandbox", "", "yes", "yes", "TestSandboxCalls"},
+	{"ShutdownSandbox", "", "yes", "yes", "TestSandboxCalls TestSandboxDelete TestSandboxPodKilled"},
+	{"SandboxMetrics", "", "yes: time and memory of the pod's cgroup", "the same", "TestSandboxCalls TestSandboxPods"},
+	{"UpdateSandbox", "", "refused (`Unimplemented`), which containerd takes for nothing to do", "the same", "TestSandboxCalls"},
 }
 
 var eventRows = []row{
@@ -310,6 +324,10 @@ func TestSupport(t *testing.T) {
 	for m := range reflect.TypeFor[taskapi.TTRPCTaskService]().Methods() {
 		service = append(service, m.Name)
 	}
+	var sandboxes []string
+	for m := range reflect.TypeFor[sandboxapi.TTRPCSandboxService]().Methods() {
+		sandboxes = append(sandboxes, m.Name)
+	}
 	tests := testNames(t)
 	var tables strings.Builder
 	for _, table := range []struct {
@@ -318,6 +336,7 @@ func TestSupport(t *testing.T) {
 		all   []string // that there has to be a row of
 	}{
 		{"Methods of the Task service", methods, service},
+		{"Methods of the Sandbox service", sandboxRows, sandboxes},
 		{"Events", eventRows, messages(events.File_events_task_proto)},
 		{"Runtime options", optionRows, optionKeys(t)},
 		{"Fields of the OCI spec", specRows, fields(reflect.TypeFor[specs.Spec](), "")},
