@@ -203,8 +203,8 @@ const (
 var hostRows = []hostRow{
 	{"cgroup v1, cgroupfs driver", "`make test`, where the host has it", "TestContract TestTrust7Smoke TestUpdate TestStats"},
 	{"cgroup v1, systemd driver, systemd as PID 1", inVM + ", third boot", "TestBoot"},
-	{"cgroup v2, cgroupfs driver", inVM, "TestSmoke TestLimits TestNoPath TestConfined TestDevices TestPod TestDaemonKilled TestDaemonKilledInCreate TestDaemonKilledInCompile TestContainerdKilled TestUnifiedResources"},
-	{"cgroup v2, systemd driver, systemd as PID 1", inVM, "TestSmoke TestContract TestLimits TestNoPath TestConfined TestDevices TestPod TestDaemonKilled TestDaemonKilledInCreate TestDaemonKilledInCompile TestContainerdKilled TestSystemdRestarts TestScopeStopped TestCompilerScope TestBusConnections TestZNoUnitFailed"},
+	{"cgroup v2, cgroupfs driver", inVM, "TestSmoke TestLimits TestNoPath TestConfined TestDevices TestPod TestDaemonKilled TestDaemonKilledInCreate TestDaemonKilledInCompile TestContainerdKilled TestSandboxCgroup TestUnifiedResources"},
+	{"cgroup v2, systemd driver, systemd as PID 1", inVM, "TestSmoke TestContract TestLimits TestNoPath TestConfined TestDevices TestPod TestDaemonKilled TestDaemonKilledInCreate TestDaemonKilledInCompile TestContainerdKilled TestSandboxCgroup TestSystemdRestarts TestScopeStopped TestCompilerScope TestBusConnections TestZNoUnitFailed"},
 	{"cgroup v2 without the controllers memory and pids", inVM + ", second boot", "TestBoot"},
 	{"AppArmor", inVM, "TestConfined TestAppArmorNamesNoCode TestAppArmorDeniesFile TestAppArmorKill"},
 	{"SELinux, with a module of ours, see [operators.md](operators.md)", inVM + ", fourth boot, with Debian's policy", "TestSELinux"},

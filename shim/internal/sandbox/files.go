@@ -41,7 +41,7 @@ type files struct {
 // bundle is does.
 func criDirs(bundle string) (dir, stateDir string, _ error) {
 	work, err := os.Readlink(filepath.Join(bundle, "work"))
-	if err == nil && !(IsBundle(bundle) && IsBundle(work)) {
+	if err == nil && (!IsBundle(bundle) || !IsBundle(work)) {
 		err = fmt.Errorf("found bundle %s, with work directory %s; accepted: those of containerd's sandboxer \"shim\", below %s", bundle, work, controllerDir)
 	}
 	if err != nil {

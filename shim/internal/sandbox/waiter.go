@@ -83,6 +83,10 @@ func startWaiter(exe *os.File, id, dir string, c *config) (_ *waiter, retErr err
 		return nil, fmt.Errorf("instruct the waiting process: %w", err)
 	}
 	if err := w.hear(cmd.Process.Pid, c); err != nil {
+		if child, ferr := os.FindProcess(w.pid); w.pid != 0 && w.pid != cmd.Process.Pid && ferr == nil {
+			_ = child.Kill()
+			go func() { _, _ = child.Wait() }()
+		}
 		return nil, err
 	}
 	wait := func() (*os.ProcessState, error) { <-ended; return cmd.ProcessState, nil }
@@ -99,15 +103,16 @@ func startWaiter(exe *os.File, id, dir string, c *config) (_ *waiter, retErr err
 
 // message is what the waiting process has to do, as waiter.c reads it.
 func (c *config) message(dir, users string) []byte {
-	made := ""
-	for letter, private := range map[string]bool{"i": !c.hostIPC, "u": !c.hostNetwork, "p": !c.hostPID} {
-		if private {
-			made += letter
-		}
+	made, hostname := "", ""
+	if !c.hostIPC {
+		made += "i"
 	}
-	hostname := c.hostname
-	if c.hostNetwork {
-		hostname = "" // it is the host's
+	if !c.hostNetwork { // else the name is the host's
+		made += "u"
+		hostname = c.hostname
+	}
+	if !c.hostPID {
+		made += "p"
 	}
 	all := []string{dir, c.network, users, made, strconv.FormatInt(c.uid, 10), strconv.FormatInt(c.gid, 10), hostname}
 	for _, s := range c.sysctls {
