@@ -238,6 +238,12 @@ func TestSandboxPods(t *testing.T) {
 			require.Len(t, stats.Stats.Linux.Containers, 2)
 		})
 	}
+	for line := range strings.Lines(r.LogTail(10000)) {
+		ours := strings.Contains(line, "runtime="+smoke.Ours) || strings.Contains(line, "libcontainer")
+		if ours && !strings.Contains(line, "artifact") { // a compiler of somebody else's may hold up ours
+			require.Contains(t, line, "level=info", "healthy pods leave no warnings")
+		}
+	}
 }
 
 // The usual way, a pod around a pause container, is there beside it, of the same binary.
