@@ -75,7 +75,7 @@ func (s *sandboxTest) config() *cri.PodSandboxConfig {
 
 func (s *sandboxTest) create(config *cri.PodSandboxConfig, change func(*api.CreateSandboxRequest)) error {
 	s.Helper()
-	r := &api.CreateSandboxRequest{SandboxID: s.ID, BundlePath: s.Sandbox.ByHand.Bundle, NetnsPath: s.network}
+	r := &api.CreateSandboxRequest{SandboxID: s.ID, BundlePath: s.Sandbox.Bundle, NetnsPath: s.network}
 	if config != nil {
 		options, err := typeurl.MarshalAnyToProto(config)
 		require.NoError(s, err)
@@ -216,7 +216,7 @@ func TestSandboxCalls(t *testing.T) {
 	require.NoDirExists(t, s.State)
 	_, err = s.PingSandbox(s.Ctx, &api.PingRequest{SandboxID: s.ID})
 	notFound(err)
-	require.NoError(t, s.Sandbox.ByHand.Shim.Close())
+	require.NoError(t, s.Sandbox.Shim.Close())
 	out, err := s.DeleteCommand(s.Ctx)
 	require.NoError(t, err)
 	require.NotEmpty(t, out)

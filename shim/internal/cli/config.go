@@ -90,9 +90,9 @@ func configText() *template.Template {
   pod_annotations = ['{{.Prefix}}*']
   container_annotations = ['{{.Prefix}}*']
 {{- if eq .Version 3}}
-  # Pods without a pause container: the shim holds itself what a pod's containers share.
-  # Containers of pods that run go on as they are. The second line saves the pull of a pause
-  # image that nobody needs; containerd knows it since 2.4, before it pulls one anyway.
+  # Pods without a pause container, with containerd 2.3 and later: the shim itself holds what a
+  # pod's containers share. Before, containerd panics on such a pod in the host's network.
+  # The second line, which containerd knows since 2.4, saves the pull of an image that nobody needs.
   # sandboxer = 'shim'
   # disable_pause_image_pull = true
 {{- end}}
