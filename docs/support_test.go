@@ -75,7 +75,7 @@ var sandboxRows = []row{
 	{"Platform", "", "yes", "yes", "TestSandboxCalls"},
 	{"StopSandbox", "", "yes", "yes", "TestSandboxCalls"},
 	{"WaitSandbox", "", "yes", "yes", "TestSandboxCalls TestSandboxFirstProcess"},
-	{"SandboxStatus", "", "yes", "yes", "TestSandboxCalls TestSandboxRestart"},
+	{"SandboxStatus", "", "yes", "yes", "TestSandboxCalls TestSandboxRestart TestKubeletSandboxes"},
 	{"PingSandbox", "", "yes", "yes", "TestSandboxCalls"},
 	{"ShutdownSandbox", "", "yes", "yes", "TestSandboxCalls TestSandboxDelete TestSandboxPodKilled"},
 	{"SandboxMetrics", "", "yes: time and memory of the pod's cgroup", "the same", "TestSandboxCalls TestSandboxPods"},

@@ -63,9 +63,37 @@ func TestKubelet(t *testing.T) {
 			require.NotContains(t, line, "runtime=io.containerd.wasmtime.v1")
 		}
 	})
+	survive(t, n, kinds)
+}
+
+// TestKubeletSandboxes has the faults happen to a pod without a pause container.
+func TestKubeletSandboxes(t *testing.T) {
+	t.Parallel()
+	n := newCluster(t, setup{version: harness.Containerd24, images: allImages("")})
+	n.write("runtimeclasses.yaml", strings.ReplaceAll(runtimeClasses, "handler: wasmtime", "handler: sandboxes"))
+	_, err := n.run(time.Minute, "kubectl", "apply", "-f", n.Dir+"/runtimeclasses.yaml")
+	require.NoError(t, err)
+	k := newKind(t, n, "guest")
+	k.survivor()
+	require.Len(t, n.Processes(func(args []string) bool { return args[0] == waiter }), 1)
+	survive(t, n, []kind{k})
+	require.Empty(t, n.Processes(func(args []string) bool { return args[0] == waiter }))
+	files, _ := filepath.Glob(n.Dir + "/root/io.containerd.grpc.v1.cri/sandboxes/*")
+	require.Empty(t, files)
+}
+
+// waiter is what holds a pod that has no pause container.
+const waiter = "wasmshim-pod"
+
+// survive has the faults happen to survivors, which are there, and removes them.
+func survive(t *testing.T, n *node, kinds []kind) {
 	for _, f := range faults {
 		t.Run(f.name, func(t *testing.T) {
-			f.do(n, []kind{{t, n, "guest"}, {t, n, "native"}})
+			own := slices.Clone(kinds)
+			for i := range own {
+				own[i].T = t
+			}
+			f.do(n, own)
 		})
 	}
 	t.Run("nothing left", func(t *testing.T) {
@@ -609,7 +637,9 @@ var faults = []struct {
 			k.comesBack(func() {
 				sandbox, err := n.run(time.Minute, "crictl", "-r", "unix://"+address, "pods", "-q", "--name", "survivor", "--namespace", k.name, "--state", "ready")
 				require.NoError(k, err)
-				shims := n.Processes(func(args []string) bool { return slices.Contains(args, strings.TrimSpace(lastLine(sandbox))) })
+				shims := n.Processes(func(args []string) bool {
+					return args[0] != waiter && slices.Contains(args, strings.TrimSpace(lastLine(sandbox)))
+				})
 				require.Len(k, shims, 1)
 				require.NoError(k, syscall.Kill(shims[0].Pid, syscall.SIGKILL))
 			})
