@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -142,6 +143,39 @@ func TestStackLimit(t *testing.T) {
 	}
 }
 
+// A guest has as much stack as its option says, on any thread: an interpreter may
+// recurse more deeply than others.
+func TestStackOption(t *testing.T) {
+	const deep = `(module
+		(memory (export "memory") 1)
+		(func $deeper (param i32) (result i32)
+			(if (result i32) (local.get 0)
+				(then (i32.add (local.get 0) (call $deeper (i32.sub (local.get 0) (i32.const 1)))))
+				(else (i32.const 0))))
+		(func (export "_start") (drop (call $deeper (i32.const 100000)))))`
+	for _, kib := range []string{"unlimited", "8192", "64"} {
+		for _, options := range [][]record{nil, {{tagOption, "timeout=60000"}}} {
+			t.Run(kib+" KiB, "+strconv.Itoa(len(options))+" options", func(t *testing.T) {
+				for size, want := range map[string]string{
+					"": "call stack exhausted", "65536": "call stack exhausted", "16777216": "", "1073741824": "",
+					"65535":      "engine option max-wasm-stack: found 65535 bytes, accepted: 64KiB to 1GiB",
+					"1073741825": "engine option max-wasm-stack: found 1073741825 bytes, accepted: 64KiB to 1GiB",
+				} {
+					more := options
+					if size != "" {
+						more = append(slices.Clone(options), record{tagOption, "max-wasm-stack=" + size})
+					}
+					r := limited(t, "ulimit -s "+kib, deep, more...)
+					code, failure := r.end(t)
+					require.Contains(t, failure, want, size)
+					require.Equal(t, want == "", code == 0, "%s: %d %s", size, code, failure)
+					require.NotEqual(t, 139, code)
+				}
+			})
+		}
+	}
+}
+
 // A limit on address space that wasmtime cannot live with is named.
 func TestAddressSpaceLimit(t *testing.T) {
 	hello, err := guests.Read("hello.wat")
@@ -151,7 +185,7 @@ func TestAddressSpaceLimit(t *testing.T) {
 			r := limited(t, "ulimit -v "+kib, string(hello))
 			code, failure := r.end(t)
 			require.Equal(t, 126, code, r.stderr.String())
-			require.Regexp(t, `: the container limits its address space \(RLIMIT_AS\) to \d+ bytes, of which wasmtime reserves 4\.1 GiB for each memory of a guest: remove it; the container's limit on memory holds$`, failure)
+			require.Regexp(t, `: the container limits its address space \(RLIMIT_AS\) to \d+ bytes, of which wasmtime reserves 4\.1 GiB for each memory of a guest: remove it, or set the engine option memory-reservation to less; the container's limit on memory holds$`, failure)
 		})
 	}
 	// The runner sets it, where it is told to.
@@ -176,6 +210,9 @@ func TestAddressSpaceLimit(t *testing.T) {
 		require.Contains(t, failure, "(RLIMIT_AS)")
 		require.Empty(t, r.log)
 	}
+	r = limited(t, "ulimit -v 1000000", string(hello), record{tagOption, "memory-reservation=1048576"}, record{tagOption, "memory-guard-size=65536"})
+	exit, failure = r.end(t)
+	require.Equal(t, 0, exit, failure)
 	r = limited(t, "ulimit -v 8000000", string(hello))
 	exit, _ = r.end(t)
 	require.Equal(t, 0, exit, r.stderr.String())

@@ -42,13 +42,45 @@ static const char *printable(struct text t, char *out, size_t size) {
     return out;
 }
 
-// The packages of WASI 0.2 that wasmtime's library has.
+unsigned wasi_version(const char *name, size_t size, const char *prefix) {
+    static const char *const versions[] = {
+        "@0.2.",
+#ifdef WASMSHIM_WASMTIME_FULL
+        "@0.3.",
+#endif
+    };
+    struct text rest = {.bytes = name, .size = size};
+    if (!begins(rest, prefix))
+        return 0;
+    rest = (struct text){.bytes = name + strlen(prefix), .size = size - strlen(prefix)};
+    for (unsigned i = 0; i < sizeof(versions) / sizeof(versions[0]); i++) {
+        size_t n = strlen(versions[i]);
+        if (!begins(rest, versions[i]) || rest.size == n)
+            continue;
+        // What was before a release, 0.3.0-rc-2025-09-16, is another interface.
+        while (n < rest.size && rest.bytes[n] >= '0' && rest.bytes[n] <= '9')
+            n++;
+        return n == rest.size ? 2 + i : 0;
+    }
+    return 0;
+}
+
+// The packages of WASI that wasmtime's library has.
 static bool is_provided(struct text name) {
-    static const char *const packages[] = {"wasi:cli/", "wasi:clocks/", "wasi:filesystem/",
-                                           "wasi:io/",  "wasi:random/", "wasi:sockets/"};
+    static const struct {
+        const char *package;
+        unsigned last; // version that has it
+    } packages[] = {{"wasi:cli/", 3}, {"wasi:clocks/", 3}, {"wasi:filesystem/", 3},
+                    {"wasi:io/", 2},  {"wasi:random/", 3}, {"wasi:sockets/", 3}};
+    const char *at = memchr(name.bytes, '@', name.size);
+    char interface[64];
+    if (at == NULL || (size_t)(at - name.bytes) >= sizeof(interface))
+        return false;
+    snprintf(interface, sizeof(interface), "%.*s", (int)(at - name.bytes), name.bytes);
+    unsigned version = wasi_version(name.bytes, name.size, interface);
     for (size_t i = 0; i < sizeof(packages) / sizeof(packages[0]); i++)
-        if (begins(name, packages[i]))
-            return memmem(name.bytes, name.size, "@0.2.", 5) != NULL;
+        if (begins(name, packages[i].package))
+            return version > 0 && version <= packages[i].last;
     return false;
 }
 
@@ -63,9 +95,15 @@ static bool is_missing(const struct check *c, const struct item *item) {
     return false;
 }
 
+// Says whether entry is INSTANCE.FUNCTION of an exported instance, by its first part.
+static bool has_function(const struct item *item, const char *entry) {
+    const char *dot = strrchr(entry, '.');
+    return item->kind == COMPONENT_INSTANCE && dot != NULL && item->name.size == (size_t)(dot - entry) &&
+           memcmp(item->name.bytes, entry, item->name.size) == 0;
+}
+
 static void visit_export(struct check *c, const struct item *item) {
     static const char command[] = "wasi:cli/run@";
-    static const char accepted[] = "wasi:cli/run@0.2.";
     bool is_func = item->kind == (item->is_component ? COMPONENT_FUNC : MODULE_FUNC);
     if (item->is_component || is_func) {
         char name[128];
@@ -74,10 +112,10 @@ static void visit_export(struct check *c, const struct item *item) {
                                         c->used > 0 ? ", " : "", printable(item->name, name, sizeof(name)));
     }
     bool is_default = c->entry == NULL || strcmp(c->entry, "_start") == 0;
-    if (c->entry == NULL ? is_func : is(item->name, c->entry)) {
+    if (c->entry == NULL ? is_func : is(item->name, c->entry) || has_function(item, c->entry)) {
         c->has_entry = true;
     } else if (item->is_component && is_default) {
-        if (begins(item->name, accepted))
+        if (wasi_version(item->name.bytes, item->name.size, "wasi:cli/run") > 0)
             c->has_entry = true;
         else if (begins(item->name, command))
             c->run = item->name;
@@ -125,8 +163,8 @@ static const char *advice_on(const struct item *item) {
         if (begins(item->name, "wasi:http/"))
             return "this engine gives guests no HTTP; a guest in JavaScript is built without by --disable http";
         if (begins(item->name, "wasi:"))
-            return "this engine has cli, clocks, filesystem, io, random and sockets of WASI 0.2";
-        return "this engine has WASI 0.2 and nothing else";
+            return "this engine has cli, clocks, filesystem, io, random and sockets of " WASI;
+        return "this engine has " WASI " and nothing else";
     }
     for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++) {
         bool fits = is(item->module, known[i].module) && begins(item->name, known[i].name);
@@ -140,16 +178,15 @@ static int32_t refuse_entry(const struct check *c) {
     char name[128];
     struct guest *g = c->g;
     if (c->run.size > 0)
-        return fail(g, WASM_SHIM_ERROR_LOAD,
-                    "%s exports %s, which this engine does not run yet; accepted: wasi:cli/run@0.2", g->path,
-                    printable(c->run, name, sizeof(name)));
+        return fail(g, WASM_SHIM_ERROR_LOAD, "%s exports %s, which this engine does not run yet; accepted: " COMMANDS,
+                    g->path, printable(c->run, name, sizeof(name)));
     if (c->serves.size > 0)
         return fail(g, WASM_SHIM_ERROR_LOAD,
-                    "%s is a server (it exports %s), and this engine serves no HTTP yet; accepted: wasi:cli/run@0.2",
-                    g->path, printable(c->serves, name, sizeof(name)));
+                    "%s is a server (it exports %s), and this engine serves no HTTP yet; accepted: " COMMANDS, g->path,
+                    printable(c->serves, name, sizeof(name)));
     const char *exports = c->used > 0 ? c->exports : "none";
     if (c->is_component && (c->entry == NULL || strcmp(c->entry, "_start") == 0))
-        return fail(g, WASM_SHIM_ERROR_LOAD, "%s does not export wasi:cli/run@0.2; its exports: %s", g->path, exports);
+        return fail(g, WASM_SHIM_ERROR_LOAD, "%s does not export " COMMANDS "; its exports: %s", g->path, exports);
     if (c->entry == NULL)
         return fail(g, WASM_SHIM_ERROR_LOAD, "%s exports no function", g->path);
     return fail(g, WASM_SHIM_ERROR_LOAD, "%s has no export \"%s\"; exported functions: %s", g->path, c->entry, exports);
@@ -159,9 +196,8 @@ static int32_t judge(const struct check *c) {
     char module[128], name[128];
     struct guest *g = c->g;
     if (c->spin.size > 0)
-        return fail(g, WASM_SHIM_ERROR_LOAD,
-                    "%s is built for Spin (%s), and only Spin runs it; accepted: wasi:cli/run@0.2", g->path,
-                    printable(c->spin, name, sizeof(name)));
+        return fail(g, WASM_SHIM_ERROR_LOAD, "%s is built for Spin (%s), and only Spin runs it; accepted: " COMMANDS,
+                    g->path, printable(c->spin, name, sizeof(name)));
     if (!c->has_entry)
         return refuse_entry(c);
     if (!c->has_missing)

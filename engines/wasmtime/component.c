@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Components with WASI preview 2.
+// Components with WASI 0.2 and, in the full library, 0.3.
 
 #include "wasmtime.h"
 
@@ -13,44 +13,65 @@ static wasmtime_component_export_index_t *index_of(const wasmtime_component_t *c
     return wasmtime_component_get_export_index(component, in, name, strlen(name));
 }
 
-// Finds run of wasi:cli/run in whatever version 0.2.x it is exported.
-static int32_t find_command(struct guest *g, const wasmtime_component_t *component,
-                            wasmtime_component_export_index_t **index) {
-    static const char prefix[] = "wasi:cli/run@0.2.";
-    wasmtime_component_type_t *type = wasmtime_component_type(component);
+bool is_command(const struct guest *g) {
+    return strcmp(wasm_shim_entry_func(g->ctx), "_start") == 0;
+}
+
+// Finds run of wasi:cli/run, of the newest version that is exported and accepted. Sets
+// version to it, 2 or 3.
+static int32_t find_command(struct guest *g, wasmtime_component_export_index_t **index, unsigned *version) {
+    wasmtime_component_type_t *type = wasmtime_component_type(g->component);
     size_t count = wasmtime_component_type_export_count(type, g->engine);
     char list[512] = "none";
     size_t used = 0;
     wasmtime_component_export_index_t *instance = NULL;
-    for (size_t i = 0; i < count && instance == NULL; i++) {
+    for (size_t i = 0; i < count; i++) {
         const char *name;
         size_t len;
         wasmtime_component_item_t item;
         if (!wasmtime_component_type_export_nth(type, g->engine, i, &name, &len, &item))
             continue;
-        if (len > sizeof(prefix) - 1 && memcmp(name, prefix, sizeof(prefix) - 1) == 0)
-            instance = wasmtime_component_get_export_index(component, NULL, name, len);
+        unsigned found = wasi_version(name, len, "wasi:cli/run");
+        if (found > *version) {
+            *version = found;
+            instance = wasmtime_component_get_export_index(g->component, NULL, name, len);
+        }
         if (used < sizeof(list))
             used += (size_t)snprintf(list + used, sizeof(list) - used, "%s%.*s", used > 0 ? ", " : "", (int)len, name);
         wasmtime_component_item_delete(&item);
     }
     wasmtime_component_type_delete(type);
     if (instance == NULL)
-        return fail(g, WASM_SHIM_ERROR_LOAD, "%s does not export wasi:cli/run@0.2; its exports: %s", g->path, list);
-    *index = index_of(component, instance, "run");
+        return fail(g, WASM_SHIM_ERROR_LOAD, "%s does not export " COMMANDS "; its exports: %s", g->path, list);
+    *index = index_of(g->component, instance, "run");
     wasmtime_component_export_index_delete(instance);
     if (*index == NULL)
         return fail(g, WASM_SHIM_ERROR_LOAD, "wasi:cli/run of %s has no function \"run\"", g->path);
     return WASM_SHIM_OK;
 }
 
-static int32_t find_entry(struct guest *g, const wasmtime_component_t *component,
-                          wasmtime_component_export_index_t **index) {
+// Finds an export by its name: a function, or INSTANCE.FUNCTION of an exported
+// instance. Functions' names have no dot, the versions of instances have.
+static wasmtime_component_export_index_t *find_function(const wasmtime_component_t *component, const char *name) {
+    wasmtime_component_export_index_t *found = index_of(component, NULL, name);
+    const char *dot = strrchr(name, '.');
+    if (found != NULL || dot == NULL)
+        return found;
+    wasmtime_component_export_index_t *instance =
+        wasmtime_component_get_export_index(component, NULL, name, (size_t)(dot - name));
+    if (instance == NULL)
+        return NULL;
+    found = index_of(component, instance, dot + 1);
+    wasmtime_component_export_index_delete(instance);
+    return found;
+}
+
+static int32_t find_entry(struct guest *g, wasmtime_component_export_index_t **index, unsigned *version) {
     const char *entry = wasm_shim_entry_func(g->ctx);
     // The default: what _start is to a module, wasi:cli/run is to a component.
-    if (strcmp(entry, "_start") == 0)
-        return find_command(g, component, index);
-    *index = index_of(component, NULL, entry);
+    if (is_command(g))
+        return find_command(g, index, version);
+    *index = find_function(g->component, entry);
     if (*index == NULL)
         return fail(g, WASM_SHIM_ERROR_LOAD, "%s has no export \"%s\"", g->path, entry);
     return WASM_SHIM_OK;
@@ -82,30 +103,56 @@ static int32_t call(struct guest *g, const wasmtime_component_func_t *func) {
     return WASM_SHIM_OK;
 }
 
-int32_t run_component(struct guest *g) {
-    wasmtime_component_export_index_t *index = NULL;
-    int32_t status = find_entry(g, g->component, &index);
-    if (status == WASM_SHIM_OK)
-        status = set_wasi(g);
-    if (status != WASM_SHIM_OK)
-        return status;
-
-    wasmtime_component_linker_t *linker = wasmtime_component_linker_new(g->engine);
+static int32_t call_in(struct guest *g, wasmtime_component_linker_t *linker,
+                       const wasmtime_component_export_index_t *index) {
     wasmtime_component_instance_t instance;
-#ifdef WASMSHIM_WASMTIME_FULL
-    wasmtime_error_t *error = wasmshim_p2_define(linker);
-#else
-    wasmtime_error_t *error = wasmtime_component_linker_add_wasip2(linker);
-#endif
-    if (error == NULL)
-        error = wasmtime_component_linker_instantiate(linker, g->context, g->component, &instance);
+    wasmtime_error_t *error = wasmtime_component_linker_instantiate(linker, g->context, g->component, &instance);
     if (error != NULL)
         return ended(g, WASM_SHIM_ERROR_LOAD, error, NULL);
-
     wasmtime_component_func_t func;
     if (!wasmtime_component_instance_get_func(&instance, g->context, index, &func))
         return fail(g, WASM_SHIM_ERROR_LOAD, "export \"%s\" of %s is not a function", wasm_shim_entry_func(g->ctx),
                     g->path);
     wasmtime_component_linker_delete(linker);
     return call(g, &func);
+}
+
+#ifdef WASMSHIM_WASMTIME_FULL
+// A command of 0.3, and any function by its name, may wait for several things at once;
+// of a function the result is printed.
+static int32_t call_asynchronously(struct guest *g, wasmtime_component_linker_t *linker,
+                                   wasmtime_component_export_index_t *index) {
+    bool started = false, failed = false;
+    trim_memory();
+    wasmtime_error_t *error =
+        wasmshim_component_call(g->context, linker, g->component, index, !is_command(g), &started, &failed);
+    if (error != NULL)
+        return ended(g, started ? WASM_SHIM_ERROR_TRAP : WASM_SHIM_ERROR_LOAD, error, NULL);
+    if (failed)
+        g->exit_code = 1;
+    return WASM_SHIM_OK;
+}
+#endif
+
+int32_t run_component(struct guest *g) {
+    wasmtime_component_export_index_t *index = NULL;
+    unsigned version = 0;
+    int32_t status = find_entry(g, &index, &version);
+    if (status == WASM_SHIM_OK)
+        status = set_wasi(g);
+    if (status != WASM_SHIM_OK)
+        return status;
+
+    wasmtime_component_linker_t *linker = wasmtime_component_linker_new(g->engine);
+#ifdef WASMSHIM_WASMTIME_FULL
+    bool asynchronous = version != 2;
+    wasmtime_error_t *error = wasmshim_component_define(linker, g->network, asynchronous);
+    if (error == NULL && asynchronous)
+        return call_asynchronously(g, linker, index);
+#else
+    wasmtime_error_t *error = wasmtime_component_linker_add_wasip2(linker);
+#endif
+    if (error != NULL)
+        return fail_with(g, WASM_SHIM_ERROR, error, "cannot set up WASI");
+    return call_in(g, linker, index);
 }

@@ -143,8 +143,8 @@ void advise(const char *why, char *advice, size_t size) {
     if (lacks_memory(why) && getrlimit(RLIMIT_AS, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY)
         snprintf(advice, size,
                  ": the container limits its address space (RLIMIT_AS) to %" PRIu64
-                 " bytes, of which wasmtime reserves 4.1 GiB for each memory of a guest: remove it; the container's "
-                 "limit on memory holds",
+                 " bytes, of which wasmtime reserves 4.1 GiB for each memory of a guest: remove it, or set the engine "
+                 "option memory-reservation to less; the container's limit on memory holds",
                  (uint64_t)limit.rlim_cur);
 }
 

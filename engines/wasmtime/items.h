@@ -21,6 +21,7 @@ enum {
     MODULE_MEMORY = 2,
     COMPONENT_FUNC = 1, // of a component
     COMPONENT_TYPE = 3,
+    COMPONENT_INSTANCE = 5,
 };
 
 struct item {

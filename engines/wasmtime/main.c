@@ -89,9 +89,9 @@ static int32_t new_engine(struct guest *g, unsigned threads) {
 }
 
 // Says whether this thread's stack has room for a guest's and for what it calls.
-static bool has_stack(void) {
+static bool has_stack(const struct guest *g) {
     struct rlimit limit;
-    return getrlimit(RLIMIT_STACK, &limit) == 0 && limit.rlim_cur >= GUEST_STACK;
+    return getrlimit(RLIMIT_STACK, &limit) == 0 && limit.rlim_cur >= g->stack + HOST_STACK;
 }
 
 void new_store(struct guest *g) {
@@ -129,7 +129,9 @@ static int32_t run_wasi(wasm_shim_context *ctx, int32_t *exit_code, void *user_d
     static struct guest g; // outlives this call in a thread that does not come back
     g.ctx = ctx;
     set_timeout(&g);
-    int32_t status = g.has_timeout || !has_stack() ? execute_within(&g) : execute(&g);
+    int32_t status = set_stack(&g);
+    if (status == WASM_SHIM_OK)
+        status = g.has_timeout || !has_stack(&g) ? execute_within(&g) : execute(&g);
     *exit_code = g.exit_code;
     return status;
 }
@@ -138,7 +140,9 @@ static int32_t compile(wasm_shim_context *ctx, void *user_data) {
     (void)user_data;
     struct guest g = {.ctx = ctx};
     set_timeout(&g);
-    int32_t status = find_guest(&g);
+    int32_t status = set_stack(&g);
+    if (status == WASM_SHIM_OK)
+        status = find_guest(&g);
     if (status == WASM_SHIM_OK)
         status = new_engine(&g, compiler_threads(&g));
     if (status != WASM_SHIM_OK)

@@ -29,6 +29,57 @@ OPTION(timeout, "timeout", DURATION, COMPILES_IF_SET, NULL,
 OPTION(max_memory, "max-memory", SIZE, 0, NULL,
        "size to which each linear memory may grow (no limit but the container's)");
 
+OPTION(max_wasm_stack, "max-wasm-stack", SIZE, 0, NULL,
+       "how much stack the guest's functions may use, from 64KiB to 1GiB (512KiB); what is left of a thread's is for "
+       "functions of the engine");
+OPTION(memory_reservation, "memory-reservation", SIZE, COMPILES, NULL,
+       "how much address space is reserved for a memory, which is quicker and takes no memory itself (4GiB)");
+OPTION(memory_guard_size, "memory-guard-size", SIZE, COMPILES, NULL,
+       "how much of it behind a memory is inaccessible, which spares checks (32MiB)");
+
+// With all a guest may do what a native program may: that is what Kubernetes' users
+// expect, and what an example shows.
+#ifdef WASMSHIM_WASMTIME_FULL
+#define NETWORKS "all|outbound|none"
+#define NETWORK_OPTIONS &network, &connect_to, &connect_ports, &connect_names, &accept_from, &listen_ports, &tcplisten,
+#else
+#define NETWORKS "none"
+#define NETWORK_OPTIONS &network,
+#endif
+OPTION(network, "network", CHOICE, 0, NETWORKS,
+       "what a guest has of its container's network: what native programs have, what it begins itself, or nothing "
+       "(none)");
+#ifdef WASMSHIM_WASMTIME_FULL
+OPTION(connect_to, "connect-to", STRING, 0, NULL,
+       "the addresses that it may connect and send to, as in 10.0.0.0/8,192.0.2.1 (any)");
+OPTION(connect_ports, "connect-ports", STRING, 0, NULL,
+       "the ports that it may connect and send to, as in 443,8000-8080 (any)");
+OPTION(connect_names, "connect-names", STRING, 0, NULL,
+       "the names that it may look up, as in db.example.com,*.svc.cluster.local (any); it may connect to what they "
+       "lead to, besides connect-to");
+OPTION(accept_from, "accept-from", STRING, 0, NULL,
+       "the addresses whose connections and datagrams it gets, as in 10.0.0.0/8 (any)");
+OPTION(listen_ports, "listen-ports", STRING, 0, NULL, "the ports that it may be a server at, as in 80,8080 (any)");
+OPTION(tcplisten, "tcplisten", STRING, 0, NULL,
+       "sockets that a module is started with, its descriptors from 3 on, as in 0.0.0.0:8080 (none)");
+
+// What of the network the library is told.
+static const wasm_shim_option *const policy[] = {&network,       &connect_to,  &connect_ports,
+                                                 &connect_names, &accept_from, &listen_ports};
+
+int32_t set_network(struct guest *g) {
+    g->network = wasmshim_network_new();
+    for (size_t i = 0; i < sizeof(policy) / sizeof(policy[0]); i++) {
+        const char *key = policy[i]->key;
+        const char *value = wasm_shim_option_value(g->ctx, key);
+        wasmtime_error_t *error = value == NULL ? NULL : wasmshim_network_set(g->network, key, value);
+        if (error != NULL)
+            return fail_with(g, WASM_SHIM_ERROR_LOAD, error, "engine option %s", key);
+    }
+    return WASM_SHIM_OK;
+}
+#endif
+
 #if WASMTIME_VERSION_MAJOR >= 47
 #define SINCE_47 "on"
 #else
@@ -58,7 +109,8 @@ OPTION(max_memory, "max-memory", SIZE, 0, NULL,
 PROPOSALS(DECLARE)
 
 #define LIST(name, text, needs, normal) &wasm_##name,
-const wasm_shim_option *const options[] = {&opt_level, &fuel, &timeout, &max_memory, PROPOSALS(LIST) NULL};
+const wasm_shim_option *const options[] = {&opt_level, &fuel, &timeout, &max_memory,
+                                           NETWORK_OPTIONS PROPOSALS(LIST) NULL};
 
 struct proposal {
     const char *name;
@@ -113,6 +165,32 @@ void set_timeout(struct guest *g) {
     g->has_timeout = number(g, timeout.key, &g->timeout_ms);
 }
 
+int32_t set_stack(struct guest *g) {
+    const uint64_t least = 64 << 10, most = 1 << 30;
+    uint64_t bytes = WASM_STACK;
+    if (number(g, max_wasm_stack.key, &bytes) && (bytes < least || bytes > most))
+        return fail(g, WASM_SHIM_ERROR_LOAD, "engine option max-wasm-stack: found %llu bytes, accepted: 64KiB to 1GiB",
+                    (unsigned long long)bytes);
+    g->stack = (size_t)bytes;
+    return WASM_SHIM_OK;
+}
+
+// Where it is the library's default, nothing is set.
+static void set_sizes(struct guest *g, wasm_config_t *config) {
+    uint64_t bytes;
+    if (g->stack != WASM_STACK) {
+        wasmtime_config_max_wasm_stack_set(config, g->stack);
+#ifdef WASMSHIM_WASMTIME_FULL
+        // What is called asynchronously has a stack of its own.
+        wasmtime_config_async_stack_size_set(config, g->stack + HOST_STACK);
+#endif
+    }
+    if (number(g, memory_reservation.key, &bytes))
+        wasmtime_config_memory_reservation_set(config, bytes);
+    if (number(g, memory_guard_size.key, &bytes))
+        wasmtime_config_memory_guard_size_set(config, bytes);
+}
+
 int32_t set_config(struct guest *g, wasm_config_t *config) {
     const char *level = wasm_shim_option_value(g->ctx, opt_level.key);
     if (level != NULL)
@@ -125,6 +203,10 @@ int32_t set_config(struct guest *g, wasm_config_t *config) {
         wasmtime_config_consume_fuel_set(config, true);
     if (g->has_timeout)
         wasmtime_config_epoch_interruption_set(config, true);
+    set_sizes(g, config);
+#ifdef WASMSHIM_WASMTIME_FULL
+    wasmtime_config_wasm_component_model_async_set(config, true);
+#endif
     return set_proposals(g, config);
 }
 

@@ -67,7 +67,7 @@ int32_t execute_within(struct guest *g) {
     pthread_t thread;
     pthread_attr_t own;
     pthread_attr_init(&own);
-    pthread_attr_setstacksize(&own, GUEST_STACK); // else it is what the container's limit says
+    pthread_attr_setstacksize(&own, g->stack + HOST_STACK); // else it is what the container's limit says
     int error = pthread_create(&thread, &own, run_guest, &r);
     if (error != 0)
         return fail(g, WASM_SHIM_ERROR, "cannot start a thread for the guest: %s", strerror(error));

@@ -99,30 +99,45 @@ static int32_t set_p1(struct guest *g) {
     for (size_t i = 0; i < v.count && status == WASM_SHIM_OK; i++)
         wasmshim_p1_env(g->p1, v.names[i], v.values[i]);
     wasmshim_p1_streams(g->p1);
+    const char *sockets = wasm_shim_option_value(g->ctx, "tcplisten");
+    wasmtime_error_t *error = sockets == NULL || *sockets == 0 ? NULL : wasmshim_p1_listen(g->p1, g->network, sockets);
+    if (error != NULL)
+        status = fail_with(g, WASM_SHIM_ERROR_LOAD, error, "engine option tcplisten");
     for (size_t i = 0; i < wasm_shim_preopen_count(g->ctx) && status == WASM_SHIM_OK; i++) {
         const char *host = wasm_shim_preopen_host(g->ctx, i);
-        int error = wasmshim_p1_dir(g->p1, host, wasm_shim_preopen_guest(g->ctx, i));
-        if (error != 0)
-            status = fail(g, WASM_SHIM_ERROR_LOAD, "cannot open directory %s for the guest: %s", host, strerror(error));
+        int number = wasmshim_p1_dir(g->p1, host, wasm_shim_preopen_guest(g->ctx, i));
+        if (number != 0)
+            status =
+                fail(g, WASM_SHIM_ERROR_LOAD, "cannot open directory %s for the guest: %s", host, strerror(number));
     }
     return status;
 }
 #endif
 
 int32_t set_wasi(struct guest *g) {
+    int32_t status = WASM_SHIM_OK;
 #ifdef WASMSHIM_WASMTIME_FULL
+    status = set_network(g);
+    if (status != WASM_SHIM_OK)
+        return status;
     if (g->module != NULL)
         return set_p1(g);
+    const char *sockets = wasm_shim_option_value(g->ctx, "tcplisten");
+    if (sockets != NULL && *sockets != 0)
+        return fail(g, WASM_SHIM_ERROR_LOAD,
+                    "engine option tcplisten: found \"%s\", accepted: one only for modules; a component listens by "
+                    "itself",
+                    sockets);
 #endif
     wasi_config_t *config = wasi_config_new();
 #ifdef WASMSHIM_WASMTIME_FULL
-    wasmshim_p2_config(config, wasm_shim_cwd(g->ctx));
+    wasmshim_component_config(config, g->network, wasm_shim_cwd(g->ctx));
 #else
     wasi_config_inherit_stdin(config);
     wasi_config_inherit_stdout(config);
     wasi_config_inherit_stderr(config);
 #endif
-    int32_t status = set_args(g, config);
+    status = set_args(g, config);
     if (status == WASM_SHIM_OK)
         status = set_env(g, config);
     if (status == WASM_SHIM_OK)

@@ -27,9 +27,11 @@ struct guest {
     size_t layer;
     const uint8_t *bytes; // of the layer; NULL until they are needed
     size_t size;
-    wasmtime_module_t *module;       // once loaded, one of
-    wasmtime_component_t *component; // the two
-    struct wasmshim_p1 *p1;          // what a module starts with, in the full library
+    wasmtime_module_t *module;        // once loaded, one of
+    wasmtime_component_t *component;  // the two
+    struct wasmshim_p1 *p1;           // what a module starts with, in the full library
+    struct wasmshim_network *network; // and what any guest may do in the network
+    size_t stack;                     // of its own functions
     uint64_t fuel;
     uint64_t timeout_ms;
     bool has_fuel;
@@ -42,10 +44,20 @@ struct guest {
 extern const wasm_shim_option *const options[];
 
 enum {
-    // 512 KiB are the guest's own, by wasmtime's default; the rest is for the
-    // functions that it calls, and for compiling it.
-    GUEST_STACK = 2 << 20,
+    // The guest's own, by wasmtime's default.
+    WASM_STACK = 512 << 10,
+    // For the functions that it calls, and for compiling it.
+    HOST_STACK = 3 << 19,
 };
+
+// What components are run and given, as messages have it.
+#ifdef WASMSHIM_WASMTIME_FULL
+#define COMMANDS "wasi:cli/run@0.2 or @0.3"
+#define WASI "WASI 0.2 and 0.3"
+#else
+#define COMMANDS "wasi:cli/run@0.2"
+#define WASI "WASI 0.2"
+#endif
 
 // Finds out whether the guest's time is limited, which the following need to
 // know.
@@ -55,6 +67,12 @@ void set_timeout(struct guest *g);
 // store, before there is an instance.
 int32_t set_config(struct guest *g, wasm_config_t *config);
 int32_t set_limits(struct guest *g);
+
+// Finds out how much stack the guest has, before it is run or compiled.
+int32_t set_stack(struct guest *g);
+
+// Reads what the options say of the network, before a guest is given anything of it.
+int32_t set_network(struct guest *g);
 
 // Runs the guest to its end: in this thread, or in one of its own, with a stack
 // that fits and for as long as its timeout says.
@@ -78,6 +96,14 @@ int32_t write_artifact(struct guest *g);
 
 // Says what the guest's bytes are.
 bool is_component(const struct guest *g);
+
+// Which version of WASI 0.x an interface is of, whose name is prefix, '@' and a version
+// that this engine has; 0 if it is none.
+unsigned wasi_version(const char *name, size_t size, const char *prefix);
+
+// Says whether what is run is the guest's own choice, which is called _start for
+// modules.
+bool is_command(const struct guest *g);
 
 // Refuses, before it is compiled, a guest with imports that nobody has, or with
 // nothing to run. entry: what is run; NULL if that is not known.

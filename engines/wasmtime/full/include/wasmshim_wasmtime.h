@@ -13,6 +13,15 @@
 extern "C" {
 #endif
 
+// What a guest may do in the network: nothing, as it is new.
+typedef struct wasmshim_network wasmshim_network_t;
+
+wasmshim_network_t *wasmshim_network_new(void);
+
+// Sets one of the engine's options about the network; comes before all uses of it. The
+// error says what was found and what is accepted.
+wasmtime_error_t *wasmshim_network_set(wasmshim_network_t *network, const char *key, const char *value);
+
 // WASI preview 1 by the kernel: what a guest of it starts with.
 typedef struct wasmshim_p1 wasmshim_p1_t;
 
@@ -26,6 +35,10 @@ void wasmshim_p1_env(wasmshim_p1_t *p1, const char *name, const char *value);
 // before the directories.
 void wasmshim_p1_streams(wasmshim_p1_t *p1);
 
+// Gives it sockets that listen at addresses, with commas between them; comes between
+// the streams and the directories. The error is as of wasmshim_network_set.
+wasmtime_error_t *wasmshim_p1_listen(wasmshim_p1_t *p1, const wasmshim_network_t *network, const char *addresses);
+
 // Gives it a directory. Of host = "/" paths reach what the process's own do, of
 // guest = "/" the directory is a root to them, of others they end at it. Returns 0
 // or an error of errno.h.
@@ -35,12 +48,22 @@ int wasmshim_p1_dir(wasmshim_p1_t *p1, const char *host, const char *guest);
 // linker. Takes p1.
 wasmtime_error_t *wasmshim_p1_define(wasmtime_linker_t *linker, wasmshim_p1_t *p1);
 
-// WASI preview 2 by the kernel. Gives what config makes the process's standard
-// streams and a working directory; comes before its directories.
-void wasmshim_p2_config(wasi_config_t *config, const char *cwd);
+// Gives what config makes the process's standard streams, a working directory and
+// sockets; comes before its directories.
+void wasmshim_component_config(wasi_config_t *config, const wasmshim_network_t *network, const char *cwd);
 
-// Defines WASI 0.2 in a linker. Paths reach what those of wasmshim_p1_dir do.
-wasmtime_error_t *wasmshim_p2_define(wasmtime_component_linker_t *linker);
+// Defines WASI 0.2 in a linker, by the kernel: paths reach what those of
+// wasmshim_p1_dir do. Where calls are asynchronous, by wasmshim_component_call, it
+// defines 0.3, too, and nothing else can call what is linked.
+wasmtime_error_t *wasmshim_component_define(wasmtime_component_linker_t *linker, const wasmshim_network_t *network,
+                                            bool asynchronous);
+
+// Instantiates a component and calls an export that has no parameters. print: its
+// result goes to standard output, as a line of WAVE. Sets started before it runs, and
+// failed if the result is an error's.
+wasmtime_error_t *wasmshim_component_call(wasmtime_context_t *context, wasmtime_component_linker_t *linker,
+                                          wasmtime_component_t *component, wasmtime_component_export_index_t *export,
+                                          bool print, bool *started, bool *failed);
 
 #ifdef __cplusplus
 }

@@ -2,17 +2,20 @@
 
 //! The functions of include/wasmshim_wasmtime.h.
 
-use crate::p2;
 use crate::streams::Standard;
+use crate::{component, net, p2};
 use std::ffi::{CStr, c_char, c_int};
 use std::sync::{Arc, Mutex};
 use wasmshim_wasi::errno::Errno;
 use wasmshim_wasi::files::{Scope, open_dir};
 use wasmshim_wasi::memory::Memory;
+use wasmshim_wasi::network::Policy;
 use wasmshim_wasi::p1::Guest;
+use wasmtime::component::{Component, ComponentExportIndex, Val};
 use wasmtime::{Caller, Extern, Linker};
 use wasmtime_c_api::{
-    WasmtimeStoreData, wasi_config_t, wasmtime_component_linker_t, wasmtime_error_t, wasmtime_linker_t,
+    WasmtimeStoreContextMut, WasmtimeStoreData, wasi_config_t, wasmtime_component_export_index_t,
+    wasmtime_component_linker_t, wasmtime_component_t, wasmtime_error_t, wasmtime_linker_t,
 };
 use wasmtime_wasi::WasiCtxBuilder;
 
@@ -43,6 +46,16 @@ fn component_linker_of(
     unsafe { field(linker) }
 }
 
+fn component_of(component: &mut wasmtime_component_t) -> &mut Component {
+    // SAFETY: crates/c-api/src/component/component.rs of the pinned version.
+    unsafe { field(component) }
+}
+
+fn export_of(export: &mut wasmtime_component_export_index_t) -> &mut ComponentExportIndex {
+    // SAFETY: crates/c-api/src/component/component.rs of the pinned version.
+    unsafe { field(export) }
+}
+
 fn builder_of(config: &mut wasi_config_t) -> &mut WasiCtxBuilder {
     // SAFETY: crates/c-api/src/wasi.rs of the pinned version.
     unsafe { field(config) }
@@ -52,7 +65,11 @@ fn builder_of(config: &mut wasi_config_t) -> &mut WasiCtxBuilder {
 ///
 /// cwd is a C string.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wasmshim_p2_config(config: &mut wasi_config_t, cwd: *const c_char) {
+pub unsafe extern "C" fn wasmshim_component_config(
+    config: &mut wasi_config_t,
+    network: &Arc<Policy>,
+    cwd: *const c_char,
+) {
     let cwd = unsafe { bytes(cwd) };
     builder_of(config)
         .stdin(Standard(rustix::stdio::stdin()))
@@ -61,13 +78,84 @@ pub unsafe extern "C" fn wasmshim_p2_config(config: &mut wasi_config_t, cwd: *co
         // One guest, one thread: nobody else waits.
         .allow_blocking_current_thread(true)
         .initial_cwd(String::from_utf8_lossy(&cwd));
+    net::configure(builder_of(config), network);
+}
+
+/// Defines WASI 0.2 and, where calls are asynchronous, 0.3.
+fn define_component(
+    linker: &mut wasmtime::component::Linker<WasmtimeStoreData>,
+    network: &Arc<Policy>,
+    asynchronous: bool,
+) -> wasmtime::Result<()> {
+    if asynchronous {
+        wasmtime_wasi::p2::add_to_linker_async(linker)?;
+        wasmtime_wasi::p3::add_to_linker(linker)?;
+    } else {
+        wasmtime_wasi::p2::add_to_linker_sync(linker)?;
+    }
+    linker.allow_shadowing(true);
+    p2::define(linker)?;
+    net::define_p2(linker, network.clone())?;
+    if asynchronous {
+        net::define_p3(linker, network.clone())?;
+    }
+    linker.allow_shadowing(false);
+    Ok(())
 }
 
 #[unsafe(no_mangle)]
-pub extern "C" fn wasmshim_p2_define(
+pub extern "C" fn wasmshim_component_define(
     linker: &mut wasmtime_component_linker_t,
+    network: &Arc<Policy>,
+    asynchronous: bool,
 ) -> Option<Box<wasmtime_error_t>> {
-    p2::define(component_linker_of(linker)).err().map(|e| Box::new(e.into()))
+    error(define_component(component_linker_of(linker), network, asynchronous))
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn wasmshim_component_call(
+    context: WasmtimeStoreContextMut<'_>,
+    linker: &mut wasmtime_component_linker_t,
+    component: &mut wasmtime_component_t,
+    export: &mut wasmtime_component_export_index_t,
+    print: bool,
+    started: &mut bool,
+    failed: &mut bool,
+) -> Option<Box<wasmtime_error_t>> {
+    let (linker, component, export) =
+        (component_linker_of(linker), component_of(component), export_of(export));
+    let called = component::call(context, linker, component, export, started);
+    error(called.and_then(|result| match result {
+        Some(value) => {
+            *failed = matches!(value, Val::Result(Err(_)));
+            if print { component::print(&value) } else { Ok(()) }
+        }
+        None => Ok(()),
+    }))
+}
+
+fn error(result: wasmtime::Result<()>) -> Option<Box<wasmtime_error_t>> {
+    result.err().map(|e| Box::new(e.into()))
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn wasmshim_network_new() -> Box<Arc<Policy>> {
+    Box::default()
+}
+
+/// # Safety
+///
+/// key and value are C strings.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wasmshim_network_set(
+    network: &mut Arc<Policy>,
+    key: *const c_char,
+    value: *const c_char,
+) -> Option<Box<wasmtime_error_t>> {
+    let (key, value) = unsafe { (bytes(key), bytes(value)) };
+    let policy = Arc::get_mut(network).expect("it is set before it is used");
+    let set = policy.set(&String::from_utf8_lossy(&key), &String::from_utf8_lossy(&value));
+    error(set.map_err(wasmtime::Error::msg))
 }
 
 /// # Safety
@@ -106,6 +194,25 @@ pub extern "C" fn wasmshim_p1_streams(guest: &mut Guest) {
 
 /// # Safety
 ///
+/// addresses is a C string.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wasmshim_p1_listen(
+    guest: &mut Guest,
+    network: &Arc<Policy>,
+    addresses: *const c_char,
+) -> Option<Box<wasmtime_error_t>> {
+    let addresses = unsafe { bytes(addresses) };
+    for address in String::from_utf8_lossy(&addresses).split(',').map(str::trim) {
+        match network.listen(address) {
+            Ok(socket) => guest.give_listener(socket.into(), network),
+            Err(e) => return error(Err(wasmtime::Error::msg(e))),
+        }
+    }
+    None
+}
+
+/// # Safety
+///
 /// host and name are C strings.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wasmshim_p1_dir(
@@ -128,7 +235,7 @@ pub extern "C" fn wasmshim_p1_define(
     linker: &mut wasmtime_linker_t,
     guest: Box<Guest>,
 ) -> Option<Box<wasmtime_error_t>> {
-    define(linker_of(linker), *guest).err().map(|e| Box::new(e.into()))
+    error(define(linker_of(linker), *guest))
 }
 
 /// Does what a guest has called, on its memory.

@@ -6,6 +6,8 @@
 // The C API, all of it: without this its functions would not be in the library.
 pub use wasmtime_c_api::*;
 
+mod component;
 mod handles;
+mod net;
 mod p2;
 mod streams;

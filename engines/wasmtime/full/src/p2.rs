@@ -24,14 +24,10 @@ use wasmtime_wasi::p2::bindings::sync::filesystem::types::{
 use wasmtime_wasi::p2::bindings::sync::io::streams::{Error, InputStream, OutputStream};
 use wasmtime_wasi::p2::{FsError, FsResult};
 
-/// Defines WASI 0.2 in a linker.
+/// Replaces wasmtime's file system in a linker.
 pub fn define(linker: &mut Linker<WasmtimeStoreData>) -> wasmtime::Result<()> {
-    wasmtime_wasi::p2::add_to_linker_sync(linker)?;
-    linker.allow_shadowing(true);
     preopens::add_to_linker::<_, Files>(linker, view)?;
-    types::add_to_linker::<_, Files>(linker, view)?;
-    linker.allow_shadowing(false);
-    Ok(())
+    types::add_to_linker::<_, Files>(linker, view)
 }
 
 fn view(data: &mut WasmtimeStoreData) -> View<'_> {

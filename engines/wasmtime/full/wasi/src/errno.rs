@@ -19,7 +19,6 @@ impl Errno {
     pub const NAMETOOLONG: Errno = Errno(37);
     pub const NOENT: Errno = Errno(44);
     pub const NOTDIR: Errno = Errno(54);
-    pub const NOTSOCK: Errno = Errno(57);
     pub const NOTSUP: Errno = Errno(58);
     pub const OVERFLOW: Errno = Errno(61);
     pub const PERM: Errno = Errno(63);

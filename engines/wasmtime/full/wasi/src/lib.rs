@@ -5,4 +5,6 @@
 pub mod errno;
 pub mod files;
 pub mod memory;
+pub mod names;
+pub mod network;
 pub mod p1;

@@ -7,13 +7,16 @@
 use crate::errno::Errno;
 use crate::files::{Place, Scope, file_type};
 use crate::memory::Memory;
+use crate::network::{Policy, Use};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{self, Advice, FallocateFlags, FileType, Mode, OFlags, SeekFrom, Stat, Timestamps};
 use rustix::io::Errno as Kernel;
+use rustix::net::{self, RecvFlags, SendFlags, Shutdown, SocketFlags};
 use rustix::time::{ClockId, clock_getres, clock_gettime};
 use std::mem::MaybeUninit;
 use std::num::NonZeroU64;
+use std::sync::Arc;
 
 type Result<T = ()> = std::result::Result<T, Errno>;
 
@@ -24,6 +27,8 @@ pub struct Guest {
     /// Each is NAME=value.
     pub env: Vec<Vec<u8>>,
     table: Vec<Option<Descriptor>>,
+    /// Whose connections it may accept.
+    network: Arc<Policy>,
 }
 
 struct Descriptor {
@@ -112,6 +117,10 @@ mod rights {
     /// Of those of a directory; guests ask for no more below it.
     pub const DIR: u64 = ALL & !(READ | SEEK | TELL | WRITE | SET_SIZE | PATH_SET_SIZE | SOCKETS);
     pub const FILE: u64 = ALL & !SOCKETS;
+    pub const SOCKET: u64 = READ | WRITE | FDSTAT_SET_FLAGS | FILESTAT_GET | POLL | SOCKETS;
+    const FDSTAT_SET_FLAGS: u64 = 1 << 3;
+    const FILESTAT_GET: u64 = 1 << 21;
+    const POLL: u64 = 1 << 27;
     const PATH_SET_SIZE: u64 = 1 << 19;
     const SET_SIZE: u64 = 1 << 22;
     const SOCKETS: u64 = 3 << 28;
@@ -143,6 +152,17 @@ impl Guest {
                 nonblock: false,
             }));
         }
+    }
+
+    /// Gives it a socket that listens; comes between the streams and the directories.
+    pub fn give_listener(&mut self, fd: OwnedFd, network: &Arc<Policy>) {
+        self.network = network.clone();
+        self.table.push(Some(Descriptor {
+            fd: Fd::Own(fd),
+            scope: Scope::Beneath,
+            preopen: None,
+            nonblock: false,
+        }));
     }
 
     pub fn give_dir(&mut self, fd: OwnedFd, scope: Scope, name: Vec<u8>) {
@@ -321,6 +341,7 @@ impl Guest {
         let flags = fs::fcntl_getfl(d)?;
         let (mut base, inheriting) = match file_type(&stat) {
             FileType::Directory => (rights::DIR, rights::DIR | rights::FILE),
+            FileType::Socket => (rights::SOCKET, rights::SOCKET),
             // By this a C library knows a terminal from other devices.
             FileType::CharacterDevice if d.is_terminal() => {
                 (rights::FILE & !(rights::SEEK | rights::TELL), 0)
@@ -713,46 +734,83 @@ impl Guest {
         getrandom::fill(m.slice_mut(at, len)?).map_err(|_| Errno::IO)
     }
 
-    pub fn sock_accept(&mut self, _m: &mut Memory<'_>, fd: u32, _flags: u32, _out: u32) -> Result {
-        self.no_socket(fd)
+    pub fn sock_accept(&mut self, m: &mut Memory<'_>, fd: u32, flags: u32, out: u32) -> Result {
+        if flags & !fdflags::NONBLOCK != 0 {
+            return Err(Errno::INVAL);
+        }
+        let d = self.get(fd)?;
+        let socket = loop {
+            let (socket, peer) =
+                d.patiently(PollFlags::IN, || net::acceptfrom_with(d, SocketFlags::CLOEXEC))?;
+            // Whoever may not connect is not heard of.
+            let peer = peer.and_then(|p| std::net::SocketAddr::try_from(p).ok());
+            if peer.is_some_and(|p| self.network.permits(p, Use::TcpAccept)) {
+                break socket;
+            }
+        };
+        let nonblock = flags & fdflags::NONBLOCK != 0;
+        let fd =
+            self.insert(Descriptor { fd: Fd::Own(socket), scope: Scope::Beneath, preopen: None, nonblock })?;
+        m.write_u32(out, fd)
     }
 
     pub fn sock_recv(
         &mut self,
-        _m: &mut Memory<'_>,
+        m: &mut Memory<'_>,
         fd: u32,
-        _iovs: u32,
-        _count: u32,
-        _flags: u32,
-        _out: u32,
-        _flags_out: u32,
+        iovs: u32,
+        count: u32,
+        flags: u32,
+        out: u32,
+        flags_out: u32,
     ) -> Result {
-        self.no_socket(fd)
+        let mut how = RecvFlags::empty();
+        how.set(RecvFlags::PEEK, flags & 1 != 0);
+        how.set(RecvFlags::WAITALL, flags & 2 != 0);
+        if flags > 3 {
+            return Err(Errno::INVAL);
+        }
+        let d = self.get(fd)?;
+        let piece = m.first_piece(iovs, count)?;
+        let (n, _) = d.patiently(PollFlags::IN, || net::recv(d, &mut *piece, how))?;
+        m.write_u32(out, n as u32)?;
+        m.write(flags_out, &0u16.to_le_bytes()) // a stream cuts nothing off
     }
 
     pub fn sock_send(
         &mut self,
-        _m: &mut Memory<'_>,
+        m: &mut Memory<'_>,
         fd: u32,
-        _iovs: u32,
-        _count: u32,
-        _flags: u32,
-        _out: u32,
+        iovs: u32,
+        count: u32,
+        flags: u32,
+        out: u32,
     ) -> Result {
-        self.no_socket(fd)
+        if flags != 0 {
+            return Err(Errno::INVAL);
+        }
+        let d = self.get(fd)?;
+        let pieces = m.pieces(iovs, count, usize::MAX)?;
+        let first = pieces.iter().find(|p| !p.is_empty()).map_or(&[][..], |p| p);
+        // The kernel takes what there is room for; who does not want to wait gets that.
+        let how = SendFlags::NOSIGNAL | if d.nonblock { SendFlags::DONTWAIT } else { SendFlags::empty() };
+        let n = d.patiently(PollFlags::OUT, || net::send(d, first, how))?;
+        m.write_u32(out, n as u32)
     }
 
-    pub fn sock_shutdown(&mut self, _m: &mut Memory<'_>, fd: u32, _how: u32) -> Result {
-        self.no_socket(fd)
+    pub fn sock_shutdown(&mut self, _m: &mut Memory<'_>, fd: u32, how: u32) -> Result {
+        let how = match how {
+            1 => Shutdown::Read,
+            2 => Shutdown::Write,
+            3 => Shutdown::Both,
+            _ => return Err(Errno::INVAL),
+        };
+        Ok(net::shutdown(self.get(fd)?, how)?)
     }
 
     /// The stream that a path names, which no other way leads to.
     fn stream(&self, dir: &Descriptor, path: &[u8]) -> Option<&Descriptor> {
         self.get(dir.place().stream(path)?).ok()
-    }
-
-    fn no_socket(&self, fd: u32) -> Result {
-        self.get(fd).and(Err(Errno::NOTSOCK))
     }
 }
 

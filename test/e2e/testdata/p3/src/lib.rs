@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! A guest of WASI 0.3, which does several things at once.
+
+use futures::join;
+use wasip3::cli::{environment, exit, stdin, stdout};
+use wasip3::clocks::monotonic_clock;
+use wasip3::sockets::ip_name_lookup::resolve_addresses;
+use wasip3::sockets::types::{IpAddress, IpAddressFamily, IpSocketAddress, Ipv4SocketAddress, TcpSocket};
+use wasip3::wit_stream;
+
+struct Guest;
+
+async fn say(text: String) {
+    let (mut to, from) = wit_stream::new();
+    let written = async {
+        to.write_all(text.into_bytes()).await;
+        drop(to);
+    };
+    let (done, ()) = join!(async { stdout::write_via_stream(from).await }, written);
+    done.expect("written");
+}
+
+async fn after(milliseconds: u64) {
+    monotonic_clock::wait_for(milliseconds * 1_000_000).await;
+    say(format!("after {milliseconds}\n")).await;
+}
+
+async fn connect(name: &str, port: u16) -> Result<String, String> {
+    let all = resolve_addresses(name.into()).await.map_err(|e| format!("lookup: {e:?}"))?;
+    let address = all.iter().find_map(|a| match a {
+        IpAddress::Ipv4(v4) => Some(*v4),
+        IpAddress::Ipv6(_) => None,
+    });
+    let address = address.ok_or("no address")?;
+    let socket = TcpSocket::create(IpAddressFamily::Ipv4).map_err(|e| format!("create: {e:?}"))?;
+    let to = IpSocketAddress::Ipv4(Ipv4SocketAddress { port, address });
+    socket.connect(to).await.map_err(|e| format!("connect: {e:?}"))?;
+    let (mut out, data) = wit_stream::new();
+    let sent = socket.send(data);
+    let (input, _received) = socket.receive();
+    out.write_all(b"from the guest\n".to_vec()).await;
+    drop(out);
+    let _ = sent.await;
+    let got = input.collect().await;
+    Ok(String::from_utf8_lossy(&got).into())
+}
+
+impl wasip3::exports::cli::run::Guest for Guest {
+    async fn run() -> Result<(), ()> {
+        let args = environment::get_arguments();
+        match args.get(1).map(String::as_str) {
+            Some("together") => {
+                join!(after(300), after(100), after(200));
+            }
+            Some("world") => {
+                let variable = environment::get_environment().into_iter().find(|(name, _)| name == "WHO");
+                say(format!("{:?} {:?} {:?}\n", &args[2..], variable, environment::get_initial_cwd())).await;
+            }
+            Some("cat") => {
+                let (input, _) = stdin::read_via_stream();
+                say(String::from_utf8_lossy(&input.collect().await).into()).await;
+            }
+            Some("connect") => {
+                let got = connect(&args[2], args[3].parse().expect("a port")).await;
+                say(format!("{got:?}\n")).await;
+            }
+            Some("exit") => exit::exit_with_code(args[2].parse().expect("a code")),
+            Some("trap") => panic!("oops"),
+            Some("never") => {
+                let (_to, mut from) = wit_stream::new::<u8>();
+                from.next().await;
+            }
+            Some("asleep") => std::future::pending().await,
+            _ => return Err(()),
+        }
+        Ok(())
+    }
+}
+
+wasip3::cli::command::export!(Guest);
