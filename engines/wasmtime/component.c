@@ -17,32 +17,65 @@ bool is_command(const struct guest *g) {
     return strcmp(wasm_shim_entry_func(g->ctx), "_start") == 0;
 }
 
-// Finds run of wasi:cli/run, of the newest version that is exported and accepted. Sets
-// version to it, 2 or 3.
-static int32_t find_command(struct guest *g, wasmtime_component_export_index_t **index, unsigned *version) {
+// Calls visit with each export's name, in their order.
+static void each_export(const struct guest *g, void (*visit)(void *data, const char *name, size_t len), void *data) {
     wasmtime_component_type_t *type = wasmtime_component_type(g->component);
     size_t count = wasmtime_component_type_export_count(type, g->engine);
-    char list[512] = "none";
-    size_t used = 0;
-    wasmtime_component_export_index_t *instance = NULL;
     for (size_t i = 0; i < count; i++) {
         const char *name;
         size_t len;
         wasmtime_component_item_t item;
         if (!wasmtime_component_type_export_nth(type, g->engine, i, &name, &len, &item))
             continue;
-        unsigned found = wasi_version(name, len, "wasi:cli/run");
-        if (found > *version) {
-            *version = found;
-            instance = wasmtime_component_get_export_index(g->component, NULL, name, len);
-        }
-        if (used < sizeof(list))
-            used += (size_t)snprintf(list + used, sizeof(list) - used, "%s%.*s", used > 0 ? ", " : "", (int)len, name);
+        visit(data, name, len);
         wasmtime_component_item_delete(&item);
     }
     wasmtime_component_type_delete(type);
+}
+
+struct list {
+    char text[512];
+    size_t used;
+};
+
+static void add_to_list(void *data, const char *name, size_t len) {
+    struct list *l = data;
+    if (l->used < sizeof(l->text))
+        l->used += (size_t)snprintf(l->text + l->used, sizeof(l->text) - l->used, "%s%.*s", l->used > 0 ? ", " : "",
+                                    (int)len, name);
+}
+
+// What a component exports, for whoever got a name wrong.
+static struct list exports(const struct guest *g) {
+    struct list l = {.text = "none"};
+    each_export(g, add_to_list, &l);
+    return l;
+}
+
+struct command {
+    const char *name;
+    size_t len;
+    unsigned version;
+};
+
+static void choose_newest(void *data, const char *name, size_t len) {
+    struct command *c = data;
+    unsigned version = wasi_version(name, len, "wasi:cli/run");
+    if (version > c->version)
+        *c = (struct command){.name = strndup(name, len), .len = len, .version = version};
+}
+
+// Finds run of wasi:cli/run, of the newest version that is exported and accepted. Sets
+// version to it, 2 or 3.
+static int32_t find_command(struct guest *g, wasmtime_component_export_index_t **index, unsigned *version) {
+    struct command c = {0};
+    each_export(g, choose_newest, &c);
+    wasmtime_component_export_index_t *instance =
+        c.name == NULL ? NULL : wasmtime_component_get_export_index(g->component, NULL, c.name, c.len);
     if (instance == NULL)
-        return fail(g, WASM_SHIM_ERROR_LOAD, "%s does not export " COMMANDS "; its exports: %s", g->path, list);
+        return fail(g, WASM_SHIM_ERROR_LOAD, "%s does not export " COMMANDS "; its exports: %s", g->path,
+                    exports(g).text);
+    *version = c.version;
     *index = index_of(g->component, instance, "run");
     wasmtime_component_export_index_delete(instance);
     if (*index == NULL)
@@ -73,7 +106,8 @@ static int32_t find_entry(struct guest *g, wasmtime_component_export_index_t **i
         return find_command(g, index, version);
     *index = find_function(g->component, entry);
     if (*index == NULL)
-        return fail(g, WASM_SHIM_ERROR_LOAD, "%s has no export \"%s\"", g->path, entry);
+        return fail(g, WASM_SHIM_ERROR_LOAD, "%s has no export \"%s\"; its exports: %s", g->path, entry,
+                    exports(g).text);
     return WASM_SHIM_OK;
 }
 

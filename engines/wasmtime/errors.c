@@ -119,6 +119,10 @@ static const struct {
     {"reference types support is not enabled", "reference-types"},
     {"relaxed SIMD support is not enabled", "relaxed-simd"},
     {"SIMD support is not enabled", "simd"},
+#ifdef WASMSHIM_WASMTIME_FULL
+    {"stack switching support is not enabled", "stack-switching"},
+    {"without the stack switching feature", "stack-switching"},
+#endif
     {"tail calls support is not enabled", "tail-call"},
     {"threads must be enabled", "threads"},
     {"threads support is not enabled", "threads"},

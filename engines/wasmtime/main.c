@@ -81,8 +81,8 @@ static int32_t new_engine(struct guest *g, unsigned threads) {
     // One heap for the few threads there are: a second one costs memory.
     mallopt(M_ARENA_MAX, 1);
     wasm_config_t *config = wasm_config_new();
-    wasmtime_config_parallel_compilation_set(config, threads > 1);
     int32_t status = set_config(g, config);
+    wasmtime_config_parallel_compilation_set(config, threads > 1);
     if (status == WASM_SHIM_OK)
         __atomic_store_n(&g->engine, wasm_engine_new_with_config(config), __ATOMIC_RELEASE);
     return status;

@@ -41,7 +41,8 @@ OPTION(memory_guard_size, "memory-guard-size", SIZE, COMPILES, NULL,
 // expect, and what an example shows.
 #ifdef WASMSHIM_WASMTIME_FULL
 #define NETWORKS "all|outbound|none"
-#define NETWORK_OPTIONS &network, &connect_to, &connect_ports, &connect_names, &accept_from, &listen_ports, &tcplisten,
+#define NETWORK_OPTIONS                                                                                                \
+    &network, &flags, &connect_to, &connect_ports, &connect_names, &accept_from, &listen_ports, &tcplisten,
 #else
 #define NETWORKS "none"
 #define NETWORK_OPTIONS &network,
@@ -50,6 +51,9 @@ OPTION(network, "network", CHOICE, 0, NETWORKS,
        "what a guest has of its container's network: what native programs have, what it begins itself, or nothing "
        "(none)");
 #ifdef WASMSHIM_WASMTIME_FULL
+OPTION(
+    flags, "wasmtime", STRING, COMPILES, NULL,
+    "options of wasmtime's command, -C, -D, -O and -W, as in -O opt-level=s,-W gc=n; those of this table come after");
 OPTION(connect_to, "connect-to", STRING, 0, NULL,
        "the addresses that it may connect and send to, as in 10.0.0.0/8,192.0.2.1 (any)");
 OPTION(connect_ports, "connect-ports", STRING, 0, NULL,
@@ -86,6 +90,13 @@ int32_t set_network(struct guest *g) {
 #define SINCE_47 "off"
 #endif
 
+// The prebuilt library is built without it.
+#ifdef WASMSHIM_WASMTIME_FULL
+#define STACK_SWITCHING(X) X(stack_switching, "stack-switching", "function-references", "off")
+#else
+#define STACK_SWITCHING(X)
+#endif
+
 // The proposals that can be switched. One that needs another is off where the
 // other is: wasmtime refuses anything else.
 #define PROPOSALS(X)                                                                                                   \
@@ -100,6 +111,7 @@ int32_t set_network(struct guest *g) {
     X(reference_types, "reference-types", "bulk-memory", "on")                                                         \
     X(relaxed_simd, "relaxed-simd", "simd", "on")                                                                      \
     X(simd, "simd", NULL, "on")                                                                                        \
+    STACK_SWITCHING(X)                                                                                                 \
     X(tail_call, "tail-call", NULL, "on")                                                                              \
     X(threads, "threads", "bulk-memory", "on")                                                                         \
     X(wide_arithmetic, "wide-arithmetic", NULL, "off")
@@ -109,8 +121,10 @@ int32_t set_network(struct guest *g) {
 PROPOSALS(DECLARE)
 
 #define LIST(name, text, needs, normal) &wasm_##name,
-const wasm_shim_option *const options[] = {&opt_level, &fuel, &timeout, &max_memory,
-                                           NETWORK_OPTIONS PROPOSALS(LIST) NULL};
+const wasm_shim_option *const options[] = {&opt_level,         &fuel,
+                                           &timeout,           &max_memory,
+                                           &max_wasm_stack,    &memory_reservation,
+                                           &memory_guard_size, NETWORK_OPTIONS PROPOSALS(LIST) NULL};
 
 struct proposal {
     const char *name;
@@ -180,10 +194,8 @@ static void set_sizes(struct guest *g, wasm_config_t *config) {
     uint64_t bytes;
     if (g->stack != WASM_STACK) {
         wasmtime_config_max_wasm_stack_set(config, g->stack);
-#ifdef WASMSHIM_WASMTIME_FULL
         // What is called asynchronously has a stack of its own.
         wasmtime_config_async_stack_size_set(config, g->stack + HOST_STACK);
-#endif
     }
     if (number(g, memory_reservation.key, &bytes))
         wasmtime_config_memory_reservation_set(config, bytes);
@@ -192,6 +204,12 @@ static void set_sizes(struct guest *g, wasm_config_t *config) {
 }
 
 int32_t set_config(struct guest *g, wasm_config_t *config) {
+#ifdef WASMSHIM_WASMTIME_FULL
+    const char *text = wasm_shim_option_value(g->ctx, flags.key);
+    wasmtime_error_t *error = text == NULL ? NULL : wasmshim_config_flags(config, text);
+    if (error != NULL)
+        return fail_with(g, WASM_SHIM_ERROR_LOAD, error, "engine option %s", flags.key);
+#endif
     const char *level = wasm_shim_option_value(g->ctx, opt_level.key);
     if (level != NULL)
         wasmtime_config_cranelift_opt_level_set(config, strcmp(level, "none") == 0 ? WASMTIME_OPT_LEVEL_NONE

@@ -65,6 +65,7 @@ func TestWASI3(t *testing.T) {
 	files := smoke.Files(t)
 	files["p3.wasm"] = harness.File{Data: guest}
 	files["etc/hosts"] = harness.File{Data: []byte("127.0.0.1 server\n")}
+	files["var/run"] = harness.File{Link: "/work"}
 	files["work/"] = harness.File{Mode: 0o755}
 	image := tt.Image("p3", files, ocispec.ImageConfig{Env: []string{"WHO=world"}})
 	n := newNetwork(tt)
@@ -80,6 +81,7 @@ func TestWASI3(t *testing.T) {
 		"several things at once": {args: []string{"together"}, want: "after 100\nafter 200\nafter 300\n"},
 		"what it is given":       {args: []string{"world", "a", "b c"}, want: `["a", "b c"] Some(("WHO", "world")) Some("/work")` + "\n"},
 		"its input":              {args: []string{"cat"}, stdin: "hello\nthere", want: "hello\nthere"},
+		"files, by 0.2 and 0.3":  {args: []string{"files"}, want: "7 by 0.2\nErrorCode::NoEntry\n"},
 		"an error":               {code: 1},
 		"a code":                 {args: []string{"exit", "42"}, code: 42},
 		"a trap":                 {args: []string{"trap"}, code: 134, stderr: "oops"},

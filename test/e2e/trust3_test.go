@@ -108,6 +108,12 @@ func TestTrust3Proposals(t *testing.T) {
 		"threads":             {`(memory 1) (func (drop (i32.atomic.load (i32.const 0))))`, true},
 		"wide-arithmetic":     {`(func (drop (drop (i64.add128 (i64.const 0) (i64.const 0) (i64.const 0) (i64.const 0)))))`, false},
 	}
+	if newer {
+		guests["stack-switching"] = struct {
+			wat    string
+			normal bool
+		}{`(type $f (func)) (type $c (cont $f)) (func $g) (elem declare func $g) (func (drop (cont.new $c (ref.func $g))))`, false}
+	}
 	tt := harness.New(t, smoke.Ours)
 	files := map[string]harness.File{"proc/": {}, "dev/": {}, "sys/": {}}
 	for name, g := range guests {
@@ -144,6 +150,35 @@ func TestTrust3Proposals(t *testing.T) {
 		require.EqualValues(t, 126, result.Code)
 		require.Equal(t, "wasmtime: option wasm-gc = true needs wasm-bulk-memory, which is false\n", result.Stderr)
 	})
+}
+
+// Options as wasmtime's command has them, with its errors; what they would do but change
+// the configuration is refused by name.
+func TestTrust3Flags(t *testing.T) {
+	if !isFull(t) {
+		t.Skip("the prebuilt wasmtime knows no options of its command: docs/engines.md")
+	}
+	tt := harness.New(t, smoke.Ours)
+	for flags, want := range map[string]string{
+		`["-O opt-level=s", "-W simd=n,relaxed-simd=n"]`: "SIMD support is not enabled",
+		`["-O opt-level=0", "-C inlining=y", "-W gc"]`:   "",
+		`"-W relaxed-simd=n"`:                            "",
+		`"-W simd=n"`:                                    "engine option wasmtime: cannot disable the simd proposal but enable the relaxed simd proposal",
+		`"-W help"`:                                      `engine option wasmtime: found "-W help", accepted: no help`,
+		`"-W fuel=1"`:                                    `engine option wasmtime: found "-W fuel=1", accepted: the engine option fuel`,
+		`"-S http"`:                                      `engine option wasmtime: found "-S", accepted: -C, -D, -O, -W`,
+		`"-W nothing=1"`:                                 "engine option wasmtime: unknown -W / --wasm option: nothing",
+		`"-C compiler=winch"`:                            "engine option wasmtime: ",
+	} {
+		t.Run(flags, func(t *testing.T) {
+			result := tt.Once(harness.Config{Image: smoke.Image(tt), Args: []string{"/simd.wasm"}, RuntimeOptions: body("[engine]\nwasmtime = " + flags)})
+			require.Contains(t, result.Stderr, want)
+			require.Equal(t, want != "", result.Code == 126, "%+v", result)
+		})
+	}
+	// Those of the table come after.
+	result := tt.Once(harness.Config{Image: smoke.Image(tt), Args: []string{"/simd.wasm"}, RuntimeOptions: body("[engine]\nwasmtime = '-W simd=n,relaxed-simd=n'\nwasm-simd = true")})
+	require.Zero(t, result.Code, "%+v", result)
 }
 
 // Options come in a file, too, as with ctr's --runtime-config-path.

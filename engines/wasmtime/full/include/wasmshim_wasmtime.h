@@ -13,6 +13,10 @@
 extern "C" {
 #endif
 
+// Makes a configuration anew, of options as wasmtime's command has them: -C, -D, -O and
+// -W, with commas or spaces between them. What is set before is lost.
+wasmtime_error_t *wasmshim_config_flags(wasm_config_t *config, const char *text);
+
 // What a guest may do in the network: nothing, as it is new.
 typedef struct wasmshim_network wasmshim_network_t;
 

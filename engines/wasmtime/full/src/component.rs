@@ -22,7 +22,7 @@ pub fn call(
     in_tokio(async move {
         let instance = linker.instantiate_async(store.as_context_mut(), component).await?;
         let Some(func) = instance.get_func(store.as_context_mut(), export) else {
-            bail!("the export is not a function");
+            bail!("the export is not a function; one of an instance is run by INSTANCE.FUNCTION");
         };
         let ty = func.ty(store.as_context_mut());
         let (params, results) = (ty.params().len(), ty.results().len());

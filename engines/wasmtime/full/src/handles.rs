@@ -3,7 +3,7 @@
 //! The functions of include/wasmshim_wasmtime.h.
 
 use crate::streams::Standard;
-use crate::{component, net, p2};
+use crate::{component, flags, net, p2, p3};
 use std::ffi::{CStr, c_char, c_int};
 use std::sync::{Arc, Mutex};
 use wasmshim_wasi::errno::Errno;
@@ -12,10 +12,11 @@ use wasmshim_wasi::memory::Memory;
 use wasmshim_wasi::network::Policy;
 use wasmshim_wasi::p1::Guest;
 use wasmtime::component::{Component, ComponentExportIndex, Val};
-use wasmtime::{Caller, Extern, Linker};
+use wasmtime::{Caller, Config, Extern, Linker};
 use wasmtime_c_api::{
-    WasmtimeStoreContextMut, WasmtimeStoreData, wasi_config_t, wasmtime_component_export_index_t,
-    wasmtime_component_linker_t, wasmtime_component_t, wasmtime_error_t, wasmtime_linker_t,
+    WasmtimeStoreContextMut, WasmtimeStoreData, wasi_config_t, wasm_config_t,
+    wasmtime_component_export_index_t, wasmtime_component_linker_t, wasmtime_component_t, wasmtime_error_t,
+    wasmtime_linker_t,
 };
 use wasmtime_wasi::WasiCtxBuilder;
 
@@ -54,6 +55,11 @@ fn component_of(component: &mut wasmtime_component_t) -> &mut Component {
 fn export_of(export: &mut wasmtime_component_export_index_t) -> &mut ComponentExportIndex {
     // SAFETY: crates/c-api/src/component/component.rs of the pinned version.
     unsafe { field(export) }
+}
+
+fn config_of(config: &mut wasm_config_t) -> &mut Config {
+    // SAFETY: crates/c-api/src/config.rs of the pinned version.
+    unsafe { field(config) }
 }
 
 fn builder_of(config: &mut wasi_config_t) -> &mut WasiCtxBuilder {
@@ -97,6 +103,7 @@ fn define_component(
     p2::define(linker)?;
     net::define_p2(linker, network.clone())?;
     if asynchronous {
+        p3::define(linker)?;
         net::define_p3(linker, network.clone())?;
     }
     linker.allow_shadowing(false);
@@ -132,6 +139,19 @@ pub extern "C" fn wasmshim_component_call(
         }
         None => Ok(()),
     }))
+}
+
+/// # Safety
+///
+/// text is a C string.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wasmshim_config_flags(
+    config: &mut wasm_config_t,
+    text: *const c_char,
+) -> Option<Box<wasmtime_error_t>> {
+    let text = unsafe { bytes(text) };
+    let made = flags::config(&String::from_utf8_lossy(&text));
+    error(made.map_err(wasmtime::Error::msg).map(|made| *config_of(config) = made))
 }
 
 fn error(result: wasmtime::Result<()>) -> Option<Box<wasmtime_error_t>> {

@@ -7,7 +7,9 @@
 pub use wasmtime_c_api::*;
 
 mod component;
+mod flags;
 mod handles;
 mod net;
 mod p2;
+mod p3;
 mod streams;

@@ -8,6 +8,7 @@ use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{FileType, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, fstat};
 use std::io;
 use std::sync::Arc;
+use tokio::task::block_in_place;
 use wasmshim_wasi::errno::Errno;
 use wasmshim_wasi::files::{Place, Scope, file_type, is_process_root};
 use wasmtime::component::{HasData, Linker, Resource};
@@ -30,17 +31,17 @@ pub fn define(linker: &mut Linker<WasmtimeStoreData>) -> wasmtime::Result<()> {
     types::add_to_linker::<_, Files>(linker, view)
 }
 
-fn view(data: &mut WasmtimeStoreData) -> View<'_> {
+pub fn view(data: &mut WasmtimeStoreData) -> View<'_> {
     View(data.filesystem())
 }
 
-struct Files;
+pub struct Files;
 
 impl HasData for Files {
     type Data<'a> = View<'a>;
 }
 
-struct View<'a>(WasiFilesystemCtxView<'a>);
+pub struct View<'a>(WasiFilesystemCtxView<'a>);
 
 /// wasmtime keeps with a descriptor how it was opened, in bits of which it looks at
 /// two. Beside those are a directory's scope, and that a file is a standard stream.
@@ -165,6 +166,18 @@ impl View<'_> {
         act(place(self.dir(fd)?)).map_err(failed)
     }
 
+    /// What a path names, as a descriptor that is good for looking at it.
+    pub fn find(
+        &mut self,
+        fd: &Resource<Descriptor>,
+        flags: PathFlags,
+        path: &str,
+    ) -> FsResult<Resource<Descriptor>> {
+        let found = self.at(fd, |p| p.find(path.as_bytes(), follow(flags)))?;
+        let found = File::new(found.into(), FsPerms::ReadWrite, OpenMode::empty(), true);
+        Ok(self.0.table.push(Descriptor::File(found))?)
+    }
+
     /// Does something that wasmtime has for descriptors alone, with what a path names.
     fn with<T>(
         &mut self,
@@ -173,9 +186,7 @@ impl View<'_> {
         path: &str,
         act: impl FnOnce(&mut Self, Resource<Descriptor>) -> FsResult<T>,
     ) -> FsResult<T> {
-        let found = self.at(fd, |p| p.find(path.as_bytes(), follow(flags)))?;
-        let found = File::new(found.into(), FsPerms::ReadWrite, OpenMode::empty(), true);
-        let found = self.0.table.push(Descriptor::File(found))?;
+        let found = self.find(fd, flags, path)?;
         let done = act(self, Resource::new_borrow(found.rep()));
         self.0.table.delete(found)?;
         done
@@ -234,7 +245,8 @@ impl types::Host for View<'_> {
     }
 }
 
-/// What takes a path is here; the rest is wasmtime's.
+/// What takes a path is here; the rest is wasmtime's, which may wait in its own way for
+/// what it does, also where the guest is called asynchronously.
 impl HostDescriptor for View<'_> {
     fn create_directory_at(&mut self, fd: Resource<Descriptor>, path: String) -> FsResult<()> {
         self.at(&fd, |p| p.make_dir(path.as_bytes()))
@@ -340,7 +352,7 @@ impl HostDescriptor for View<'_> {
     fn read_via_stream(&mut self, fd: Resource<Descriptor>, at: Filesize) -> FsResult<Resource<InputStream>> {
         match self.pipe(&fd)? {
             Some(file) => Ok(self.0.table.push(Box::new(Stream::input(file)) as InputStream)?),
-            None => HostDescriptor::read_via_stream(&mut self.0, fd, at),
+            None => block_in_place(|| HostDescriptor::read_via_stream(&mut self.0, fd, at)),
         }
     }
 
@@ -351,14 +363,14 @@ impl HostDescriptor for View<'_> {
     ) -> FsResult<Resource<OutputStream>> {
         match self.pipe(&fd)? {
             Some(file) => Ok(self.0.table.push(Box::new(Stream::output(file)) as OutputStream)?),
-            None => HostDescriptor::write_via_stream(&mut self.0, fd, at),
+            None => block_in_place(|| HostDescriptor::write_via_stream(&mut self.0, fd, at)),
         }
     }
 
     fn append_via_stream(&mut self, fd: Resource<Descriptor>) -> FsResult<Resource<OutputStream>> {
         match self.pipe(&fd)? {
             Some(_) => self.write_via_stream(fd, 0),
-            None => HostDescriptor::append_via_stream(&mut self.0, fd),
+            None => block_in_place(|| HostDescriptor::append_via_stream(&mut self.0, fd)),
         }
     }
 
@@ -369,23 +381,23 @@ impl HostDescriptor for View<'_> {
         len: Filesize,
         advice: Advice,
     ) -> FsResult<()> {
-        HostDescriptor::advise(&mut self.0, fd, at, len, advice)
+        block_in_place(|| HostDescriptor::advise(&mut self.0, fd, at, len, advice))
     }
 
     fn sync_data(&mut self, fd: Resource<Descriptor>) -> FsResult<()> {
-        HostDescriptor::sync_data(&mut self.0, fd)
+        block_in_place(|| HostDescriptor::sync_data(&mut self.0, fd))
     }
 
     fn get_flags(&mut self, fd: Resource<Descriptor>) -> FsResult<DescriptorFlags> {
-        HostDescriptor::get_flags(&mut self.0, fd)
+        block_in_place(|| HostDescriptor::get_flags(&mut self.0, fd))
     }
 
     fn get_type(&mut self, fd: Resource<Descriptor>) -> FsResult<DescriptorType> {
-        HostDescriptor::get_type(&mut self.0, fd)
+        block_in_place(|| HostDescriptor::get_type(&mut self.0, fd))
     }
 
     fn set_size(&mut self, fd: Resource<Descriptor>, size: Filesize) -> FsResult<()> {
-        HostDescriptor::set_size(&mut self.0, fd, size)
+        block_in_place(|| HostDescriptor::set_size(&mut self.0, fd, size))
     }
 
     fn set_times(
@@ -394,39 +406,39 @@ impl HostDescriptor for View<'_> {
         atime: NewTimestamp,
         mtime: NewTimestamp,
     ) -> FsResult<()> {
-        HostDescriptor::set_times(&mut self.0, fd, atime, mtime)
+        block_in_place(|| HostDescriptor::set_times(&mut self.0, fd, atime, mtime))
     }
 
     fn read(&mut self, fd: Resource<Descriptor>, len: Filesize, at: Filesize) -> FsResult<(Vec<u8>, bool)> {
-        HostDescriptor::read(&mut self.0, fd, len, at)
+        block_in_place(|| HostDescriptor::read(&mut self.0, fd, len, at))
     }
 
     fn write(&mut self, fd: Resource<Descriptor>, bytes: Vec<u8>, at: Filesize) -> FsResult<Filesize> {
-        HostDescriptor::write(&mut self.0, fd, bytes, at)
+        block_in_place(|| HostDescriptor::write(&mut self.0, fd, bytes, at))
     }
 
     fn read_directory(&mut self, fd: Resource<Descriptor>) -> FsResult<Resource<DirectoryEntryStream>> {
-        HostDescriptor::read_directory(&mut self.0, fd)
+        block_in_place(|| HostDescriptor::read_directory(&mut self.0, fd))
     }
 
     fn sync(&mut self, fd: Resource<Descriptor>) -> FsResult<()> {
-        HostDescriptor::sync(&mut self.0, fd)
+        block_in_place(|| HostDescriptor::sync(&mut self.0, fd))
     }
 
     fn stat(&mut self, fd: Resource<Descriptor>) -> FsResult<DescriptorStat> {
-        HostDescriptor::stat(&mut self.0, fd)
+        block_in_place(|| HostDescriptor::stat(&mut self.0, fd))
     }
 
     fn drop(&mut self, fd: Resource<Descriptor>) -> wasmtime::Result<()> {
-        HostDescriptor::drop(&mut self.0, fd)
+        block_in_place(|| HostDescriptor::drop(&mut self.0, fd))
     }
 
     fn is_same_object(&mut self, a: Resource<Descriptor>, b: Resource<Descriptor>) -> wasmtime::Result<bool> {
-        HostDescriptor::is_same_object(&mut self.0, a, b)
+        block_in_place(|| HostDescriptor::is_same_object(&mut self.0, a, b))
     }
 
     fn metadata_hash(&mut self, fd: Resource<Descriptor>) -> FsResult<MetadataHashValue> {
-        HostDescriptor::metadata_hash(&mut self.0, fd)
+        block_in_place(|| HostDescriptor::metadata_hash(&mut self.0, fd))
     }
 }
 
@@ -435,10 +447,10 @@ impl HostDirectoryEntryStream for View<'_> {
         &mut self,
         s: Resource<DirectoryEntryStream>,
     ) -> FsResult<Option<DirectoryEntry>> {
-        HostDirectoryEntryStream::read_directory_entry(&mut self.0, s)
+        block_in_place(|| HostDirectoryEntryStream::read_directory_entry(&mut self.0, s))
     }
 
     fn drop(&mut self, s: Resource<DirectoryEntryStream>) -> wasmtime::Result<()> {
-        HostDirectoryEntryStream::drop(&mut self.0, s)
+        block_in_place(|| HostDirectoryEntryStream::drop(&mut self.0, s))
     }
 }

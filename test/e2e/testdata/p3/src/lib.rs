@@ -5,6 +5,8 @@
 use futures::join;
 use wasip3::cli::{environment, exit, stdin, stdout};
 use wasip3::clocks::monotonic_clock;
+use wasip3::filesystem::preopens;
+use wasip3::filesystem::types::{DescriptorFlags, OpenFlags, PathFlags};
 use wasip3::sockets::ip_name_lookup::resolve_addresses;
 use wasip3::sockets::types::{IpAddress, IpAddressFamily, IpSocketAddress, Ipv4SocketAddress, TcpSocket};
 use wasip3::wit_stream;
@@ -46,6 +48,19 @@ async fn connect(name: &str, port: u16) -> Result<String, String> {
     Ok(String::from_utf8_lossy(&got).into())
 }
 
+async fn read(path: &str) -> String {
+    let all = preopens::get_directories();
+    let (root, _) = all.into_iter().find(|(_, name)| name == "/").expect("a root");
+    let (flags, how) = (PathFlags::SYMLINK_FOLLOW, DescriptorFlags::READ);
+    match root.open_at(flags, path.into(), OpenFlags::empty(), how).await {
+        Ok(file) => {
+            let (data, _) = file.read_via_stream(0);
+            String::from_utf8_lossy(&data.collect().await).into()
+        }
+        Err(e) => format!("{e:?}"),
+    }
+}
+
 impl wasip3::exports::cli::run::Guest for Guest {
     async fn run() -> Result<(), ()> {
         let args = environment::get_arguments();
@@ -60,6 +75,12 @@ impl wasip3::exports::cli::run::Guest for Guest {
             Some("cat") => {
                 let (input, _) = stdin::read_via_stream();
                 say(String::from_utf8_lossy(&input.collect().await).into()).await;
+            }
+            Some("files") => {
+                std::fs::write("/work/new", "by 0.2\n").expect("written");
+                let found = std::fs::metadata("/work/new").expect("there");
+                say(format!("{} {}", found.len(), read("var/run/new").await)).await;
+                say(format!("{}\n", read("var/run/none").await)).await;
             }
             Some("connect") => {
                 let got = connect(&args[2], args[3].parse().expect("a port")).await;

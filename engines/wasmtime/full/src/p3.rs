@@ -1,0 +1,301 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! The file system of preview 3: paths are what they are to preview 2, which is asked;
+//! streams and what else is about a descriptor are wasmtime's.
+
+use crate::p2::{Files, View, view};
+use wasmtime::AsContextMut;
+use wasmtime::component::{Access, Accessor, FutureReader, Linker, Resource, StreamReader};
+use wasmtime_c_api::WasmtimeStoreData;
+use wasmtime_wasi::filesystem::{Descriptor, WasiFilesystem, WasiFilesystemView};
+use wasmtime_wasi::p2::bindings::filesystem::types::ErrorCode as Code2;
+use wasmtime_wasi::p2::bindings::sync::filesystem::types as p2;
+use wasmtime_wasi::p2::{FsError, FsResult};
+use wasmtime_wasi::p3::bindings::filesystem::preopens;
+use wasmtime_wasi::p3::bindings::filesystem::types::{
+    self, Advice, DescriptorFlags, DescriptorStat, DescriptorType, DirectoryEntry, ErrorCode, Filesize,
+    HostDescriptor, HostDescriptorWithStore, MetadataHashValue, NewTimestamp, OpenFlags, PathFlags,
+};
+use wasmtime_wasi::p3::filesystem::{FilesystemError, FilesystemResult};
+
+type Ours = Accessor<WasmtimeStoreData, Files>;
+type Streamed<T> = wasmtime::Result<(StreamReader<T>, FutureReader<Result<(), ErrorCode>>)>;
+
+/// Replaces wasmtime's file system in a linker.
+pub fn define(linker: &mut Linker<WasmtimeStoreData>) -> wasmtime::Result<()> {
+    preopens::add_to_linker::<_, Files>(linker, view)?;
+    types::add_to_linker::<_, Files>(linker, view)
+}
+
+/// wasmtime's own, for what takes no path.
+fn theirs(store: &Ours) -> Accessor<WasmtimeStoreData, WasiFilesystem> {
+    store.with_getter::<WasiFilesystem>(|data| data.filesystem())
+}
+
+fn their_access<'a>(
+    store: &'a mut Access<'_, WasmtimeStoreData, Files>,
+) -> Access<'a, WasmtimeStoreData, WasiFilesystem> {
+    Access::new(store.as_context_mut(), |data| data.filesystem())
+}
+
+/// Asks preview 2.
+fn ask<T>(store: &Ours, act: impl FnOnce(&mut View<'_>) -> FsResult<T>) -> FilesystemResult<T> {
+    store.with(|mut access| act(&mut access.get())).map_err(|e| match e.downcast() {
+        Ok(code) => self::code(code).into(),
+        Err(trap) => FilesystemError::trap(trap),
+    })
+}
+
+macro_rules! codes {
+    ($($name:ident)*) => {
+        fn code(e: Code2) -> ErrorCode {
+            match e {
+                // There is no such thing here.
+                Code2::WouldBlock => ErrorCode::Busy,
+                $(Code2::$name => ErrorCode::$name,)*
+            }
+        }
+    };
+}
+
+codes! {
+    Access Already BadDescriptor Busy Deadlock Quota Exist FileTooLarge IllegalByteSequence InProgress
+    Interrupted Invalid Io IsDirectory Loop TooManyLinks MessageSize NameTooLong NoDevice NoEntry NoLock
+    InsufficientMemory InsufficientSpace NotDirectory NotEmpty NotRecoverable Unsupported NoTty
+    NoSuchDevice Overflow NotPermitted Pipe ReadOnly InvalidSeek TextFileBusy CrossDevice
+}
+
+macro_rules! flags {
+    ($name:ident: $type:ident $($flag:ident)*) => {
+        fn $name(flags: $type) -> p2::$type {
+            let mut to = p2::$type::empty();
+            $(if flags.contains($type::$flag) { to |= p2::$type::$flag; })*
+            to
+        }
+    };
+}
+
+flags! { path_flags: PathFlags SYMLINK_FOLLOW }
+flags! { open_flags: OpenFlags CREATE DIRECTORY EXCLUSIVE TRUNCATE }
+flags! { descriptor_flags: DescriptorFlags
+    READ WRITE FILE_INTEGRITY_SYNC DATA_INTEGRITY_SYNC REQUESTED_WRITE_SYNC MUTATE_DIRECTORY
+}
+
+fn time(t: NewTimestamp) -> Result<p2::NewTimestamp, FilesystemError> {
+    Ok(match t {
+        NewTimestamp::NoChange => p2::NewTimestamp::NoChange,
+        NewTimestamp::Now => p2::NewTimestamp::Now,
+        // What is before 1970 has no number in preview 2.
+        NewTimestamp::Timestamp(t) => p2::NewTimestamp::Timestamp(p2::Datetime {
+            seconds: u64::try_from(t.seconds).map_err(|_| ErrorCode::Overflow)?,
+            nanoseconds: t.nanoseconds,
+        }),
+    })
+}
+
+impl preopens::Host for View<'_> {
+    fn get_directories(&mut self) -> wasmtime::Result<Vec<(Resource<Descriptor>, String)>> {
+        wasmtime_wasi::p2::bindings::filesystem::preopens::Host::get_directories(self)
+    }
+}
+
+impl types::Host for View<'_> {
+    fn convert_error_code(&mut self, e: FilesystemError) -> wasmtime::Result<ErrorCode> {
+        e.downcast()
+    }
+}
+
+impl HostDescriptor for View<'_> {
+    fn drop(&mut self, fd: Resource<Descriptor>) -> wasmtime::Result<()> {
+        p2::HostDescriptor::drop(self, fd)
+    }
+}
+
+impl HostDescriptorWithStore<WasmtimeStoreData> for Files {
+    async fn create_directory_at(
+        store: &Ours,
+        fd: Resource<Descriptor>,
+        path: String,
+    ) -> FilesystemResult<()> {
+        ask(store, |v| p2::HostDescriptor::create_directory_at(v, fd, path))
+    }
+
+    async fn stat_at(
+        store: &Ours,
+        fd: Resource<Descriptor>,
+        flags: PathFlags,
+        path: String,
+    ) -> FilesystemResult<DescriptorStat> {
+        let found = ask(store, |v| v.find(&fd, path_flags(flags), &path))?;
+        let stat = WasiFilesystem::stat(&theirs(store), Resource::new_borrow(found.rep())).await;
+        ask(store, |v| p2::HostDescriptor::drop(v, found).map_err(FsError::trap))?;
+        stat
+    }
+
+    async fn set_times_at(
+        store: &Ours,
+        fd: Resource<Descriptor>,
+        flags: PathFlags,
+        path: String,
+        atime: NewTimestamp,
+        mtime: NewTimestamp,
+    ) -> FilesystemResult<()> {
+        let (atime, mtime) = (time(atime)?, time(mtime)?);
+        ask(store, |v| p2::HostDescriptor::set_times_at(v, fd, path_flags(flags), path, atime, mtime))
+    }
+
+    async fn link_at(
+        store: &Ours,
+        fd: Resource<Descriptor>,
+        flags: PathFlags,
+        path: String,
+        new_fd: Resource<Descriptor>,
+        new_path: String,
+    ) -> FilesystemResult<()> {
+        ask(store, |v| p2::HostDescriptor::link_at(v, fd, path_flags(flags), path, new_fd, new_path))
+    }
+
+    async fn open_at(
+        store: &Ours,
+        fd: Resource<Descriptor>,
+        flags: PathFlags,
+        path: String,
+        open: OpenFlags,
+        how: DescriptorFlags,
+    ) -> FilesystemResult<Resource<Descriptor>> {
+        let (flags, open, how) = (path_flags(flags), open_flags(open), descriptor_flags(how));
+        ask(store, |v| p2::HostDescriptor::open_at(v, fd, flags, path, open, how))
+    }
+
+    async fn readlink_at(store: &Ours, fd: Resource<Descriptor>, path: String) -> FilesystemResult<String> {
+        ask(store, |v| p2::HostDescriptor::readlink_at(v, fd, path))
+    }
+
+    async fn remove_directory_at(
+        store: &Ours,
+        fd: Resource<Descriptor>,
+        path: String,
+    ) -> FilesystemResult<()> {
+        ask(store, |v| p2::HostDescriptor::remove_directory_at(v, fd, path))
+    }
+
+    async fn rename_at(
+        store: &Ours,
+        fd: Resource<Descriptor>,
+        path: String,
+        new_fd: Resource<Descriptor>,
+        new_path: String,
+    ) -> FilesystemResult<()> {
+        ask(store, |v| p2::HostDescriptor::rename_at(v, fd, path, new_fd, new_path))
+    }
+
+    async fn symlink_at(
+        store: &Ours,
+        fd: Resource<Descriptor>,
+        text: String,
+        path: String,
+    ) -> FilesystemResult<()> {
+        ask(store, |v| p2::HostDescriptor::symlink_at(v, fd, text, path))
+    }
+
+    async fn unlink_file_at(store: &Ours, fd: Resource<Descriptor>, path: String) -> FilesystemResult<()> {
+        ask(store, |v| p2::HostDescriptor::unlink_file_at(v, fd, path))
+    }
+
+    async fn metadata_hash_at(
+        store: &Ours,
+        fd: Resource<Descriptor>,
+        flags: PathFlags,
+        path: String,
+    ) -> FilesystemResult<MetadataHashValue> {
+        let hash = ask(store, |v| p2::HostDescriptor::metadata_hash_at(v, fd, path_flags(flags), path))?;
+        Ok(MetadataHashValue { lower: hash.lower, upper: hash.upper })
+    }
+
+    fn read_via_stream(
+        mut store: Access<'_, WasmtimeStoreData, Self>,
+        fd: Resource<Descriptor>,
+        at: Filesize,
+    ) -> Streamed<u8> {
+        WasiFilesystem::read_via_stream(their_access(&mut store), fd, at)
+    }
+
+    fn write_via_stream(
+        mut store: Access<'_, WasmtimeStoreData, Self>,
+        fd: Resource<Descriptor>,
+        data: StreamReader<u8>,
+        at: Filesize,
+    ) -> wasmtime::Result<FutureReader<Result<(), ErrorCode>>> {
+        WasiFilesystem::write_via_stream(their_access(&mut store), fd, data, at)
+    }
+
+    fn append_via_stream(
+        mut store: Access<'_, WasmtimeStoreData, Self>,
+        fd: Resource<Descriptor>,
+        data: StreamReader<u8>,
+    ) -> wasmtime::Result<FutureReader<Result<(), ErrorCode>>> {
+        WasiFilesystem::append_via_stream(their_access(&mut store), fd, data)
+    }
+
+    fn read_directory(
+        mut store: Access<'_, WasmtimeStoreData, Self>,
+        fd: Resource<Descriptor>,
+    ) -> Streamed<DirectoryEntry> {
+        WasiFilesystem::read_directory(their_access(&mut store), fd)
+    }
+
+    async fn advise(
+        store: &Ours,
+        fd: Resource<Descriptor>,
+        at: Filesize,
+        len: Filesize,
+        advice: Advice,
+    ) -> FilesystemResult<()> {
+        WasiFilesystem::advise(&theirs(store), fd, at, len, advice).await
+    }
+
+    async fn sync_data(store: &Ours, fd: Resource<Descriptor>) -> FilesystemResult<()> {
+        WasiFilesystem::sync_data(&theirs(store), fd).await
+    }
+
+    async fn get_flags(store: &Ours, fd: Resource<Descriptor>) -> FilesystemResult<DescriptorFlags> {
+        WasiFilesystem::get_flags(&theirs(store), fd).await
+    }
+
+    async fn get_type(store: &Ours, fd: Resource<Descriptor>) -> FilesystemResult<DescriptorType> {
+        WasiFilesystem::get_type(&theirs(store), fd).await
+    }
+
+    async fn set_size(store: &Ours, fd: Resource<Descriptor>, size: Filesize) -> FilesystemResult<()> {
+        WasiFilesystem::set_size(&theirs(store), fd, size).await
+    }
+
+    async fn set_times(
+        store: &Ours,
+        fd: Resource<Descriptor>,
+        atime: NewTimestamp,
+        mtime: NewTimestamp,
+    ) -> FilesystemResult<()> {
+        WasiFilesystem::set_times(&theirs(store), fd, atime, mtime).await
+    }
+
+    async fn sync(store: &Ours, fd: Resource<Descriptor>) -> FilesystemResult<()> {
+        WasiFilesystem::sync(&theirs(store), fd).await
+    }
+
+    async fn stat(store: &Ours, fd: Resource<Descriptor>) -> FilesystemResult<DescriptorStat> {
+        WasiFilesystem::stat(&theirs(store), fd).await
+    }
+
+    async fn is_same_object(
+        store: &Ours,
+        a: Resource<Descriptor>,
+        b: Resource<Descriptor>,
+    ) -> wasmtime::Result<bool> {
+        WasiFilesystem::is_same_object(&theirs(store), a, b).await
+    }
+
+    async fn metadata_hash(store: &Ours, fd: Resource<Descriptor>) -> FilesystemResult<MetadataHashValue> {
+        WasiFilesystem::metadata_hash(&theirs(store), fd).await
+    }
+}
