@@ -121,6 +121,7 @@ static const struct {
     {"SIMD support is not enabled", "simd"},
 #ifdef WASMSHIM_WASMTIME_FULL
     {"stack switching support is not enabled", "stack-switching"},
+    {"when stack switching is disabled", "stack-switching"},
     {"without the stack switching feature", "stack-switching"},
 #endif
     {"tail calls support is not enabled", "tail-call"},

@@ -500,7 +500,7 @@ func TestPoint6Network(t *testing.T) {
 	tt := harness.New(t, smoke.Ours)
 	result := tt.Once(harness.Config{Image: smoke.Image(tt), Args: []string{"/component-network.wasm"}})
 	require.Zero(t, result.Code, "%+v", result)
-	require.Regexp(t, `connect: access-denied +\nlookup:  permanent-resolver-failure +\n`, result.Stdout)
+	require.Regexp(t, `(create|connect): +access-denied +\nlookup:  permanent-resolver-failure +\n`, result.Stdout)
 }
 
 func TestPoint7ExitCodes(t *testing.T) {
