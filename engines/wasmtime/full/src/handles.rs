@@ -73,7 +73,7 @@ fn builder_of(config: &mut wasi_config_t) -> &mut WasiCtxBuilder {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wasmshim_component_config(
     config: &mut wasi_config_t,
-    network: &Arc<Policy>,
+    network: &Network,
     cwd: *const c_char,
 ) {
     let cwd = unsafe { bytes(cwd) };
@@ -84,7 +84,7 @@ pub unsafe extern "C" fn wasmshim_component_config(
         // One guest, one thread: nobody else waits.
         .allow_blocking_current_thread(true)
         .initial_cwd(String::from_utf8_lossy(&cwd));
-    net::configure(builder_of(config), network);
+    net::configure(builder_of(config), &network.0);
 }
 
 /// Defines WASI 0.2 and, where calls are asynchronous, 0.3.
@@ -113,10 +113,10 @@ fn define_component(
 #[unsafe(no_mangle)]
 pub extern "C" fn wasmshim_component_define(
     linker: &mut wasmtime_component_linker_t,
-    network: &Arc<Policy>,
+    network: &Network,
     asynchronous: bool,
 ) -> Option<Box<wasmtime_error_t>> {
-    error(define_component(component_linker_of(linker), network, asynchronous))
+    error(define_component(component_linker_of(linker), &network.0, asynchronous))
 }
 
 #[unsafe(no_mangle)]
@@ -158,8 +158,12 @@ fn error(result: wasmtime::Result<()>) -> Option<Box<wasmtime_error_t>> {
     result.err().map(|e| Box::new(e.into()))
 }
 
+/// What a guest may do in the network, of which all parts have the same.
+#[derive(Default)]
+pub struct Network(Arc<Policy>);
+
 #[unsafe(no_mangle)]
-pub extern "C" fn wasmshim_network_new() -> Box<Arc<Policy>> {
+pub extern "C" fn wasmshim_network_new() -> Box<Network> {
     Box::default()
 }
 
@@ -168,12 +172,12 @@ pub extern "C" fn wasmshim_network_new() -> Box<Arc<Policy>> {
 /// key and value are C strings.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wasmshim_network_set(
-    network: &mut Arc<Policy>,
+    network: &mut Network,
     key: *const c_char,
     value: *const c_char,
 ) -> Option<Box<wasmtime_error_t>> {
     let (key, value) = unsafe { (bytes(key), bytes(value)) };
-    let policy = Arc::get_mut(network).expect("it is set before it is used");
+    let policy = Arc::get_mut(&mut network.0).expect("it is set before it is used");
     let set = policy.set(&String::from_utf8_lossy(&key), &String::from_utf8_lossy(&value));
     error(set.map_err(wasmtime::Error::msg))
 }
@@ -218,13 +222,13 @@ pub extern "C" fn wasmshim_p1_streams(guest: &mut Guest) {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wasmshim_p1_listen(
     guest: &mut Guest,
-    network: &Arc<Policy>,
+    network: &Network,
     addresses: *const c_char,
 ) -> Option<Box<wasmtime_error_t>> {
     let addresses = unsafe { bytes(addresses) };
     for address in String::from_utf8_lossy(&addresses).split(',').map(str::trim) {
-        match network.listen(address) {
-            Ok(socket) => guest.give_listener(socket.into(), network),
+        match network.0.listen(address) {
+            Ok(socket) => guest.give_listener(socket.into(), &network.0),
             Err(e) => return error(Err(wasmtime::Error::msg(e))),
         }
     }
