@@ -48,11 +48,11 @@ func newSandbox(t *testing.T) *sandboxTest {
 		}
 		require.NoError(t, s.Close(tt.Ctx))
 	})
-	return &sandboxTest{T: tt, Sandbox: s, network: newNetwork(t)}
+	return &sandboxTest{T: tt, Sandbox: s, network: emptyNetwork(t)}
 }
 
-// newNetwork makes a namespace that nobody is in, as CRI does.
-func newNetwork(t *testing.T) string {
+// emptyNetwork makes a namespace that nobody is in, as CRI does.
+func emptyNetwork(t *testing.T) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "net")
 	require.NoError(t, os.WriteFile(path, nil, 0o600))
