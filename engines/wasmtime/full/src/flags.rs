@@ -83,30 +83,3 @@ pub fn config(text: &str) -> Result<Config, String> {
     Engine::new(&config).map_err(|e| format!("{e:#}"))?;
     Ok(config)
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn texts() {
-        for text in
-            ["", "-O opt-level=s", "-O opt-level=s,-W gc=n", "-Wgc,simd -C inlining=n", "-D debug-info"]
-        {
-            assert!(config(text).is_ok(), "{text}");
-        }
-        for (text, want) in [
-            ("gc", "found \"gc\", accepted: -C, -D, -O or -W first"),
-            ("-S http", "found \"-S\", accepted: -C, -D, -O, -W"),
-            ("--target x", "found \"--target\", accepted:"),
-            ("-W help", "found \"-W help\", accepted: no help"),
-            ("-W fuel=1", "found \"-W fuel=1\", accepted: the engine option fuel"),
-            ("-O pooling-allocator", "found \"-O pooling-allocator\", accepted: what changes"),
-            ("-O level=9", "unknown -O / --optimize option: level"),
-            ("-W gc=maybe", "failed to parse -W option"),
-        ] {
-            let got = config(text).err().unwrap_or_default();
-            assert!(got.contains(want), "{text}: {got}");
-        }
-    }
-}
