@@ -19,7 +19,7 @@ export GOFLAGS := -buildvcs=false -tags=netgo,osusergo,seccomp,urfave_cli_no_doc
 SHIM := dist/containerd-shim-$(notdir $(ENGINE))-v1
 
 .DEFAULT_GOAL := help
-.PHONY: help ci deps build shim demo test unit test-contract e2e test-full test-matrix test-k8s vm test-vm soak soak-container test-engine abi fuzz lint bench install install-shim image dist clean
+.PHONY: help ci deps build shim demo test unit test-contract e2e test-full test-matrix test-k8s vm test-vm soak soak-container test-engine abi fuzz lint bench bench-http install install-shim image dist clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -92,6 +92,10 @@ lint: ## Check style
 
 bench: deps shim ## Measure latencies and memory against runc's shim
 	go run ./bench
+
+bench-http: deps ## Measure how HTTP services are served, against the wasmtime command (which it builds once)
+	@WASMTIME=full scripts/shim.sh wasmtime
+	go run ./bench/http -wasmtime "$$(scripts/wasmtime-cli.sh)"
 
 install: ## Install header, library, pkg-config, CMake files, test kit and manual to DESTDIR/PREFIX
 	@scripts/install.sh $(DESTDIR)$(PREFIX)

@@ -17,7 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// source is all text of Go and C that is part of a shim.
+// source is all text of Go, C and Rust that is part of a shim.
 func source(t *testing.T) string {
 	var b strings.Builder
 	for _, dir := range []string{"../shim", "../cabi", "../engines"} {
@@ -25,7 +25,7 @@ func source(t *testing.T) string {
 			if err != nil || e.IsDir() || strings.HasSuffix(path, "_test.go") {
 				return err
 			}
-			if ext := filepath.Ext(path); ext == ".go" || ext == ".c" || ext == ".h" {
+			if ext := filepath.Ext(path); ext == ".go" || ext == ".c" || ext == ".h" || ext == ".rs" {
 				text, err := os.ReadFile(path)
 				b.Write(text)
 				return err

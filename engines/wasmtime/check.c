@@ -65,13 +65,35 @@ unsigned wasi_version(const char *name, size_t size, const char *prefix) {
     return 0;
 }
 
+#ifdef WASMSHIM_WASMTIME_FULL
+#define NOT_SERVED "which this engine does not call"
+#else
+#define NOT_SERVED "and this engine serves no HTTP yet"
+#endif
+
+// What a server calls, and this one does.
+static bool is_served(struct text name) {
+#ifdef WASMSHIM_WASMTIME_FULL
+    return wasi_version(name.bytes, name.size, "wasi:http/incoming-handler") == 2 ||
+           wasi_version(name.bytes, name.size, "wasi:http/handler") == 3;
+#else
+    (void)name;
+    return false;
+#endif
+}
+
 // The packages of WASI that wasmtime's library has.
 static bool is_provided(struct text name) {
     static const struct {
         const char *package;
         unsigned last; // version that has it
-    } packages[] = {{"wasi:cli/", 3}, {"wasi:clocks/", 3}, {"wasi:filesystem/", 3},
-                    {"wasi:io/", 2},  {"wasi:random/", 3}, {"wasi:sockets/", 3}};
+    } packages[] = {
+        {"wasi:cli/", 3},  {"wasi:clocks/", 3}, {"wasi:filesystem/", 3},
+        {"wasi:io/", 2},   {"wasi:random/", 3}, {"wasi:sockets/", 3},
+#ifdef WASMSHIM_WASMTIME_FULL
+        {"wasi:http/", 3},
+#endif
+    };
     const char *at = memchr(name.bytes, '@', name.size);
     char interface[64];
     if (at == NULL || (size_t)(at - name.bytes) >= sizeof(interface))
@@ -115,7 +137,7 @@ static void visit_export(struct check *c, const struct item *item) {
     if (c->entry == NULL ? is_func : is(item->name, c->entry) || has_function(item, c->entry)) {
         c->has_entry = true;
     } else if (item->is_component && is_default) {
-        if (wasi_version(item->name.bytes, item->name.size, "wasi:cli/run") > 0)
+        if (wasi_version(item->name.bytes, item->name.size, "wasi:cli/run") > 0 || is_served(item->name))
             c->has_entry = true;
         else if (begins(item->name, command))
             c->run = item->name;
@@ -181,9 +203,8 @@ static int32_t refuse_entry(const struct check *c) {
         return fail(g, WASM_SHIM_ERROR_LOAD, "%s exports %s, which this engine does not run yet; accepted: " COMMANDS,
                     g->path, printable(c->run, name, sizeof(name)));
     if (c->serves.size > 0)
-        return fail(g, WASM_SHIM_ERROR_LOAD,
-                    "%s is a server (it exports %s), and this engine serves no HTTP yet; accepted: " COMMANDS, g->path,
-                    printable(c->serves, name, sizeof(name)));
+        return fail(g, WASM_SHIM_ERROR_LOAD, "%s is a server (it exports %s), " NOT_SERVED "; accepted: " COMMANDS,
+                    g->path, printable(c->serves, name, sizeof(name)));
     const char *exports = c->used > 0 ? c->exports : "none";
     if (c->is_component && (c->entry == NULL || strcmp(c->entry, "_start") == 0))
         return fail(g, WASM_SHIM_ERROR_LOAD, "%s does not export " COMMANDS "; its exports: %s", g->path, exports);

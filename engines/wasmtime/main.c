@@ -56,18 +56,20 @@ void trim_memory(void) {
     madvise(here - STACK_TRIM - 4096, STACK_TRIM, MADV_DONTNEED);
 }
 
-// How many threads compile: none beside this one if there is an artifact, or
-// for a small guest, whose compilation ends before they would have started; else as many as there are
-// CPUs for this container. They stay, asleep, as long as the guest.
-static unsigned compiler_threads(const struct guest *g) {
-    if (wasm_shim_artifact_fd(g->ctx, g->layer) >= 0 || g->size < SMALL_GUEST)
-        return 1;
+unsigned cpus(const struct guest *g) {
     cpu_set_t set;
     unsigned n = sched_getaffinity(0, sizeof(set), &set) == 0 ? (unsigned)CPU_COUNT(&set) : 1;
     uint64_t limit = (wasm_shim_cpu_limit(g->ctx) + 999) / 1000;
     if (limit != 0 && limit < n)
         n = (unsigned)limit;
     return n < MAX_THREADS ? n : MAX_THREADS;
+}
+
+// How many threads compile: none beside this one if there is an artifact, or
+// for a small guest, whose compilation ends before they would have started; else as many as there are
+// CPUs for this container. They stay, asleep, as long as the guest.
+static unsigned compiler_threads(const struct guest *g) {
+    return wasm_shim_artifact_fd(g->ctx, g->layer) >= 0 || g->size < SMALL_GUEST ? 1 : cpus(g);
 }
 
 // threads is how many compile.
@@ -121,6 +123,10 @@ int32_t execute(struct guest *g) {
     status = set_limits(g);
     if (status != WASM_SHIM_OK)
         return status;
+#ifdef WASMSHIM_WASMTIME_FULL
+    if (is_service(g))
+        return serve(g);
+#endif
     return g->component != NULL ? run_component(g) : run_module(g);
 }
 

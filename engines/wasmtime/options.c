@@ -84,6 +84,35 @@ int32_t set_network(struct guest *g) {
 }
 #endif
 
+#ifdef WASMSHIM_WASMTIME_FULL
+OPTION(http_address, "http-address", STRING, 0, NULL,
+       "where a service listens: ADDRESS:PORT, :PORT or PORT (the variable PORT, or :8080)");
+OPTION(http_backlog, "http-backlog", INTEGER, 0, NULL, "how many clients wait in the kernel to be accepted (1024)");
+OPTION(http_reuse, "http-reuse", INTEGER, 0, NULL,
+       "requests that one instance of a service answers, or half as many (1; of WASI 0.3: 128)");
+OPTION(http_concurrency, "http-concurrency", INTEGER, 0, NULL,
+       "requests that one instance of a service of WASI 0.3 answers at once (16)");
+OPTION(http_idle, "http-idle", DURATION, 0, NULL, "how long an instance is kept for another request (1s)");
+OPTION(http_max_connections, "http-max-connections", INTEGER, 0, NULL,
+       "clients at once; others wait, and idle ones give way (1024)");
+OPTION(http_max_requests, "http-max-requests", INTEGER, 0, NULL, "requests at once; others wait (256)");
+OPTION(http_max_body, "http-max-body", SIZE, 0, NULL, "size of a request's body (1GiB)");
+OPTION(http_max_headers, "http-max-headers", SIZE, 0, NULL, "size of a request's headers (64KiB)");
+OPTION(http_timeout, "http-timeout", DURATION, 0, NULL,
+       "how long a guest may let a client wait for its answer, or for the next piece of it (1m)");
+OPTION(http_client_timeout, "http-client-timeout", DURATION, 0, NULL,
+       "how long a client may take to send a request's head, or to read (30s)");
+OPTION(http_drain, "http-drain", DURATION, 0, NULL, "how long requests may take to end after SIGTERM (25s)");
+OPTION(http_log, "http-log", CHOICE, 0, "off|text|json", "the access log, on standard output (text)");
+#define HTTP                                                                                                           \
+    &http_address, &http_backlog, &http_reuse, &http_concurrency, &http_idle, &http_max_connections,                   \
+        &http_max_requests, &http_max_body, &http_max_headers, &http_timeout, &http_client_timeout, &http_drain,       \
+        &http_log,
+const wasm_shim_option *const http_options[] = {HTTP NULL};
+#else
+#define HTTP
+#endif
+
 #if WASMTIME_VERSION_MAJOR >= 47
 #define SINCE_47 "on"
 #else
@@ -124,7 +153,7 @@ PROPOSALS(DECLARE)
 const wasm_shim_option *const options[] = {&opt_level,         &fuel,
                                            &timeout,           &max_memory,
                                            &max_wasm_stack,    &memory_reservation,
-                                           &memory_guard_size, NETWORK_OPTIONS PROPOSALS(LIST) NULL};
+                                           &memory_guard_size, NETWORK_OPTIONS HTTP PROPOSALS(LIST) NULL};
 
 struct proposal {
     const char *name;
@@ -219,12 +248,16 @@ int32_t set_config(struct guest *g, wasm_config_t *config) {
     g->has_fuel = number(g, fuel.key, &g->fuel);
     if (g->has_fuel)
         wasmtime_config_consume_fuel_set(config, true);
-    if (g->has_timeout)
-        wasmtime_config_epoch_interruption_set(config, true);
     set_sizes(g, config);
 #ifdef WASMSHIM_WASMTIME_FULL
     wasmtime_config_wasm_component_model_async_set(config, true);
 #endif
+    g->has_epochs = g->has_timeout;
+#ifdef WASMSHIM_WASMTIME_FULL
+    // Whether a component is a service, which lets others run, nobody knows yet.
+    g->has_epochs = g->has_epochs || wasm_shim_kind(g->ctx) != WASM_SHIM_KIND_MODULE;
+#endif
+    wasmtime_config_epoch_interruption_set(config, g->has_epochs);
     return set_proposals(g, config);
 }
 
@@ -232,8 +265,8 @@ int32_t set_limits(struct guest *g) {
     uint64_t bytes;
     if (number(g, max_memory.key, &bytes))
         wasmtime_store_limiter(g->store, bytes < INT64_MAX ? (int64_t)bytes : INT64_MAX, -1, -1, -1, -1);
-    if (g->has_timeout)
-        wasmtime_context_set_epoch_deadline(g->context, 1);
+    if (g->has_epochs)
+        wasmtime_context_set_epoch_deadline(g->context, g->has_timeout ? 1 : UINT64_MAX / 2);
     if (g->has_fuel) {
         wasmtime_error_t *error = wasmtime_context_set_fuel(g->context, g->fuel);
         if (error != NULL)

@@ -20,13 +20,7 @@ static int32_t set_args(struct guest *g, wasi_config_t *config) {
     return WASM_SHIM_OK;
 }
 
-struct variables {
-    const char **names;
-    const char **values;
-    size_t count;
-};
-
-static int32_t list_env(struct guest *g, struct variables *v) {
+int32_t list_env(struct guest *g, struct variables *v) {
     const char *const *env;
     size_t count = wasm_shim_env(g->ctx, &env);
     v->names = calloc(2 * (count + 1), sizeof(*v->names));
@@ -128,6 +122,9 @@ int32_t set_wasi(struct guest *g) {
                     "engine option tcplisten: found \"%s\", accepted: one only for modules; a component listens by "
                     "itself",
                     sockets);
+    status = permit_http(g);
+    if (status != WASM_SHIM_OK)
+        return status;
 #endif
     wasi_config_t *config = wasi_config_new();
 #ifdef WASMSHIM_WASMTIME_FULL
@@ -147,5 +144,8 @@ int32_t set_wasi(struct guest *g) {
     wasmtime_error_t *error = wasmtime_context_set_wasi(g->context, config);
     if (error != NULL)
         return fail_with(g, WASM_SHIM_ERROR, error, "cannot set up WASI");
+#ifdef WASMSHIM_WASMTIME_FULL
+    wasmtime_context_set_wasi_http(g->context);
+#endif
     return WASM_SHIM_OK;
 }

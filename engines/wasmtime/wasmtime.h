@@ -36,12 +36,14 @@ struct guest {
     uint64_t timeout_ms;
     bool has_fuel;
     bool has_timeout;
+    bool has_epochs; // the code looks at the engine's clock
     int32_t exit_code;
     bool exited; // by itself, with exit_code: whatever ended the call is no error
 };
 
 // What operators may set, for the descriptor.
 extern const wasm_shim_option *const options[];
+extern const wasm_shim_option *const http_options[]; // those of them that are about serving
 
 enum {
     // The guest's own, by wasmtime's default.
@@ -52,7 +54,7 @@ enum {
 
 // What components are run and given, as messages have it.
 #ifdef WASMSHIM_WASMTIME_FULL
-#define COMMANDS "wasi:cli/run@0.2 or @0.3"
+#define COMMANDS "wasi:cli/run@0.2 or @0.3, wasi:http/incoming-handler@0.2 or wasi:http/handler@0.3"
 #define WASI "WASI 0.2 and 0.3"
 #else
 #define COMMANDS "wasi:cli/run@0.2"
@@ -114,6 +116,27 @@ wasmtime_error_t *define_wasi(struct guest *g, wasmtime_linker_t *linker);
 
 int32_t run_module(struct guest *g);
 int32_t run_component(struct guest *g);
+
+#ifdef WASMSHIM_WASMTIME_FULL
+// Serves HTTP, where the guest is a component that does.
+bool is_service(struct guest *g);
+int32_t serve(struct guest *g);
+
+// Permits the guest to send HTTP requests, if its network does.
+int32_t permit_http(struct guest *g);
+#endif
+
+// The guest's variables, taken apart.
+struct variables {
+    const char **names;
+    const char **values;
+    size_t count;
+};
+
+int32_t list_env(struct guest *g, struct variables *v);
+
+// How many CPUs there are for this container, and for threads of it.
+unsigned cpus(const struct guest *g);
 
 // Gives the guest its arguments, environment, directories and streams: to the store
 // or, for a module in the full library, to g->p1, for define_wasi.

@@ -69,6 +69,33 @@ wasmtime_error_t *wasmshim_component_call(wasmtime_context_t *context, wasmtime_
                                           wasmtime_component_t *component, wasmtime_component_export_index_t *export,
                                           bool print, bool *started, bool *failed);
 
+// Permits the process's guests to send requests, as the network's options say. bundle:
+// the file with the certificates that it trusts; NULL where the container's counts.
+void wasmshim_http_permit(const wasmshim_network_t *network, const char *bundle);
+
+// A component that answers HTTP, as wasi:http/incoming-handler@0.2 or
+// wasi:http/handler@0.3.
+typedef struct wasmshim_http wasmshim_http_t;
+
+// Says whether it is one.
+bool wasmshim_http_serves(wasmtime_component_t *component);
+
+wasmshim_http_t *wasmshim_http_new(const wasmshim_network_t *network);
+
+// Say what each instance starts with; options are those whose names begin with http-,
+// max-memory, fuel, threads, how many threads run guests, and artifact, the file that the
+// component was mapped from.
+wasmtime_error_t *wasmshim_http_arg(wasmshim_http_t *http, const char *arg);
+wasmtime_error_t *wasmshim_http_env(wasmshim_http_t *http, const char *name, const char *value);
+wasmtime_error_t *wasmshim_http_dir(wasmshim_http_t *http, const char *host, const char *guest);
+wasmtime_error_t *wasmshim_http_cwd(wasmshim_http_t *http, const char *cwd);
+wasmtime_error_t *wasmshim_http_option(wasmshim_http_t *http, const char *key, const char *value);
+
+// Serves until a byte can be read from signals, a pipe: the number of a signal that asks
+// it to end; a second one ends it at once. The exit code is in code then. Takes http and
+// signals.
+wasmtime_error_t *wasmshim_http_serve(wasmtime_component_t *component, wasmshim_http_t *http, int signals, int *code);
+
 #ifdef __cplusplus
 }
 #endif

@@ -3,7 +3,7 @@
 //! The functions of include/wasmshim_wasmtime.h.
 
 use crate::streams::Standard;
-use crate::{component, flags, net, p2, p3};
+use crate::{client, component, flags, net, p2, p3};
 use std::ffi::{CStr, c_char, c_int};
 use std::sync::{Arc, Mutex};
 use wasmshim_wasi::errno::Errno;
@@ -26,7 +26,7 @@ use wasmtime_wasi::WasiCtxBuilder;
 /// # Safety
 ///
 /// Handle is a struct in C's order, or a transparent one, and Field its one field.
-unsafe fn field<Handle, Field>(handle: &mut Handle) -> &mut Field {
+pub unsafe fn field<Handle, Field>(handle: &mut Handle) -> &mut Field {
     const {
         assert!(size_of::<Handle>() == size_of::<Field>());
         assert!(align_of::<Handle>() == align_of::<Field>());
@@ -47,7 +47,7 @@ fn component_linker_of(
     unsafe { field(linker) }
 }
 
-fn component_of(component: &mut wasmtime_component_t) -> &mut Component {
+pub fn component_of(component: &mut wasmtime_component_t) -> &mut Component {
     // SAFETY: crates/c-api/src/component/component.rs of the pinned version.
     unsafe { field(component) }
 }
@@ -106,6 +106,7 @@ fn define_component(
         p3::define(linker)?;
         net::define_p3(linker, network.clone())?;
     }
+    client::define(linker, asynchronous)?;
     linker.allow_shadowing(false);
     Ok(())
 }
@@ -160,7 +161,7 @@ fn error(result: wasmtime::Result<()>) -> Option<Box<wasmtime_error_t>> {
 
 /// What a guest may do in the network, of which all parts have the same.
 #[derive(Default)]
-pub struct Network(Arc<Policy>);
+pub struct Network(pub Arc<Policy>);
 
 #[unsafe(no_mangle)]
 pub extern "C" fn wasmshim_network_new() -> Box<Network> {

@@ -6,9 +6,11 @@
 // The C API, all of it: without this its functions would not be in the library.
 pub use wasmtime_c_api::*;
 
+mod client;
 mod component;
 mod flags;
 mod handles;
+mod http;
 mod net;
 mod p2;
 mod p3;

@@ -9,7 +9,6 @@ use wasmshim_wasi::names::{FILES, Failure, look_up};
 use wasmshim_wasi::network::{Mode, Policy, Use};
 use wasmtime::StoreContextMut;
 use wasmtime::component::{Linker, Resource, ResourceType};
-use wasmtime_c_api::WasmtimeStoreData;
 use wasmtime_wasi::p2::bindings::sockets::network::{ErrorCode, IpAddress};
 use wasmtime_wasi::p2::{DynPollable, Network, Pollable, subscribe};
 use wasmtime_wasi::p3::bindings::sockets::ip_name_lookup::ErrorCode as ErrorCode3;
@@ -89,20 +88,19 @@ fn code3(failure: Failure) -> ErrorCode3 {
 /// Defines preview 2's wasi:sockets/ip-name-lookup, instead of wasmtime's, whose type
 /// of a lookup cannot be made by others. It has to be of wasmtime's version: of several
 /// a guest is given the newest.
-pub fn define_p2(linker: &mut Linker<WasmtimeStoreData>, policy: Arc<Policy>) -> wasmtime::Result<()> {
+pub fn define_p2<T: WasiView>(linker: &mut Linker<T>, policy: Arc<Policy>) -> wasmtime::Result<()> {
     let mut lookups = linker.instance("wasi:sockets/ip-name-lookup@0.2.12")?;
     lookups.resource(
         "resolve-address-stream",
         ResourceType::host::<Lookup>(),
-        |mut store: StoreContextMut<'_, WasmtimeStoreData>, rep| {
+        |mut store: StoreContextMut<'_, T>, rep| {
             store.data_mut().ctx().table.delete(Resource::<Lookup>::new_own(rep))?;
             Ok(())
         },
     )?;
     lookups.func_wrap(
         "resolve-addresses",
-        move |mut store: StoreContextMut<'_, WasmtimeStoreData>,
-              (network, name): (Resource<Network>, String)| {
+        move |mut store: StoreContextMut<'_, T>, (network, name): (Resource<Network>, String)| {
             let table = store.data_mut().ctx().table;
             table.get(&network)?;
             if policy.mode() == Mode::None {
@@ -115,7 +113,7 @@ pub fn define_p2(linker: &mut Linker<WasmtimeStoreData>, policy: Arc<Policy>) ->
     )?;
     lookups.func_wrap(
         "[method]resolve-address-stream.resolve-next-address",
-        |mut store: StoreContextMut<'_, WasmtimeStoreData>, (lookup,): (Resource<Lookup>,)| {
+        |mut store: StoreContextMut<'_, T>, (lookup,): (Resource<Lookup>,)| {
             let next = match store.data_mut().ctx().table.get_mut(&lookup)? {
                 Lookup::Done(Ok(found)) => Ok(found.next().map(IpAddress::from)),
                 Lookup::Done(Err(failure)) => Err(code(*failure)),
@@ -126,7 +124,7 @@ pub fn define_p2(linker: &mut Linker<WasmtimeStoreData>, policy: Arc<Policy>) ->
     )?;
     lookups.func_wrap(
         "[method]resolve-address-stream.subscribe",
-        |mut store: StoreContextMut<'_, WasmtimeStoreData>, (lookup,): (Resource<Lookup>,)| {
+        |mut store: StoreContextMut<'_, T>, (lookup,): (Resource<Lookup>,)| {
             let pollable: Resource<DynPollable> = subscribe(store.data_mut().ctx().table, lookup)?;
             Ok((pollable,))
         },
@@ -134,7 +132,7 @@ pub fn define_p2(linker: &mut Linker<WasmtimeStoreData>, policy: Arc<Policy>) ->
 }
 
 /// The same of preview 3, and of wasmtime's version.
-pub fn define_p3(linker: &mut Linker<WasmtimeStoreData>, policy: Arc<Policy>) -> wasmtime::Result<()> {
+pub fn define_p3<T: WasiView>(linker: &mut Linker<T>, policy: Arc<Policy>) -> wasmtime::Result<()> {
     let mut lookups = linker.instance("wasi:sockets/ip-name-lookup@0.3.0")?;
     lookups.func_wrap_concurrent("resolve-addresses", move |_, (name,): (String,)| {
         let policy = policy.clone();

@@ -8,15 +8,15 @@ use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{FileType, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, fstat};
 use std::io;
 use std::sync::Arc;
-use tokio::task::block_in_place;
+use std::task::{Context, Poll, Waker};
 use wasmshim_wasi::errno::Errno;
 use wasmshim_wasi::files::{Place, Scope, file_type, is_process_root};
 use wasmtime::component::{HasData, Linker, Resource};
-use wasmtime_c_api::WasmtimeStoreData;
-use wasmtime_wasi::FsPerms;
 use wasmtime_wasi::filesystem::{Descriptor, Dir, File, OpenMode, WasiFilesystemCtxView, WasiFilesystemView};
 use wasmtime_wasi::p2::bindings::filesystem::preopens;
-use wasmtime_wasi::p2::bindings::filesystem::types::ErrorCode;
+use wasmtime_wasi::p2::bindings::filesystem::types::{
+    ErrorCode, HostDescriptor as Wasmtime, HostDirectoryEntryStream as Entries,
+};
 use wasmtime_wasi::p2::bindings::sync::filesystem::types::{
     self, Advice, DescriptorFlags, DescriptorStat, DescriptorType, DirectoryEntry, DirectoryEntryStream,
     Filesize, HostDescriptor, HostDirectoryEntryStream, MetadataHashValue, NewTimestamp, OpenFlags,
@@ -24,14 +24,15 @@ use wasmtime_wasi::p2::bindings::sync::filesystem::types::{
 };
 use wasmtime_wasi::p2::bindings::sync::io::streams::{Error, InputStream, OutputStream};
 use wasmtime_wasi::p2::{FsError, FsResult};
+use wasmtime_wasi::{FsPerms, WasiView};
 
 /// Replaces wasmtime's file system in a linker.
-pub fn define(linker: &mut Linker<WasmtimeStoreData>) -> wasmtime::Result<()> {
+pub fn define<T: WasiView>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
     preopens::add_to_linker::<_, Files>(linker, view)?;
     types::add_to_linker::<_, Files>(linker, view)
 }
 
-pub fn view(data: &mut WasmtimeStoreData) -> View<'_> {
+pub fn view<T: WasiView>(data: &mut T) -> View<'_> {
     View(data.filesystem())
 }
 
@@ -109,6 +110,15 @@ fn code(e: Errno) -> ErrorCode {
 
 fn failed(e: Errno) -> FsError {
     code(e).into()
+}
+
+/// wasmtime's own functions do what they do in the thread that calls them, as the
+/// config says, and wait for nothing: no runtime is needed for it, nor disturbed.
+fn done<T>(act: impl Future<Output = T>) -> T {
+    match std::pin::pin!(act).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(result) => result,
+        Poll::Pending => unreachable!("a file that is waited for"),
+    }
 }
 
 fn follow(flags: PathFlags) -> bool {
@@ -352,7 +362,7 @@ impl HostDescriptor for View<'_> {
     fn read_via_stream(&mut self, fd: Resource<Descriptor>, at: Filesize) -> FsResult<Resource<InputStream>> {
         match self.pipe(&fd)? {
             Some(file) => Ok(self.0.table.push(Box::new(Stream::input(file)) as InputStream)?),
-            None => block_in_place(|| HostDescriptor::read_via_stream(&mut self.0, fd, at)),
+            None => HostDescriptor::read_via_stream(&mut self.0, fd, at),
         }
     }
 
@@ -363,14 +373,14 @@ impl HostDescriptor for View<'_> {
     ) -> FsResult<Resource<OutputStream>> {
         match self.pipe(&fd)? {
             Some(file) => Ok(self.0.table.push(Box::new(Stream::output(file)) as OutputStream)?),
-            None => block_in_place(|| HostDescriptor::write_via_stream(&mut self.0, fd, at)),
+            None => HostDescriptor::write_via_stream(&mut self.0, fd, at),
         }
     }
 
     fn append_via_stream(&mut self, fd: Resource<Descriptor>) -> FsResult<Resource<OutputStream>> {
         match self.pipe(&fd)? {
             Some(_) => self.write_via_stream(fd, 0),
-            None => block_in_place(|| HostDescriptor::append_via_stream(&mut self.0, fd)),
+            None => HostDescriptor::append_via_stream(&mut self.0, fd),
         }
     }
 
@@ -381,23 +391,23 @@ impl HostDescriptor for View<'_> {
         len: Filesize,
         advice: Advice,
     ) -> FsResult<()> {
-        block_in_place(|| HostDescriptor::advise(&mut self.0, fd, at, len, advice))
+        done(Wasmtime::advise(&mut self.0, fd, at, len, advice.into()))
     }
 
     fn sync_data(&mut self, fd: Resource<Descriptor>) -> FsResult<()> {
-        block_in_place(|| HostDescriptor::sync_data(&mut self.0, fd))
+        done(Wasmtime::sync_data(&mut self.0, fd))
     }
 
     fn get_flags(&mut self, fd: Resource<Descriptor>) -> FsResult<DescriptorFlags> {
-        block_in_place(|| HostDescriptor::get_flags(&mut self.0, fd))
+        done(Wasmtime::get_flags(&mut self.0, fd)).map(Into::into)
     }
 
     fn get_type(&mut self, fd: Resource<Descriptor>) -> FsResult<DescriptorType> {
-        block_in_place(|| HostDescriptor::get_type(&mut self.0, fd))
+        done(Wasmtime::get_type(&mut self.0, fd)).map(Into::into)
     }
 
     fn set_size(&mut self, fd: Resource<Descriptor>, size: Filesize) -> FsResult<()> {
-        block_in_place(|| HostDescriptor::set_size(&mut self.0, fd, size))
+        done(Wasmtime::set_size(&mut self.0, fd, size))
     }
 
     fn set_times(
@@ -406,39 +416,39 @@ impl HostDescriptor for View<'_> {
         atime: NewTimestamp,
         mtime: NewTimestamp,
     ) -> FsResult<()> {
-        block_in_place(|| HostDescriptor::set_times(&mut self.0, fd, atime, mtime))
+        done(Wasmtime::set_times(&mut self.0, fd, atime.into(), mtime.into()))
     }
 
     fn read(&mut self, fd: Resource<Descriptor>, len: Filesize, at: Filesize) -> FsResult<(Vec<u8>, bool)> {
-        block_in_place(|| HostDescriptor::read(&mut self.0, fd, len, at))
+        done(Wasmtime::read(&mut self.0, fd, len, at))
     }
 
     fn write(&mut self, fd: Resource<Descriptor>, bytes: Vec<u8>, at: Filesize) -> FsResult<Filesize> {
-        block_in_place(|| HostDescriptor::write(&mut self.0, fd, bytes, at))
+        done(Wasmtime::write(&mut self.0, fd, bytes, at))
     }
 
     fn read_directory(&mut self, fd: Resource<Descriptor>) -> FsResult<Resource<DirectoryEntryStream>> {
-        block_in_place(|| HostDescriptor::read_directory(&mut self.0, fd))
+        done(Wasmtime::read_directory(&mut self.0, fd))
     }
 
     fn sync(&mut self, fd: Resource<Descriptor>) -> FsResult<()> {
-        block_in_place(|| HostDescriptor::sync(&mut self.0, fd))
+        done(Wasmtime::sync(&mut self.0, fd))
     }
 
     fn stat(&mut self, fd: Resource<Descriptor>) -> FsResult<DescriptorStat> {
-        block_in_place(|| HostDescriptor::stat(&mut self.0, fd))
+        done(Wasmtime::stat(&mut self.0, fd)).map(Into::into)
     }
 
     fn drop(&mut self, fd: Resource<Descriptor>) -> wasmtime::Result<()> {
-        block_in_place(|| HostDescriptor::drop(&mut self.0, fd))
+        HostDescriptor::drop(&mut self.0, fd)
     }
 
     fn is_same_object(&mut self, a: Resource<Descriptor>, b: Resource<Descriptor>) -> wasmtime::Result<bool> {
-        block_in_place(|| HostDescriptor::is_same_object(&mut self.0, a, b))
+        done(Wasmtime::is_same_object(&mut self.0, a, b))
     }
 
     fn metadata_hash(&mut self, fd: Resource<Descriptor>) -> FsResult<MetadataHashValue> {
-        block_in_place(|| HostDescriptor::metadata_hash(&mut self.0, fd))
+        done(Wasmtime::metadata_hash(&mut self.0, fd)).map(Into::into)
     }
 }
 
@@ -447,10 +457,10 @@ impl HostDirectoryEntryStream for View<'_> {
         &mut self,
         s: Resource<DirectoryEntryStream>,
     ) -> FsResult<Option<DirectoryEntry>> {
-        block_in_place(|| HostDirectoryEntryStream::read_directory_entry(&mut self.0, s))
+        done(Entries::read_directory_entry(&mut self.0, s)).map(|e| e.map(Into::into))
     }
 
     fn drop(&mut self, s: Resource<DirectoryEntryStream>) -> wasmtime::Result<()> {
-        block_in_place(|| HostDirectoryEntryStream::drop(&mut self.0, s))
+        HostDirectoryEntryStream::drop(&mut self.0, s)
     }
 }

@@ -6,7 +6,7 @@
 use crate::p2::{Files, View, view};
 use wasmtime::AsContextMut;
 use wasmtime::component::{Access, Accessor, FutureReader, Linker, Resource, StreamReader};
-use wasmtime_c_api::WasmtimeStoreData;
+use wasmtime_wasi::WasiView;
 use wasmtime_wasi::filesystem::{Descriptor, WasiFilesystem, WasiFilesystemView};
 use wasmtime_wasi::p2::bindings::filesystem::types::ErrorCode as Code2;
 use wasmtime_wasi::p2::bindings::sync::filesystem::types as p2;
@@ -18,28 +18,29 @@ use wasmtime_wasi::p3::bindings::filesystem::types::{
 };
 use wasmtime_wasi::p3::filesystem::{FilesystemError, FilesystemResult};
 
-type Ours = Accessor<WasmtimeStoreData, Files>;
+type Ours<S> = Accessor<S, Files>;
 type Streamed<T> = wasmtime::Result<(StreamReader<T>, FutureReader<Result<(), ErrorCode>>)>;
 
 /// Replaces wasmtime's file system in a linker.
-pub fn define(linker: &mut Linker<WasmtimeStoreData>) -> wasmtime::Result<()> {
+pub fn define<S: WasiView>(linker: &mut Linker<S>) -> wasmtime::Result<()> {
     preopens::add_to_linker::<_, Files>(linker, view)?;
     types::add_to_linker::<_, Files>(linker, view)
 }
 
 /// wasmtime's own, for what takes no path.
-fn theirs(store: &Ours) -> Accessor<WasmtimeStoreData, WasiFilesystem> {
+fn theirs<S: WasiView>(store: &Ours<S>) -> Accessor<S, WasiFilesystem> {
     store.with_getter::<WasiFilesystem>(|data| data.filesystem())
 }
 
-fn their_access<'a>(
-    store: &'a mut Access<'_, WasmtimeStoreData, Files>,
-) -> Access<'a, WasmtimeStoreData, WasiFilesystem> {
+fn their_access<'a, S: WasiView>(store: &'a mut Access<'_, S, Files>) -> Access<'a, S, WasiFilesystem> {
     Access::new(store.as_context_mut(), |data| data.filesystem())
 }
 
 /// Asks preview 2.
-fn ask<T>(store: &Ours, act: impl FnOnce(&mut View<'_>) -> FsResult<T>) -> FilesystemResult<T> {
+fn ask<S: WasiView, T>(
+    store: &Ours<S>,
+    act: impl FnOnce(&mut View<'_>) -> FsResult<T>,
+) -> FilesystemResult<T> {
     store.with(|mut access| act(&mut access.get())).map_err(|e| match e.downcast() {
         Ok(code) => self::code(code).into(),
         Err(trap) => FilesystemError::trap(trap),
@@ -111,9 +112,9 @@ impl HostDescriptor for View<'_> {
     }
 }
 
-impl HostDescriptorWithStore<WasmtimeStoreData> for Files {
+impl<S: WasiView> HostDescriptorWithStore<S> for Files {
     async fn create_directory_at(
-        store: &Ours,
+        store: &Ours<S>,
         fd: Resource<Descriptor>,
         path: String,
     ) -> FilesystemResult<()> {
@@ -121,7 +122,7 @@ impl HostDescriptorWithStore<WasmtimeStoreData> for Files {
     }
 
     async fn stat_at(
-        store: &Ours,
+        store: &Ours<S>,
         fd: Resource<Descriptor>,
         flags: PathFlags,
         path: String,
@@ -133,7 +134,7 @@ impl HostDescriptorWithStore<WasmtimeStoreData> for Files {
     }
 
     async fn set_times_at(
-        store: &Ours,
+        store: &Ours<S>,
         fd: Resource<Descriptor>,
         flags: PathFlags,
         path: String,
@@ -145,7 +146,7 @@ impl HostDescriptorWithStore<WasmtimeStoreData> for Files {
     }
 
     async fn link_at(
-        store: &Ours,
+        store: &Ours<S>,
         fd: Resource<Descriptor>,
         flags: PathFlags,
         path: String,
@@ -156,7 +157,7 @@ impl HostDescriptorWithStore<WasmtimeStoreData> for Files {
     }
 
     async fn open_at(
-        store: &Ours,
+        store: &Ours<S>,
         fd: Resource<Descriptor>,
         flags: PathFlags,
         path: String,
@@ -167,12 +168,16 @@ impl HostDescriptorWithStore<WasmtimeStoreData> for Files {
         ask(store, |v| p2::HostDescriptor::open_at(v, fd, flags, path, open, how))
     }
 
-    async fn readlink_at(store: &Ours, fd: Resource<Descriptor>, path: String) -> FilesystemResult<String> {
+    async fn readlink_at(
+        store: &Ours<S>,
+        fd: Resource<Descriptor>,
+        path: String,
+    ) -> FilesystemResult<String> {
         ask(store, |v| p2::HostDescriptor::readlink_at(v, fd, path))
     }
 
     async fn remove_directory_at(
-        store: &Ours,
+        store: &Ours<S>,
         fd: Resource<Descriptor>,
         path: String,
     ) -> FilesystemResult<()> {
@@ -180,7 +185,7 @@ impl HostDescriptorWithStore<WasmtimeStoreData> for Files {
     }
 
     async fn rename_at(
-        store: &Ours,
+        store: &Ours<S>,
         fd: Resource<Descriptor>,
         path: String,
         new_fd: Resource<Descriptor>,
@@ -190,7 +195,7 @@ impl HostDescriptorWithStore<WasmtimeStoreData> for Files {
     }
 
     async fn symlink_at(
-        store: &Ours,
+        store: &Ours<S>,
         fd: Resource<Descriptor>,
         text: String,
         path: String,
@@ -198,12 +203,12 @@ impl HostDescriptorWithStore<WasmtimeStoreData> for Files {
         ask(store, |v| p2::HostDescriptor::symlink_at(v, fd, text, path))
     }
 
-    async fn unlink_file_at(store: &Ours, fd: Resource<Descriptor>, path: String) -> FilesystemResult<()> {
+    async fn unlink_file_at(store: &Ours<S>, fd: Resource<Descriptor>, path: String) -> FilesystemResult<()> {
         ask(store, |v| p2::HostDescriptor::unlink_file_at(v, fd, path))
     }
 
     async fn metadata_hash_at(
-        store: &Ours,
+        store: &Ours<S>,
         fd: Resource<Descriptor>,
         flags: PathFlags,
         path: String,
@@ -213,7 +218,7 @@ impl HostDescriptorWithStore<WasmtimeStoreData> for Files {
     }
 
     fn read_via_stream(
-        mut store: Access<'_, WasmtimeStoreData, Self>,
+        mut store: Access<'_, S, Self>,
         fd: Resource<Descriptor>,
         at: Filesize,
     ) -> Streamed<u8> {
@@ -221,7 +226,7 @@ impl HostDescriptorWithStore<WasmtimeStoreData> for Files {
     }
 
     fn write_via_stream(
-        mut store: Access<'_, WasmtimeStoreData, Self>,
+        mut store: Access<'_, S, Self>,
         fd: Resource<Descriptor>,
         data: StreamReader<u8>,
         at: Filesize,
@@ -230,22 +235,19 @@ impl HostDescriptorWithStore<WasmtimeStoreData> for Files {
     }
 
     fn append_via_stream(
-        mut store: Access<'_, WasmtimeStoreData, Self>,
+        mut store: Access<'_, S, Self>,
         fd: Resource<Descriptor>,
         data: StreamReader<u8>,
     ) -> wasmtime::Result<FutureReader<Result<(), ErrorCode>>> {
         WasiFilesystem::append_via_stream(their_access(&mut store), fd, data)
     }
 
-    fn read_directory(
-        mut store: Access<'_, WasmtimeStoreData, Self>,
-        fd: Resource<Descriptor>,
-    ) -> Streamed<DirectoryEntry> {
+    fn read_directory(mut store: Access<'_, S, Self>, fd: Resource<Descriptor>) -> Streamed<DirectoryEntry> {
         WasiFilesystem::read_directory(their_access(&mut store), fd)
     }
 
     async fn advise(
-        store: &Ours,
+        store: &Ours<S>,
         fd: Resource<Descriptor>,
         at: Filesize,
         len: Filesize,
@@ -254,24 +256,24 @@ impl HostDescriptorWithStore<WasmtimeStoreData> for Files {
         WasiFilesystem::advise(&theirs(store), fd, at, len, advice).await
     }
 
-    async fn sync_data(store: &Ours, fd: Resource<Descriptor>) -> FilesystemResult<()> {
+    async fn sync_data(store: &Ours<S>, fd: Resource<Descriptor>) -> FilesystemResult<()> {
         WasiFilesystem::sync_data(&theirs(store), fd).await
     }
 
-    async fn get_flags(store: &Ours, fd: Resource<Descriptor>) -> FilesystemResult<DescriptorFlags> {
+    async fn get_flags(store: &Ours<S>, fd: Resource<Descriptor>) -> FilesystemResult<DescriptorFlags> {
         WasiFilesystem::get_flags(&theirs(store), fd).await
     }
 
-    async fn get_type(store: &Ours, fd: Resource<Descriptor>) -> FilesystemResult<DescriptorType> {
+    async fn get_type(store: &Ours<S>, fd: Resource<Descriptor>) -> FilesystemResult<DescriptorType> {
         WasiFilesystem::get_type(&theirs(store), fd).await
     }
 
-    async fn set_size(store: &Ours, fd: Resource<Descriptor>, size: Filesize) -> FilesystemResult<()> {
+    async fn set_size(store: &Ours<S>, fd: Resource<Descriptor>, size: Filesize) -> FilesystemResult<()> {
         WasiFilesystem::set_size(&theirs(store), fd, size).await
     }
 
     async fn set_times(
-        store: &Ours,
+        store: &Ours<S>,
         fd: Resource<Descriptor>,
         atime: NewTimestamp,
         mtime: NewTimestamp,
@@ -279,23 +281,23 @@ impl HostDescriptorWithStore<WasmtimeStoreData> for Files {
         WasiFilesystem::set_times(&theirs(store), fd, atime, mtime).await
     }
 
-    async fn sync(store: &Ours, fd: Resource<Descriptor>) -> FilesystemResult<()> {
+    async fn sync(store: &Ours<S>, fd: Resource<Descriptor>) -> FilesystemResult<()> {
         WasiFilesystem::sync(&theirs(store), fd).await
     }
 
-    async fn stat(store: &Ours, fd: Resource<Descriptor>) -> FilesystemResult<DescriptorStat> {
+    async fn stat(store: &Ours<S>, fd: Resource<Descriptor>) -> FilesystemResult<DescriptorStat> {
         WasiFilesystem::stat(&theirs(store), fd).await
     }
 
     async fn is_same_object(
-        store: &Ours,
+        store: &Ours<S>,
         a: Resource<Descriptor>,
         b: Resource<Descriptor>,
     ) -> wasmtime::Result<bool> {
         WasiFilesystem::is_same_object(&theirs(store), a, b).await
     }
 
-    async fn metadata_hash(store: &Ours, fd: Resource<Descriptor>) -> FilesystemResult<MetadataHashValue> {
+    async fn metadata_hash(store: &Ours<S>, fd: Resource<Descriptor>) -> FilesystemResult<MetadataHashValue> {
         WasiFilesystem::metadata_hash(&theirs(store), fd).await
     }
 }
