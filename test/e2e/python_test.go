@@ -72,7 +72,7 @@ func TestNetworkPython(t *testing.T) {
 	files["etc/hosts"] = harness.File{Data: []byte("127.0.0.1 server\n")}
 	image := tt.Image("python", files, ocispec.ImageConfig{})
 	n := newNetwork(tt)
-	ctx, cancel := context.WithTimeout(tt.Daemon.In(context.Background()), harness.Slow(10*time.Minute))
+	ctx, cancel := context.WithTimeout(tt.In(context.Background()), harness.Slow(10*time.Minute))
 	t.Cleanup(cancel)
 	tt.Ctx = ctx
 	n.serve("127.0.0.1:80")
