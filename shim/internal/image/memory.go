@@ -22,7 +22,7 @@ import (
 // runtimeDir is where what is only remembered lies, until the machine is
 // restarted: locks, and what is known of code so that it need not be asked for or
 // read again. All works without it, and takes longer.
-var runtimeDir = filepath.Join(rootless.RunDir(), "libwasmshim")
+var runtimeDir = rootless.StateDir()
 
 // Dir is the directory of one containerd's namespace in runtimeDir. containerd
 // takes no namespace that has a slash in it.

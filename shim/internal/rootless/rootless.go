@@ -29,6 +29,16 @@ var RunDir = sync.OnceValue(func() string {
 	return "/run"
 })
 
+// StateDir is where what is only remembered is. In a /run of a user namespace it has a name
+// of its own: RootlessKit (--copy-up=/run) puts links there to what the machine's /run has.
+func StateDir() string {
+	name := "libwasmshim"
+	if Is() && RunDir() == "/run" {
+		name = "libwasmshim-rootless"
+	}
+	return filepath.Join(RunDir(), name)
+}
+
 // Env is what a process of this program needs of the environment to find the user's
 // directories and systemd.
 func Env() (env []string) {
