@@ -37,6 +37,12 @@ func (c *connection) Read(b []byte) (int, error) {
 
 func (c *connection) Write(b []byte) (int, error) {
 	n, err := c.UnixConn.Write(b)
+	if errors.Is(err, unix.EPIPE) {
+		// The client has closed it. ttrpc would give up the connection, and what the
+		// client has sent before with it; the end of that comes by itself.
+		c.reset.Store(true)
+		n, err = len(b), nil
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.written += int64(n)

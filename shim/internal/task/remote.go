@@ -337,9 +337,10 @@ func (o *remote) read() ([]byte, error) {
 			o.mu.Unlock()
 			err := c.send(&transferapi.WindowUpdate{Update: int32(more)})
 			o.mu.Lock()
-			if err == nil {
-				continue
+			if err != nil {
+				c.dismiss(nil) // its connection is closed
 			}
+			continue // it may have gone meanwhile
 		}
 		o.change.Wait()
 	}

@@ -383,7 +383,9 @@ func TestRemoteInputSmallPieces(t *testing.T) {
 	const pieces = 300 << 10 / 100
 	go func() {
 		for range pieces {
-			_, _ = client.Write(bytes.Repeat([]byte("x"), 100))
+			if _, err := client.Write(bytes.Repeat([]byte("x"), 100)); err != nil {
+				r.Error(err)
+			}
 		}
 		s.endInput()
 		client.Close()
