@@ -21,6 +21,7 @@ type connection struct {
 	closed chan struct{}
 	once   sync.Once
 	reset  atomic.Bool // the client has closed it before it has read all
+	lost   atomic.Bool // something was written that the client will not read
 
 	mu      sync.Mutex
 	written int64         // bytes; guarded by mu
@@ -40,7 +41,7 @@ func (c *connection) Write(b []byte) (int, error) {
 	if errors.Is(err, unix.EPIPE) {
 		// The client has closed it. ttrpc would give up the connection, and what the
 		// client has sent before with it; the end of that comes by itself.
-		c.reset.Store(true)
+		c.lost.Store(true)
 		n, err = len(b), nil
 	}
 	c.mu.Lock()
@@ -77,6 +78,9 @@ func (c *connection) reached(want int64) error {
 				return net.ErrClosed
 			}
 		}
+	}
+	if c.lost.Load() {
+		return net.ErrClosed
 	}
 	for wait := 10 * time.Microsecond; ; wait = min(2*wait, 50*time.Millisecond) {
 		unread, hungUp := c.unread()
