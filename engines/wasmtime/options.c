@@ -82,9 +82,7 @@ int32_t set_network(struct guest *g) {
     }
     return WASM_SHIM_OK;
 }
-#endif
 
-#ifdef WASMSHIM_WASMTIME_FULL
 OPTION(http_address, "http-address", STRING, 0, NULL,
        "where a service listens: ADDRESS:PORT, :PORT or PORT (the variable PORT, or :8080)");
 OPTION(http_backlog, "http-backlog", INTEGER, 0, NULL, "how many clients wait in the kernel to be accepted (1024)");
@@ -249,11 +247,9 @@ int32_t set_config(struct guest *g, wasm_config_t *config) {
     if (g->has_fuel)
         wasmtime_config_consume_fuel_set(config, true);
     set_sizes(g, config);
-#ifdef WASMSHIM_WASMTIME_FULL
-    wasmtime_config_wasm_component_model_async_set(config, true);
-#endif
     g->has_epochs = g->has_timeout;
 #ifdef WASMSHIM_WASMTIME_FULL
+    wasmtime_config_wasm_component_model_async_set(config, true);
     // Whether a component is a service, which lets others run, nobody knows yet.
     g->has_epochs = g->has_epochs || wasm_shim_kind(g->ctx) != WASM_SHIM_KIND_MODULE;
 #endif

@@ -100,11 +100,25 @@ func withMemory(limit int64) oci.SpecOpts {
 }
 
 // run is the output of a program of this machine.
-func run(t *harness.T, program string, args ...string) string {
+func run(t testing.TB, program string, args ...string) string {
 	t.Helper()
 	out, err := exec.Command(program, args...).CombinedOutput()
 	require.NoError(t, err, "%s %v: %s", program, args, out)
 	return strings.TrimSpace(string(out))
+}
+
+// labelOf is what the machine's security module knows a process as.
+func labelOf(t testing.TB, pid uint32) string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(int(pid)), "attr/current"))
+	require.NoError(t, err)
+	return strings.TrimRight(string(text), "\x00\n")
+}
+
+// withUsers gives a container users of its own.
+func withUsers() oci.SpecOpts {
+	ids := []specs.LinuxIDMapping{{ContainerID: 0, HostID: 100000, Size: 65536}}
+	return oci.WithUserNamespace(ids, ids)
 }
 
 // groupOf is the directory of a process's cgroup.

@@ -11,7 +11,6 @@ import (
 	"github.com/containerd/containerd/v2/contrib/apparmor"
 	"github.com/containerd/containerd/v2/contrib/seccomp"
 	"github.com/containerd/containerd/v2/pkg/oci"
-	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/stretchr/testify/require"
 
 	"github.com/libwasmshim/libwasmshim/test/harness"
@@ -22,13 +21,12 @@ import (
 // be, takes an exec, and can be killed.
 func TestConfined(t *testing.T) {
 	const profile = "cri-containerd.apparmor.d"
-	ids := []specs.LinuxIDMapping{{ContainerID: 0, HostID: 100000, Size: 65536}}
 	for _, users := range []struct {
 		name, mapping, uid string
 		opts               []oci.SpecOpts
 	}{
 		{"host's users", "0 0 4294967295", "0", nil},
-		{"user namespace", "0 100000 65536", "100000", []oci.SpecOpts{oci.WithUserNamespace(ids, ids)}},
+		{"user namespace", "0 100000 65536", "100000", []oci.SpecOpts{withUsers()}},
 	} {
 		t.Run(users.name, func(t *testing.T) {
 			eachKind(t, kinds, func(t *harness.T, k kind) {
@@ -41,7 +39,7 @@ func TestConfined(t *testing.T) {
 					return strings.TrimSpace(string(text))
 				}
 				require.Equal(t, users.mapping, strings.Join(strings.Fields(proc("uid_map")), " "))
-				require.Equal(t, profile+" (enforce)", proc("attr/current"))
+				require.Equal(t, profile+" (enforce)", labelOf(t, c.Task.Pid()))
 				status := proc("status")
 				require.Contains(t, status, "\nSeccomp:\t2\n")
 				require.Contains(t, status, "\nUid:\t"+users.uid+"\t")
@@ -51,11 +49,9 @@ func TestConfined(t *testing.T) {
 				for _, args := range [][]string{{"/native", "sleep"}, k.sleeper()} {
 					e := t.Exec(c, harness.ExecConfig{Args: args})
 					require.NoError(t, e.Stdout.WaitFor("ready", patience))
-					label, err := os.ReadFile(fmt.Sprintf("/proc/%d/attr/current", e.Pid()))
-					require.NoError(t, err)
-					require.Equal(t, profile+" (enforce)\n", string(label))
+					require.Equal(t, profile+" (enforce)", labelOf(t, e.Pid()))
 					require.NoError(t, e.Kill(t.Ctx, 9))
-					_, err = e.Finish(t.Ctx)
+					_, err := e.Finish(t.Ctx)
 					require.NoError(t, err)
 				}
 				require.NoError(t, c.Task.Kill(t.Ctx, 9))

@@ -77,8 +77,7 @@ func makeUser(t *testing.T) {
 		return
 	}
 	for _, command := range [][]string{{"useradd", "--create-home", theUser}, {"loginctl", "enable-linger", theUser}} {
-		out, err := exec.Command(command[0], command[1:]...).CombinedOutput()
-		require.NoError(t, err, "%v: %s", command, out)
+		run(t, command[0], command[1:]...)
 	}
 	require.Eventually(t, func() bool {
 		u, err := user.Lookup(theUser)

@@ -4,14 +4,10 @@ package vm
 
 import (
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"testing"
 
 	"github.com/containerd/containerd/v2/pkg/oci"
-	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/stretchr/testify/require"
 
 	"github.com/libwasmshim/libwasmshim/test/harness"
@@ -25,25 +21,15 @@ func TestSELinux(t *testing.T) {
 	if os.Getenv("WASMSHIM_BOOT") != "selinux" {
 		t.Skip("it is of the machine's boot with SELinux")
 	}
-	run := func(program string, args ...string) {
-		t.Helper()
-		out, err := exec.Command(program, args...).CombinedOutput()
-		require.NoError(t, err, "%s %v: %s", program, args, out)
-	}
-	run("semodule", "-i", "container.cil", "../../deploy/selinux/libwasmshim.cil")
+	run(t, "semodule", "-i", "container.cil", "../../deploy/selinux/libwasmshim.cil")
 	// As docs/operators.md tells an operator.
-	run("chcon", "-t", "container_file_t", "../../dist/containerd-shim-wasmtime-v1")
-	run("setenforce", "1")
+	run(t, "chcon", "-t", "container_file_t", "../../dist/containerd-shim-wasmtime-v1")
+	run(t, "setenforce", "1")
 	// A machine has the file system's types from its policy; the harness has them made.
 	labelled := func(t *harness.T, label string) oci.SpecOpts {
-		run("chcon", "-R", "-t", "container_file_t", t.Dir)
-		run("chcon", "-R", "-t", "container_var_lib_t", filepath.Join(t.Dir, "root", "io.containerd.content.v1.content"))
+		run(t, "chcon", "-R", "-t", "container_file_t", t.Dir)
+		run(t, "chcon", "-R", "-t", "container_var_lib_t", filepath.Join(t.Dir, "root", "io.containerd.content.v1.content"))
 		return harness.WithSpec(func(s *oci.Spec) { s.Process.SelinuxLabel = label })
-	}
-	labelOf := func(pid uint32) string {
-		text, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(int(pid)), "attr/current"))
-		require.NoError(t, err)
-		return strings.TrimRight(string(text), "\x00\n")
 	}
 	const label = "system_u:system_r:container_t:s0"
 	life := func(t *harness.T, k kind, more ...oci.SpecOpts) {
@@ -53,11 +39,11 @@ func TestSELinux(t *testing.T) {
 		require.Zero(t, result.Code, "%+v", result)
 		c := t.Run(k.container(t, k.sleeper(), opt))
 		require.NoError(t, c.Stdout.WaitFor("ready", patience))
-		require.Equal(t, label, labelOf(c.Task.Pid()))
+		require.Equal(t, label, labelOf(t, c.Task.Pid()))
 		for _, args := range [][]string{{"/native", "sleep"}, k.sleeper()} {
 			e := t.Exec(c, harness.ExecConfig{Args: args})
 			require.NoError(t, e.Stdout.WaitFor("ready", patience))
-			require.Equal(t, label, labelOf(e.Pid()))
+			require.Equal(t, label, labelOf(t, e.Pid()))
 			require.NoError(t, e.Kill(t.Ctx, 9))
 			_, err := e.Finish(t.Ctx)
 			require.NoError(t, err)
@@ -71,8 +57,7 @@ func TestSELinux(t *testing.T) {
 	eachKind(t, kinds, func(t *harness.T, k kind) { life(t, k) })
 	t.Run("user namespace", func(t *testing.T) {
 		eachKind(t, []kind{kinds[0], kinds[2], kinds[4]}, func(t *harness.T, k kind) {
-			ids := []specs.LinuxIDMapping{{ContainerID: 0, HostID: 100000, Size: 65536}}
-			life(t, k, oci.WithoutRunMount, oci.WithUserNamespace(ids, ids))
+			life(t, k, oci.WithoutRunMount, withUsers())
 		})
 	})
 	t.Run("layer", func(t *testing.T) {

@@ -6,7 +6,6 @@ import (
 	"cmp"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -41,7 +40,7 @@ func takeLabel(config *configs.Config, spec *specs.Spec) *execLabel {
 
 func readOnlyProc(spec *specs.Spec) bool {
 	return slices.ContainsFunc(spec.Mounts, func(m specs.Mount) bool {
-		return filepath.Clean("/"+m.Destination) == "/proc" && slices.Contains(m.Options, "ro")
+		return isAtProc(m) && slices.Contains(m.Options, "ro")
 	})
 }
 

@@ -65,12 +65,11 @@ func hasMountNamespace(spec *specs.Spec) bool {
 
 func hasProc(spec *specs.Spec) bool {
 	return slices.ContainsFunc(spec.Mounts, func(m specs.Mount) bool {
-		if filepath.Clean("/"+m.Destination) != "/proc" {
-			return false
-		}
-		return m.Type == "proc" || slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind")
+		return isAtProc(m) && (m.Type == "proc" || slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind"))
 	})
 }
+
+func isAtProc(m specs.Mount) bool { return filepath.Clean("/"+m.Destination) == "/proc" }
 
 func invalid(format string, args ...any) error {
 	return fmt.Errorf(format+": %w", append(args, errdefs.ErrInvalidArgument)...)
