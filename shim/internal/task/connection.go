@@ -20,8 +20,9 @@ type connection struct {
 	*net.UnixConn
 	closed chan struct{}
 	once   sync.Once
+	deaf   chan struct{} // closed when the client reads no more
+	deafen sync.Once
 	reset  atomic.Bool // the client has closed it before it has read all
-	lost   atomic.Bool // something was written that the client will not read
 
 	mu      sync.Mutex
 	written int64         // bytes; guarded by mu
@@ -38,17 +39,17 @@ func (c *connection) Read(b []byte) (int, error) {
 
 func (c *connection) Write(b []byte) (int, error) {
 	n, err := c.UnixConn.Write(b)
-	if errors.Is(err, unix.EPIPE) {
-		// The client has closed it. ttrpc would give up the connection, and what the
-		// client has sent before with it; the end of that comes by itself.
-		c.lost.Store(true)
-		n, err = len(b), nil
-	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.written += int64(n)
 	close(c.more)
 	c.more = make(chan struct{})
+	if errors.Is(err, unix.EPIPE) {
+		// ttrpc would give up the connection, and what the client has sent before with
+		// it; the end of that comes by itself.
+		c.deafen.Do(func() { close(c.deaf) })
+		return len(b), nil
+	}
 	return n, err
 }
 
@@ -73,14 +74,13 @@ func (c *connection) reached(want int64) error {
 		}
 		select {
 		case <-more:
+			continue
+		case <-c.deaf:
 		case <-c.closed:
-			if written, _ = c.count(); written < want {
-				return net.ErrClosed
-			}
 		}
-	}
-	if c.lost.Load() {
-		return net.ErrClosed
+		if written, _ = c.count(); written < want {
+			return net.ErrClosed
+		}
 	}
 	for wait := 10 * time.Microsecond; ; wait = min(2*wait, 50*time.Millisecond) {
 		unread, hungUp := c.unread()
@@ -158,7 +158,7 @@ func (l *listener) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		c := &connection{closed: make(chan struct{}), more: make(chan struct{})}
+		c := &connection{closed: make(chan struct{}), deaf: make(chan struct{}), more: make(chan struct{})}
 		_ = l.srv.Serve(context.WithValue(l.ctx, connectionKey{}, c), &single{Listener: l.Listener, conn: conn})
 	}
 }
