@@ -94,7 +94,7 @@ func TestTooLittleMemory(t *testing.T) {
 	eachKind(t, ours(), func(t *harness.T, k kind) {
 		t.Once(k.container(t, k.hello())) // compiled now
 		refused := 0
-		for _, mib := range []int64{4, 8, 16, 32} {
+		for _, mib := range []int64{1, 2, 4, 8, 16, 32} {
 			c, err := t.Daemon.Create(t.Ctx, k.container(t, k.hello(), withMemory(mib<<20)))
 			if err != nil {
 				t.Logf("%d MiB: %v", mib, err)

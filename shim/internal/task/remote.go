@@ -70,6 +70,8 @@ type remoteClient struct {
 	stream streamingapi.TTRPCStreaming_StreamServer
 	conn   *connection
 
+	sending sync.Mutex // held until the client has what it is sent
+
 	leave chan struct{} // closed when the client is to be sent away
 	ready bool          // it was told that its stream is there
 	going bool          // leave is closed
@@ -112,6 +114,10 @@ func (r *remotes) Stream(ctx context.Context, stream streamingapi.TTRPCStreaming
 	one.begin(c)
 	select {
 	case <-gone:
+		// A client that closes with this call's answer unread would seem not to have read
+		// what came before it.
+		c.sending.Lock()
+		defer c.sending.Unlock()
 	case <-c.leave:
 	}
 	one.mu.Lock()
@@ -287,6 +293,8 @@ func (c *remoteClient) send(message any) error {
 	if err != nil {
 		return err
 	}
+	c.sending.Lock()
+	defer c.sending.Unlock()
 	if c.conn == nil {
 		return c.stream.Send(a)
 	}
