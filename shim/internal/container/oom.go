@@ -76,11 +76,12 @@ func (c *Container) checkOOM() bool {
 	}
 	var kills uint64
 	above, now := c.cgroup.killsAbove(), c.cgroup.oomKills()
-	if len(now) > 0 {
-		w.above = above
-	}
 	for dir, n := range now {
 		kills += n - min(n, w.seen[dir])
+	}
+	if len(now) > 0 {
+		// The kernel counts in the cgroup first, then above.
+		w.above = max(above, w.above+kills)
 	}
 	w.seen = now
 	w.total += kills
