@@ -58,10 +58,13 @@ func TestOOMIsToldLate(t *testing.T) {
 	defer events.Close()
 	for _, test := range []struct {
 		name, script string
+		code         uint32
 		topics       []string
 	}{
-		{"of the init", "echo ready; sleep 3; exec busybox tail /dev/zero", []string{"create", "start", "oom", "exit", "delete"}},
-		{"by hand", "echo ready; sleep 1000", []string{"create", "start", "exit", "delete"}},
+		{"of the init", "echo ready; sleep 3; exec busybox tail /dev/zero", 137, []string{"create", "start", "oom", "exit", "delete"}},
+		{"of a child", "echo ready; sleep 3; busybox tail /dev/zero; exit 3", 3, []string{"create", "start", "oom", "exit", "delete"}},
+		{"by hand", "echo ready; sleep 1000", 137, []string{"create", "start", "exit", "delete"}},
+		{"of nobody", "echo ready; sleep 3; exit 4", 4, []string{"create", "start", "exit", "delete"}},
 	} {
 		c := tt.Run(k.container(tt, []string{"/bin/sh", "-c", test.script}, withMemory(48<<20)))
 		require.NoError(t, c.Stdout.WaitFor("ready", patience))
@@ -83,7 +86,7 @@ func TestOOMIsToldLate(t *testing.T) {
 		require.Equal(t, slices.Contains(test.topics, "oom"), unifiedStats(tt, c).MemoryEvents.OomKill == 1)
 		result, err := tt.Finish(c)
 		require.NoError(t, err)
-		require.EqualValues(t, 137, result.Code, "%+v", result)
+		require.Equal(t, test.code, result.Code, "%+v", result)
 		require.Equal(t, test.topics, events.Topics(c.ID(), test.topics...), test.name)
 	}
 }

@@ -3,6 +3,7 @@
 package container
 
 import (
+	"encoding/binary"
 	"fmt"
 	"io/fs"
 	"os"
@@ -23,6 +24,7 @@ type oomWatch struct {
 	tell  func()            // guarded by mu; nil until WatchOOM, and once all is told
 	seen  map[string]uint64 // the kernel's counts, by cgroup; guarded by mu
 	above uint64            // the count of the cgroup above, of version 2; guarded by mu
+	woken bool              // the kernel has said something since the counts were looked at; guarded by mu
 	total uint64            // of kills since the container was created; guarded by mu
 	wake  *os.File          // guarded by mu; nil where the kernel tells nothing
 	ended bool              // guarded by mu; the init has
@@ -56,9 +58,13 @@ func (c *Container) WatchOOM(tell func()) error {
 func (c *Container) followOOM(wake *os.File) {
 	b := make([]byte, 4<<10)
 	for {
-		if _, err := wake.Read(b); err != nil {
+		n, err := wake.Read(b)
+		if err != nil {
 			return // closed
 		}
+		c.oom.mu.Lock()
+		c.oom.woken = c.oom.woken || changed(b[:n])
+		c.oom.mu.Unlock()
 		for delay := 5 * time.Millisecond; !c.checkOOM() && delay < time.Second; delay *= 2 {
 			time.Sleep(delay)
 		}
@@ -82,6 +88,7 @@ func (c *Container) checkOOM() bool {
 	if len(now) > 0 {
 		// The kernel counts in the cgroup first, then above.
 		w.above = max(above, w.above+kills)
+		w.woken = false
 	}
 	w.seen = now
 	w.total += kills
@@ -107,13 +114,44 @@ func (c *Container) endOOM() {
 	}
 }
 
-// lostOOM says whether the init was killed for want of memory where nothing but this says so
-// any more: systemd removes a cgroup of version 2, with its count, when its last process
-// ends. Somebody has killed the init, and the cgroup above has counted a kill since it was
-// last looked at. That may have been a neighbour's, while the init was killed by hand.
-// It is called with c.oom.mu held.
+// lostOOM says whether there was a kill that nothing but this says any more: systemd
+// removes a cgroup of version 2, with its count, when its last process ends. The cgroup
+// above has counted a kill since it was last looked at, and the kernel has said that
+// something changed in this one, or somebody has killed the init. Both may have been
+// others, at the same time. It is called with c.oom.mu held.
 func (c *Container) lostOOM() bool {
-	return c.init.exit.Signal == unix.SIGKILL && !c.killed.Load() && len(c.cgroup.oomKills()) == 0 && c.cgroup.killsAbove() > c.oom.above
+	w := &c.oom
+	killed := c.init.exit.Signal == unix.SIGKILL && !c.killed.Load()
+	return len(c.cgroup.oomKills()) == 0 && (killed || w.woken || hasChanged(w.wake)) && c.cgroup.killsAbove() > w.above
+}
+
+// hasChanged says whether the kernel has said so, and nobody has read it yet.
+func hasChanged(wake *os.File) (yes bool) {
+	if wake == nil {
+		return false
+	}
+	conn, err := wake.SyscallConn()
+	if err != nil {
+		return false
+	}
+	// Not by Read, for which followOOM is waiting.
+	_ = conn.Control(func(fd uintptr) {
+		b := make([]byte, 4<<10)
+		n, _ := unix.Read(int(fd), b)
+		yes = n > 0 && changed(b[:n])
+	})
+	return yes
+}
+
+// changed says whether one of inotify's events is that a file has changed. Others come
+// when it is removed.
+func changed(b []byte) bool {
+	for ; len(b) >= unix.SizeofInotifyEvent; b = b[unix.SizeofInotifyEvent:] { // a file's have no names
+		if binary.NativeEndian.Uint32(b[4:])&unix.IN_MODIFY != 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // killsAbove is the count of the cgroup above, with all that are below it. It is 0 where
