@@ -423,3 +423,52 @@ func TestStreamsUserNamespace(t *testing.T) {
 		require.Equal(t, "hello\n", result.Stdout, "%+v", result)
 	}
 }
+
+// A client whose input is short has written all of it before its create is answered. It
+// looks for the task then, to close the input, and does so once: nerdctl run -i. (With
+// runc's shim it waits for ever now and then.)
+func TestStreamsShortInput(t *testing.T) {
+	for name, args := range map[string][]string{"guest": {"/cat.wasm"}, "native": {"/bin/cat"}} {
+		t.Run(name, func(t *testing.T) {
+			tt := harness.New(t, smoke.Ours)
+			container, err := tt.Daemon.NewContainer(tt.Ctx, harness.Config{Image: smoke.Image(tt), Args: args, Runtime: smoke.Ours})
+			require.NoError(t, err)
+			var stdout bytes.Buffer
+			stdin := &endingReader{Reader: strings.NewReader("abc\n"), end: func() {
+				if task, err := container.Task(tt.Ctx, nil); err == nil {
+					_ = task.CloseIO(tt.Ctx, client.WithStdinCloser)
+				}
+			}}
+			task, err := container.NewTask(tt.Ctx, cio.NewCreator(cio.WithStreams(stdin, &stdout, io.Discard), cio.WithFIFODir(t.TempDir())))
+			require.NoError(t, err)
+			exit, err := task.Wait(tt.Ctx)
+			require.NoError(t, err)
+			require.NoError(t, task.Start(tt.Ctx))
+			select {
+			case <-exit:
+			case <-time.After(harness.Slow(10 * time.Second)):
+				t.Error("it waits for more input")
+				require.NoError(t, task.Kill(tt.Ctx, unix.SIGKILL))
+				<-exit
+			}
+			_, err = task.Delete(tt.Ctx)
+			require.NoError(t, err)
+			require.NoError(t, container.Delete(tt.Ctx))
+			require.Equal(t, "abc\n", strings.TrimSuffix(stdout.String(), "end\n")) // of the guest
+		})
+	}
+}
+
+// endingReader tells of its end.
+type endingReader struct {
+	io.Reader
+	end func()
+}
+
+func (r *endingReader) Read(b []byte) (int, error) {
+	n, err := r.Reader.Read(b)
+	if err != nil {
+		r.end()
+	}
+	return n, err
+}

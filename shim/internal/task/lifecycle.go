@@ -291,7 +291,14 @@ func (s *Service) wait(ctx context.Context, r *api.WaitRequest) (*api.WaitRespon
 	return &api.WaitResponse{ExitStatus: uint32(exit.Status), ExitedAt: timestamppb.New(exit.At)}, nil
 }
 
-func (s *Service) state(_ context.Context, r *api.StateRequest) (*api.StateResponse, error) {
+// state waits for a container that is being created, as runc's shim does: a client whose
+// input is short may ask before its create was answered, to close it.
+func (s *Service) state(ctx context.Context, r *api.StateRequest) (*api.StateResponse, error) {
+	if t, err := s.entered(r.ID); err == nil && t.init.now() == creating {
+		if end, err := t.init.takeTurn(ctx); err == nil {
+			end()
+		}
+	}
 	t, p, err := s.get(r.ID, r.ExecID)
 	if err != nil {
 		return nil, err

@@ -65,9 +65,11 @@ func (p *preparation) parts(c child) parts {
 // preparationSteps are those of every process.
 func (p *preparation) preparationSteps() []step {
 	return []step{
-		{"streams", p.openStreams},
 		{"lookup", p.lookUp},
 		{"guest", p.findGuest},
+		// Late: clients wait for it before they write, and some that have written all look
+		// for the container.
+		{"streams", p.openStreams},
 		{"stage", p.prepareProcess},
 	}
 }
