@@ -267,9 +267,11 @@ if wants full; then
     # Built or found, it says which.
     say "wasmtime's full library is in $(scripts/wasmtime.sh)"
     # For guests of its tests. Another Rust than rustup's has it or has not.
-    if command -v rustup >/dev/null && [ ! -d "$(rustc --print target-libdir --target wasm32-wasip2)" ]; then
-        rustup --quiet target add wasm32-wasip2 || say "no guests in Rust: their tests will skip"
-    fi
+    for target in wasm32-wasip2 wasm32-wasip1-threads; do
+        if command -v rustup >/dev/null && [ ! -d "$(rustc --print target-libdir --target $target)" ]; then
+            rustup --quiet target add $target || say "no guests for $target in Rust: their tests will skip"
+        fi
+    done
 fi
 if wants k8s; then
     dir=$cache/busybox-static

@@ -42,6 +42,8 @@ if [ ! -d "$dir" ]; then
     say "building wasmtime $version (once; ten minutes on two cores, a minute after a change of ours)"
     # What cargo has built stays, in one place for all clones of this repository.
     target=$cache/cargo/wasmtime-full && mkdir -p "$target"
+    # cargo goes by times, and takes another clone's for this one's.
+    find Cargo.toml build.rs src wasi -type f -exec touch {} +
     CARGO_TARGET_DIR=$target WASMSHIM_HEADERS=$target/headers \
         cargo build --release --locked >&2 || die "building wasmtime $version failed"
     mkdir "$tmp/out" "$tmp/out/lib"

@@ -120,6 +120,7 @@ static const struct {
     {"relaxed SIMD support is not enabled", "relaxed-simd"},
     {"SIMD support is not enabled", "simd"},
 #ifdef WASMSHIM_WASMTIME_FULL
+    {"shared memory support is disabled", "shared-memory"},
     {"stack switching support is not enabled", "stack-switching"},
     {"when stack switching is disabled", "stack-switching"},
     {"without the stack switching feature", "stack-switching"},
@@ -144,7 +145,7 @@ void advise(const char *why, char *advice, size_t size) {
                  "(with clang: -mllvm -wasm-use-legacy-eh=false)");
     if (strstr(why, "shared memory support is disabled") != NULL)
         snprintf(advice, size,
-                 ": it is built for threads, which this engine does not give to guests; build it for one");
+                 ": it is built for threads, which guests have with wasmtime's full library alone; build it for one");
     if (lacks_memory(why) && getrlimit(RLIMIT_AS, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY)
         snprintf(advice, size,
                  ": the container limits its address space (RLIMIT_AS) to %" PRIu64
@@ -221,7 +222,7 @@ static bool has_trace(const wasmtime_error_t *error) {
 
 int32_t ended(struct guest *g, int32_t status, wasmtime_error_t *error, wasm_trap_t *trap) {
     wasm_byte_vec_t text;
-    if (g->exited) {
+    if (__atomic_load_n(&g->exited, __ATOMIC_ACQUIRE)) {
         if (trap != NULL)
             wasm_trap_delete(trap);
         if (error != NULL)

@@ -4,6 +4,7 @@
 
 #include "wasmtime.h"
 
+#include <pthread.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
@@ -50,15 +51,19 @@ static int32_t check_function(struct guest *g, const wasmtime_module_t *module, 
             *results = wasm_functype_results(type)->size;
     }
     wasm_exporttype_vec_delete(&exports);
+    if (*results > MOST_RESULTS)
+        status = fail(g, WASM_SHIM_ERROR_LOAD, "the entrypoint of %s returns %zu values", g->path, *results);
     return status;
 }
 
 static int32_t call(struct guest *g, const wasmtime_func_t *func, size_t results) {
-    wasmtime_val_t values[16];
-    if (results > sizeof(values) / sizeof(values[0]))
-        return fail(g, WASM_SHIM_ERROR_LOAD, "the entrypoint of %s returns %zu values", g->path, results);
+    wasmtime_val_t values[MOST_RESULTS];
     wasm_trap_t *trap = NULL;
     trim_memory();
+#ifdef WASMSHIM_WASMTIME_FULL
+    if (g->has_threads)
+        return call_with_threads(g, func, results);
+#endif
     wasmtime_error_t *error = wasmtime_func_call(g->context, func, NULL, 0, values, results, &trap);
     if (error != NULL || trap != NULL)
         return ended(g, WASM_SHIM_ERROR_TRAP, error, trap);
@@ -74,8 +79,13 @@ static wasm_trap_t *proc_exit(void *env, wasmtime_caller_t *caller, const wasmti
     (void)results;
     (void)nresults;
     struct guest *g = env;
-    g->exited = true;
-    g->exit_code = args[0].of.i32;
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    pthread_mutex_lock(&lock);
+    if (!g->exited) { // or another thread came first
+        g->exit_code = args[0].of.i32;
+        __atomic_store_n(&g->exited, true, __ATOMIC_RELEASE);
+    }
+    pthread_mutex_unlock(&lock);
     return wasmtime_trap_new("exit", 4);
 }
 
@@ -111,6 +121,12 @@ int32_t run_module(struct guest *g) {
     wasmtime_instance_t instance;
     wasm_trap_t *trap = NULL;
     wasmtime_error_t *error = define_wasi(g, linker);
+#ifdef WASMSHIM_WASMTIME_FULL
+    if (error == NULL)
+        status = define_threads(g, linker);
+    if (status != WASM_SHIM_OK)
+        return status;
+#endif
     if (error == NULL)
         error = wasmtime_linker_instantiate(linker, g->context, g->module, &instance, &trap);
     if (error != NULL || trap != NULL)

@@ -117,11 +117,14 @@ const wasm_shim_option *const http_options[] = {HTTP NULL};
 #define SINCE_47 "off"
 #endif
 
-// The prebuilt library is built without it.
+// What the prebuilt library is built without, or has not all that it takes.
 #ifdef WASMSHIM_WASMTIME_FULL
-#define STACK_SWITCHING(X) X(stack_switching, "stack-switching", "function-references", "off")
+#define ONLY_FULL(X)                                                                                                   \
+    X(shared_memory, "shared-memory", "threads", "off")                                                                \
+    X(stack_switching, "stack-switching", "function-references", "off")
+#define wasmtime_config_wasm_shared_memory_set wasmtime_config_shared_memory_set
 #else
-#define STACK_SWITCHING(X)
+#define ONLY_FULL(X)
 #endif
 
 // The proposals that can be switched. One that needs another is off where the
@@ -138,7 +141,7 @@ const wasm_shim_option *const http_options[] = {HTTP NULL};
     X(reference_types, "reference-types", "bulk-memory", "on")                                                         \
     X(relaxed_simd, "relaxed-simd", "simd", "on")                                                                      \
     X(simd, "simd", NULL, "on")                                                                                        \
-    STACK_SWITCHING(X)                                                                                                 \
+    ONLY_FULL(X)                                                                                                       \
     X(tail_call, "tail-call", NULL, "on")                                                                              \
     X(threads, "threads", "bulk-memory", "on")                                                                         \
     X(wide_arithmetic, "wide-arithmetic", NULL, "off")
@@ -257,9 +260,13 @@ int32_t set_config(struct guest *g, wasm_config_t *config) {
     return set_proposals(g, config);
 }
 
+bool memory_limit(const struct guest *g, uint64_t *bytes) {
+    return number(g, max_memory.key, bytes);
+}
+
 int32_t set_limits(struct guest *g) {
     uint64_t bytes;
-    if (number(g, max_memory.key, &bytes))
+    if (memory_limit(g, &bytes))
         wasmtime_store_limiter(g->store, bytes < INT64_MAX ? (int64_t)bytes : INT64_MAX, -1, -1, -1, -1);
     if (g->has_epochs)
         wasmtime_context_set_epoch_deadline(g->context, g->has_timeout ? 1 : UINT64_MAX / 2);

@@ -36,7 +36,8 @@ struct guest {
     uint64_t timeout_ms;
     bool has_fuel;
     bool has_timeout;
-    bool has_epochs; // the code looks at the engine's clock
+    bool has_epochs;  // the code looks at the engine's clock
+    bool has_threads; // it may start some
     int32_t exit_code;
     bool exited; // by itself, with exit_code: whatever ended the call is no error
 };
@@ -50,6 +51,8 @@ enum {
     WASM_STACK = 512 << 10,
     // For the functions that it calls, and for compiling it.
     HOST_STACK = 3 << 19,
+    // Of a function that is called.
+    MOST_RESULTS = 16,
 };
 
 // What components are run and given, as messages have it.
@@ -69,6 +72,9 @@ void set_timeout(struct guest *g);
 // store, before there is an instance.
 int32_t set_config(struct guest *g, wasm_config_t *config);
 int32_t set_limits(struct guest *g);
+
+// Says whether a memory is limited, and to how many bytes.
+bool memory_limit(const struct guest *g, uint64_t *bytes);
 
 // Finds out how much stack the guest has, before it is run or compiled.
 int32_t set_stack(struct guest *g);
@@ -118,6 +124,12 @@ int32_t run_module(struct guest *g);
 int32_t run_component(struct guest *g);
 
 #ifdef WASMSHIM_WASMTIME_FULL
+// Gives a linker the memory and the threads that a module imports, behind all else, and
+// calls a function of one that may have threads, until the first of them has ended the
+// guest.
+int32_t define_threads(struct guest *g, wasmtime_linker_t *linker);
+int32_t call_with_threads(struct guest *g, const wasmtime_func_t *func, size_t results);
+
 // Serves HTTP, where the guest is a component that does.
 bool is_service(struct guest *g);
 int32_t serve(struct guest *g);

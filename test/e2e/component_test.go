@@ -19,15 +19,15 @@ import (
 )
 
 // canBuild skips a test whose guests this machine's Rust cannot build.
-func canBuild(t testing.TB) {
+func canBuild(t testing.TB, target string) {
 	for _, tool := range []string{"rustc", "cargo"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			t.Skipf("%s is not installed: the guest cannot be built", tool)
 		}
 	}
-	out, _ := exec.Command("rustc", "--print", "target-libdir", "--target", "wasm32-wasip2").Output()
+	out, _ := exec.Command("rustc", "--print", "target-libdir", "--target", target).Output()
 	if _, err := os.Stat(strings.TrimSpace(string(out))); err != nil {
-		t.Skip("rustc cannot build for wasm32-wasip2 (rustup target add wasm32-wasip2): the guest cannot be built")
+		t.Skipf("rustc cannot build for %[1]s (rustup target add %[1]s): the guest cannot be built", target)
 	}
 }
 
@@ -56,7 +56,7 @@ func TestWASI3(t *testing.T) {
 	if !isFull(t) {
 		t.Skip("the prebuilt wasmtime has no WASI 0.3: docs/engines.md")
 	}
-	canBuild(t)
+	canBuild(t, "wasm32-wasip2")
 	guest, why := p3Guest()
 	if strings.Contains(why, "failed to download") || strings.Contains(why, "failed to get") {
 		t.Skipf("crates.io cannot be reached: the guest cannot be built: %s", why)

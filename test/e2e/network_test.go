@@ -53,7 +53,7 @@ func netImage(t *harness.T, more map[string]string) client.Image {
 	if !isFull(t) {
 		t.Skip("the prebuilt wasmtime has no network for guests: docs/engines.md")
 	}
-	canBuild(t)
+	canBuild(t, "wasm32-wasip2")
 	guest, err := netGuest()
 	require.NoError(t, err)
 	files := smoke.Files(t)

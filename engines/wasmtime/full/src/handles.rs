@@ -5,7 +5,7 @@
 use crate::streams::Standard;
 use crate::{client, component, flags, net, p2, p3};
 use std::ffi::{CStr, c_char, c_int};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use wasmshim_wasi::errno::Errno;
 use wasmshim_wasi::files::{Scope, open_dir};
 use wasmshim_wasi::memory::Memory;
@@ -266,16 +266,14 @@ pub extern "C" fn wasmshim_p1_define(
 /// Does what a guest has called, on its memory.
 fn call(
     caller: &mut Caller<'_, WasmtimeStoreData>,
-    guest: &Mutex<Guest>,
-    act: impl FnOnce(&mut Guest, &mut Memory<'_>) -> Result<(), Errno>,
+    guest: &Guest,
+    act: impl FnOnce(&Guest, &mut Memory<'_>) -> Result<(), Errno>,
 ) -> wasmtime::Result<u32> {
-    let memory = match caller.get_export("memory") {
-        Some(Extern::Memory(memory)) => memory,
-        Some(Extern::SharedMemory(_)) => wasmtime::bail!("the guest shares its memory with others"),
+    let done = match caller.get_export("memory") {
+        Some(Extern::Memory(memory)) => act(guest, &mut memory.data_mut(caller).into()),
+        Some(Extern::SharedMemory(memory)) => act(guest, &mut Memory(memory.data())),
         _ => wasmtime::bail!("missing required memory export"),
     };
-    let mut guest = guest.lock().expect("no panic is survived");
-    let done = act(&mut guest, &mut Memory(memory.data_mut(caller)));
     Ok(done.map_or_else(|e| u32::from(e.0), |()| 0))
 }
 
@@ -294,7 +292,7 @@ macro_rules! define {
 
 /// proc_exit is not among them: the engine has its own.
 fn define(linker: &mut Linker<WasmtimeStoreData>, guest: Guest) -> wasmtime::Result<()> {
-    let guest = Arc::new(Mutex::new(guest));
+    let guest = Arc::new(guest);
     define! { linker, guest:
         args_get(a u32, b u32)
         args_sizes_get(a u32, b u32)
