@@ -63,26 +63,18 @@ pub struct Place<'a> {
 /// A directory's entry, whether it is there or not.
 struct Name {
     parent: OwnedFd,
+    /// With the slash that it ended with, if any: it is to be a directory. Whoever makes,
+    /// removes or renames something does not follow a link for it, the kernel says.
     name: Vec<u8>,
-    /// The path ended with a slash: it is to be a directory.
-    slash: bool,
 }
 
 impl Name {
-    fn stat(&self) -> Result<Stat, Errno> {
-        Ok(fs::statat(&self.parent, &*self.name, AtFlags::SYMLINK_NOFOLLOW)?)
-    }
-
-    fn is_dir(&self) -> Result<bool, Errno> {
-        Ok(file_type(&self.stat()?) == FileType::Directory)
-    }
-
-    /// For what is no directory.
-    fn existing_file(&self) -> Result<(), Errno> {
-        if self.slash && !self.is_dir()? {
-            return Err(Errno::NOTDIR);
-        }
-        Ok(())
+    /// The name of what there is to be another link to. There the kernel follows one that
+    /// has a slash behind it.
+    fn existing_file(&self) -> Result<&[u8], Errno> {
+        let Some(name) = self.name.strip_suffix(b"/") else { return Ok(&self.name) };
+        let stat = fs::statat(&self.parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        if file_type(&stat) == FileType::Directory { Ok(name) } else { Err(Errno::NOTDIR) }
     }
 }
 
@@ -92,6 +84,10 @@ pub fn file_type(stat: &Stat) -> FileType {
 
 impl Place<'_> {
     pub fn open(&self, path: &[u8], flags: OFlags, mode: Mode) -> Result<OwnedFd, Errno> {
+        // Before Linux 6.4 a file was made.
+        if flags.contains(OFlags::CREATE | OFlags::DIRECTORY) {
+            return Err(Errno::INVAL);
+        }
         // EAGAIN: something was renamed meanwhile, and the kernel cannot tell whether
         // a `..` on the way led outside.
         for _ in 0..RACES {
@@ -117,15 +113,14 @@ impl Place<'_> {
             // "" is nothing, "/" no entry of any directory.
             return Err(if path.is_empty() { Errno::NOENT } else { Errno::PERM });
         }
-        let (whole, slash) = (&path[..end], end < path.len());
-        let (parent, name) = match whole.iter().rposition(|&b| b == b'/') {
-            Some(i) => (&path[..=i], &whole[i + 1..]),
-            None => (&b"."[..], whole),
-        };
+        let start = path[..end].iter().rposition(|&b| b == b'/').map_or(0, |i| i + 1);
+        let parent = if start == 0 { b"." } else { &path[..start] };
+        if &path[start..end] == b".." {
+            self.find(path, true)?; // or it leads out
+        }
         Ok(Name {
             parent: self.open(parent, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())?,
-            name: name.to_vec(),
-            slash,
+            name: path[start..path.len().min(end + 1)].to_vec(),
         })
     }
 
@@ -160,7 +155,6 @@ impl Place<'_> {
 
     pub fn unlink(&self, path: &[u8]) -> Result<(), Errno> {
         let n = self.name(path)?;
-        n.existing_file()?;
         Ok(fs::unlinkat(&n.parent, &*n.name, AtFlags::empty())?)
     }
 
@@ -170,26 +164,17 @@ impl Place<'_> {
             return Err(Errno::PERM);
         }
         let n = self.name(path)?;
-        if n.slash {
-            return Err(Errno::NOENT);
-        }
         Ok(fs::symlinkat(text, &n.parent, &*n.name)?)
     }
 
     pub fn link(&self, path: &[u8], to: Place<'_>, new_path: &[u8]) -> Result<(), Errno> {
         let (old, new) = (self.name(path)?, to.name(new_path)?);
-        old.existing_file()?;
-        if new.slash {
-            return Err(Errno::NOENT);
-        }
-        Ok(fs::linkat(&old.parent, &*old.name, &new.parent, &*new.name, AtFlags::empty())?)
+        let name = old.existing_file()?;
+        Ok(fs::linkat(&old.parent, name, &new.parent, &*new.name, AtFlags::empty())?)
     }
 
     pub fn rename(&self, path: &[u8], to: Place<'_>, new_path: &[u8]) -> Result<(), Errno> {
         let (old, new) = (self.name(path)?, to.name(new_path)?);
-        if (old.slash || new.slash) && !old.is_dir()? {
-            return Err(Errno::NOTDIR);
-        }
         Ok(fs::renameat_with(&old.parent, &*old.name, &new.parent, &*new.name, RenameFlags::empty())?)
     }
 
@@ -335,8 +320,16 @@ mod tests {
                 let write = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC;
                 assert!(place.open(path.as_bytes(), write, Mode::RWXU).is_err(), "create {path}");
             }
-            for path in ["relative/", "slash/", "to-file/", "absolute/"] {
-                assert!(place.link(path.as_bytes(), place, b"linked").is_err(), "link {path}");
+            for path in ["relative/", "slash/", "to-file/", "absolute/", "dangling/"] {
+                let p = path.as_bytes();
+                assert!(place.link(p, place, b"linked").is_err(), "link {path}");
+                assert!(place.link(b"file", place, p).is_err(), "link to {path}");
+                assert!(place.symlink(b"x", p).is_err(), "symlink {path}");
+                assert!(place.make_dir(p).is_err(), "mkdir {path}");
+                assert!(place.remove_dir(p).is_err(), "rmdir {path}");
+                assert!(place.unlink(p).is_err(), "unlink {path}");
+                assert!(place.rename(p, place, b"renamed").is_err(), "rename {path}");
+                assert!(place.rename(b"sub", place, p).is_err(), "rename to {path}");
             }
         }
         assert_eq!(std::fs::read(outside.join("file")).unwrap(), b"outside");
@@ -386,6 +379,20 @@ mod tests {
         assert_eq!(root.rename(b"file", root, b"other2/"), Err(Errno::NOTDIR));
         assert_eq!(root.read_link(b"file"), Err(Errno::INVAL));
         assert_eq!(root.link(b"sub", root, b"hard"), Err(Errno::PERM));
+        // What is there, with a slash behind it, and what is not.
+        for path in [&b"file/"[..], b"sub/"] {
+            assert_eq!(root.symlink(b"x", path), Err(Errno(20)));
+            assert_eq!(root.link(b"file", root, path), Err(Errno(20)));
+        }
+        assert_eq!(root.symlink(b"x", b"none/"), Err(Errno::NOENT));
+        assert_eq!(root.link(b"file", root, b"none/"), Err(Errno::NOENT));
+        let make = OFlags::CREATE | OFlags::DIRECTORY;
+        assert_eq!(root.open(b"none", make, Mode::RWXU).err(), Some(Errno::INVAL));
+        // The directory itself, and what is outside.
+        let beneath = at(&dir, Scope::Beneath);
+        assert_eq!(beneath.make_dir(b"sub/.."), Err(Errno(20)));
+        assert_eq!(beneath.make_dir(b".."), Err(Errno::PERM));
+        assert_eq!(beneath.rename(b"file", beneath, b"sub/../.."), Err(Errno::PERM));
         assert_eq!(root.stat(b"", true).err(), Some(Errno::NOENT));
         assert_eq!(root.unlink(&[b'a'; 300]), Err(Errno::NAMETOOLONG));
         let proc = open_dir(b"/proc").unwrap();
