@@ -224,13 +224,8 @@ func TestArtifactOfAFile(t *testing.T) {
 	shim := wasmtime(t)
 	code, err := guests.Read("hello.wasm")
 	require.NoError(t, err)
-	artifact := memory(t, "")
-	compiler := startRunner(t, encode(record{tagKind, u32(1)}, layer(6, 7, "", "")), []string{"compiler"}, shim, func(c *exec.Cmd) {
-		c.Env = []string{"_WASMSHIM_ROLE=compiler"}
-		c.ExtraFiles = append(c.ExtraFiles, memory(t, string(code)), artifact)
-	})
-	exit, failure := compiler.end(t)
-	require.Equal(t, 0, exit, failure)
+	artifact, failure := compiled(t, string(code), 1)
+	require.Empty(t, failure)
 
 	args := []string{"hello"}
 	for _, test := range []struct {
@@ -250,6 +245,214 @@ func TestArtifactOfAFile(t *testing.T) {
 			require.Equal(t, test.stderr, r.stderr.String())
 			require.Equal(t, test.stdout, r.stdout.String())
 			require.Equal(t, test.exit, exit)
+		})
+	}
+}
+
+// compiled has the engine compile a guest ahead; the failure is empty if it does.
+func compiled(t *testing.T, code string, kind uint32, options ...record) (artifact *os.File, failure string) {
+	artifact = memory(t, "")
+	compiler := startRunner(t, encode(append([]record{{tagKind, u32(kind)}, layer(6, 7, "", "")}, options...)...), []string{"compiler"}, wasmtime(t), func(c *exec.Cmd) {
+		c.Env = []string{"_WASMSHIM_ROLE=compiler"}
+		c.ExtraFiles = append(c.ExtraFiles, memory(t, code), artifact)
+	})
+	exit, failure := compiler.end(t)
+	require.Equal(t, exit == 0, failure == "", failure)
+	return artifact, failure
+}
+
+// from runs a guest from its artifact or, where that is nil, its code.
+func from(t *testing.T, code string, artifact *os.File, kind uint32, options ...record) (r *runner, exit int, failure string) {
+	l, files := layer(6, 0, "", ""), []*os.File{memory(t, code)}
+	if artifact != nil {
+		l, files = layer(6, 7, "", ""), append(files, artifact)
+	}
+	args := []string{"guest"}
+	r = startRunner(t, guest(args, append([]record{{tagKind, u32(kind)}, l}, options...)...), args, wasmtime(t), func(c *exec.Cmd) {
+		c.ExtraFiles = append(c.ExtraFiles, files...)
+	})
+	exit, failure = r.end(t)
+	return r, exit, failure
+}
+
+// needsFull skips what the full library alone has.
+func needsFull(t *testing.T) {
+	wasmtime(t)
+	out, err := exec.Command("../dist/containerd-shim-wasmtime-v1", "--version").Output()
+	require.NoError(t, err)
+	if !strings.Contains(string(out), "(full library") {
+		t.Skip("the prebuilt wasmtime has none of this: docs/engines.md")
+	}
+}
+
+func optionList(options []string) (all []record) {
+	for _, o := range options {
+		all = append(all, record{tagOption, o})
+	}
+	return all
+}
+
+// An artifact ends with a number that changes with all that it depends on and with
+// nothing else. One with another number is not run.
+func TestArtifactKey(t *testing.T) {
+	needsFull(t)
+	code, err := guests.Read("hello.wasm")
+	require.NoError(t, err)
+	key := func(options ...string) string {
+		artifact, failure := compiled(t, string(code), 1, optionList(options)...)
+		require.Empty(t, failure, options)
+		info, err := artifact.Stat()
+		require.NoError(t, err)
+		key := make([]byte, 8)
+		_, err = artifact.ReadAt(key, info.Size()-8)
+		require.NoError(t, err)
+		return string(key)
+	}
+	usual := key()
+	for _, same := range []string{
+		"max-memory=65536", "max-wasm-stack=1048576", "network=all", "http-reuse=7", // not about code
+		"opt-level=speed", "wasm-simd=true", "wasm-gc=true", "memory-reservation=4294967296", "wasmtime=-O opt-level=2", // the defaults
+	} {
+		require.Equal(t, usual, key(same), same)
+	}
+	seen := map[string]string{usual: ""}
+	for _, other := range []string{
+		"opt-level=none", "opt-level=speed-and-size", "fuel=0", "timeout=0", "memory-reservation=65536", "memory-guard-size=65536",
+		"wasm-simd=false", "wasm-custom-page-sizes=true", "wasmtime=-C collector=null", "wasmtime=-D address-map=n",
+	} {
+		k := key(other)
+		require.NotContains(t, seen, k, "%s is as %s", other, seen[k])
+		seen[k] = other
+	}
+	for _, options := range [][]string{nil, {"opt-level=none"}} {
+		artifact, _ := compiled(t, string(code), 1, record{tagOption, "opt-level=none"})
+		r, exit, failure := from(t, string(code), artifact, 1, optionList(options)...)
+		require.Equal(t, 0, exit, failure)
+		require.Equal(t, "hello\n", r.stdout.String())
+		if options == nil {
+			require.Len(t, r.log, 1)
+			require.Contains(t, r.log[0], "0\x00it is damaged, or compiled by an engine that is set otherwise")
+		} else {
+			require.Empty(t, r.log)
+		}
+	}
+}
+
+// counter prints a digit, which it has in memory and adds up to by each of its functions.
+const counter = `(module
+	(import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+	(import "wasi_snapshot_preview1" "clock_time_get" (func $time (param i32 i64 i32) (result i32)))
+	(memory (export "memory") 1)
+	(global $more (mut i32) (i32.const 0))
+	(data (i32.const 0) "\10\00\00\00\02\00\00\00")
+	(data (i32.const 16) "0\n")
+	(func $add (param i32) (i32.store8 (i32.const 16) (i32.add (i32.load8_u (i32.const 16)) (local.get 0))))
+	(func (export "init") (call $add (i32.const 5)) (global.set $more (i32.const 2)) (drop (memory.grow (i32.const 3))))
+	(func (export "trap") unreachable)
+	(func $deep (export "deep") (call $deep))
+	(func (export "time") (drop (call $time (i32.const 0) (i64.const 0) (i32.const 32))))
+	(func (export "plus") (param i32))
+	(func (export "number") (result i32) (i32.const 1))
+	%s
+	(func (export "_start")
+		(call $add (global.get $more))
+		(call $add (i32.sub (memory.size) (i32.const 1)))
+		(drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))))`
+
+// composed is a component of the same kind.
+const composed = `(component
+	(import "wasi:clocks/monotonic-clock@0.2.0" (instance $clock (export "now" (func (result u64)))))
+	(core func $now (canon lower (func $clock "now")))
+	(core module $m
+		(import "clock" "now" (func $now (result i64)))
+		(memory (export "memory") 1)
+		(global $number (mut i32) (i32.const 1))
+		(func (export "init") (global.set $number (i32.const 6)) (i32.store (i32.const 8) (i32.const 36)))
+		(func (export "trap") unreachable)
+		(func (export "time") (drop (call $now)))
+		(func (export "number") (result i32) (i32.add (global.get $number) (i32.load (i32.const 8)))))
+	(core instance $i (instantiate $m (with "clock" (instance (export "now" (func $now))))))
+	(func $init (canon lift (core func $i "init")))
+	(func $trap (canon lift (core func $i "trap")))
+	(func $time (canon lift (core func $i "time")))
+	(func $number (result s32) (canon lift (core func $i "number")))
+	(instance $own (export "init" (func $init)))
+	(export "own:guest/setup@1.0.0" (instance $own))
+	(export "init" (func $init))
+	(export "trap" (func $trap))
+	(export "time" (func $time))
+	(export "number" (func $number)))`
+
+// A guest that is initialised starts from what its function has left, whether that was
+// ahead or, without an artifact, when it started.
+func TestInitialize(t *testing.T) {
+	needsFull(t)
+	module := fmt.Sprintf(counter, "")
+	reactor := fmt.Sprintf(counter, `(func (export "_initialize") (call $add (i32.const 1)))`)
+	for name, test := range map[string]struct {
+		code, function, entry string
+		options               []string
+		want                  string // on standard output
+		exit                  int
+		failure               string
+	}{
+		"a module":              {code: module, function: "init", want: ":\n"}, // 5 + 2 + 3
+		"not asked for":         {code: module, want: "0\n"},
+		"a reactor":             {code: reactor, function: "init", want: ";\n"},
+		"a reactor's own":       {code: reactor, function: "_initialize", want: "1\n"},
+		"with fuel":             {code: module, function: "init", options: []string{"fuel=1000"}, want: ":\n"},
+		"with a timeout":        {code: module, function: "init", options: []string{"timeout=60000"}, want: ":\n"},
+		"again, by its name":    {code: module, function: "init", entry: "init"},
+		"a component":           {code: composed, function: "init", entry: "number", want: "42\n"},
+		"an instance's":         {code: composed, function: "own:guest/setup@1.0.0.init", entry: "number", want: "42\n"},
+		"a component, not":      {code: composed, entry: "number", want: "1\n"},
+		"no such function":      {code: module, function: "nope", exit: 126, failure: `by its function "nope": it has no export "nope"; exported functions: init, trap, deep, time, plus, number, _start`},
+		"no function":           {code: module, function: "memory", exit: 126, failure: `its export "memory" is not a function`},
+		"parameters":            {code: module, function: "plus", exit: 126, failure: `"plus" has parameters or results; accepted: a function without any`},
+		"results":               {code: module, function: "number", exit: 126, failure: `"number" has parameters or results`},
+		"a trap":                {code: module, function: "trap", exit: 134, failure: "unreachable"},
+		"recursion":             {code: module, function: "deep", exit: 134, failure: "call stack exhausted"},
+		"an import":             {code: module, function: "time", exit: 126, failure: "it called the import wasi_snapshot_preview1::clock_time_get, which is not there while a guest is initialised: what it would be told belongs to one container"},
+		"a component's none":    {code: composed, function: "nope", entry: "number", exit: 126, failure: `it has no export "nope"; its exports: own:guest/setup@1.0.0, init, trap, time, number`},
+		"a component's other":   {code: composed, function: "own:guest/setup@1.0.0", entry: "number", exit: 126, failure: `is not a function`},
+		"a component's results": {code: composed, function: "number", entry: "number", exit: 126, failure: `"number" has parameters or results`},
+		"a component's trap":    {code: composed, function: "trap", entry: "number", exit: 134, failure: "unreachable"},
+		"a component's import":  {code: composed, function: "time", entry: "number", exit: 126, failure: "it called the import wasi:clocks/monotonic-clock@0.2.0.now, which is not there"},
+		"what cannot be kept": {
+			code: `(module (table 1 funcref) (func (export "init")) (func (export "_start") (table.set (i32.const 0) (ref.null func))))`, function: "init",
+			exit: 126, failure: "unsupported `table.set` instruction",
+		},
+		"its time": {
+			code: `(module (func (export "init") (loop (br 0))) (func (export "_start")))`, function: "init", options: []string{"timeout=100"},
+			exit: 134, failure: "longer than its timeout of 100 ms",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			options := optionList(test.options)
+			if test.function != "" {
+				options = append(options, record{tagOption, "initialize=" + test.function})
+			}
+			run := options
+			if test.entry != "" {
+				run = append(slices.Clone(options), record{tagEntryFunc, test.entry})
+			}
+			r, exit, failure := from(t, test.code, nil, 4, run...)
+			require.Equal(t, test.exit, exit, failure)
+			require.Contains(t, failure, test.failure)
+			require.Equal(t, test.want, r.stdout.String())
+			if name == "its time" {
+				return // ahead there is compile_timeout
+			}
+			artifact, failure := compiled(t, test.code, 4, options...)
+			require.Contains(t, failure, test.failure)
+			require.Equal(t, test.failure == "", failure == "", failure)
+			if test.failure != "" {
+				return
+			}
+			// Of a damaged original only the artifact can be what runs.
+			r, exit, failure = from(t, "damaged", artifact, 4, run...)
+			require.Equal(t, 0, exit, failure)
+			require.Equal(t, test.want, r.stdout.String())
 		})
 	}
 }

@@ -59,6 +59,7 @@ full() {
     find engines/wasmtime/full -name '*.rs' -exec touch {} + # as in scripts/wasmtime.sh
     run clippy cargo clippy --release "${crate[@]}" --workspace -- -D warnings
     run wasi cargo test "${crate[@]}" -p wasmshim-wasi
+    run abi-full go_test -timeout 10m -run 'TestArtifact|TestInitialize' ./abi
     shims && engines && e2e
 }
 # on VERSION: the smoke suite on another containerd.

@@ -113,6 +113,28 @@ static void warn_of_memory(struct guest *g) {
     wasm_shim_log(g->ctx, WASM_SHIM_LOG_WARN, line, NULL);
 }
 
+#ifdef WASMSHIM_WASMTIME_FULL
+// Makes of the guest's bytes those that begin where the function that the operator
+// names has ended: ahead where artifacts are made, else at each start, with one result.
+static int32_t initialize(struct guest *g) {
+    const char *function = wasm_shim_option_value(g->ctx, "initialize");
+    if (function == NULL)
+        return WASM_SHIM_OK;
+    uint64_t begun = now_us();
+    const wasm_byte_vec_t from = {.size = g->size, .data = (char *)g->bytes};
+    wasm_byte_vec_t made;
+    bool trapped = false;
+    wasmtime_error_t *error = wasmshim_initialize(g->engine, &from, function, &made, &trapped);
+    if (error != NULL)
+        return fail_with(g, trapped ? WASM_SHIM_ERROR_TRAP : WASM_SHIM_ERROR_LOAD, error,
+                         "cannot initialise %s by its function \"%s\"", g->path, function);
+    g->bytes = (const uint8_t *)made.data;
+    g->size = made.size;
+    say(g, "initialised", g->size, begun);
+    return WASM_SHIM_OK;
+}
+#endif
+
 // entry is as in check_items.
 static int32_t compile(struct guest *g, const char *entry) {
     uint64_t begun = now_us();
@@ -123,6 +145,10 @@ static int32_t compile(struct guest *g, const char *entry) {
         status = assemble(g);
     if (status == WASM_SHIM_OK)
         status = check_items(g, entry);
+#ifdef WASMSHIM_WASMTIME_FULL
+    if (status == WASM_SHIM_OK)
+        status = initialize(g);
+#endif
     if (status != WASM_SHIM_OK)
         return status;
     warn_of_memory(g);
@@ -132,6 +158,22 @@ static int32_t compile(struct guest *g, const char *entry) {
         return fail_with(g, WASM_SHIM_ERROR_COMPILE, error, "cannot compile %s", g->path);
     say(g, "compiled", g->size, begun);
     return WASM_SHIM_OK;
+}
+
+// An artifact ends with the number of the engine that made it: what the library itself
+// compares leaves out how code was optimised.
+static uint64_t compatibility(const struct guest *g) {
+#ifdef WASMSHIM_WASMTIME_FULL
+    return wasmshim_compatibility(g->engine);
+#else
+    (void)g;
+    return 0; // it has none
+#endif
+}
+
+static bool is_compatible(const struct guest *g, const uint8_t *bytes, size_t size) {
+    uint64_t own = compatibility(g);
+    return size >= sizeof(own) && memcmp(bytes + size - sizeof(own), &own, sizeof(own)) == 0;
 }
 
 // Maps the artifact's file, so that all guests of one image share its pages; or
@@ -156,6 +198,10 @@ static bool load_artifact(struct guest *g) {
     if (bytes == NULL) {
         if (errno != ENOENT && errno != ENOMEM)
             wasm_shim_artifact_refuse(g->ctx, g->layer, strerror(errno));
+        return false;
+    }
+    if (!is_compatible(g, bytes, size)) {
+        wasm_shim_artifact_refuse(g->ctx, g->layer, "it is damaged, or compiled by an engine that is set otherwise");
         return false;
     }
     // Of a text, only its artifact says what it is.
@@ -190,7 +236,9 @@ int32_t write_artifact(struct guest *g) {
                                                    : wasmtime_module_serialize(g->module, &bytes);
     if (error != NULL)
         return fail_with(g, WASM_SHIM_ERROR, error, "cannot serialize %s", g->path);
-    if (wasm_shim_artifact_write(g->ctx, g->layer, bytes.data, bytes.size) < 0)
+    uint64_t own = compatibility(g);
+    if (wasm_shim_artifact_write(g->ctx, g->layer, bytes.data, bytes.size) < 0 ||
+        wasm_shim_artifact_write(g->ctx, g->layer, &own, sizeof(own)) < 0)
         return fail(g, WASM_SHIM_ERROR, "cannot write the artifact of %s, %zu bytes: %s", g->path, bytes.size,
                     strerror(errno));
     return WASM_SHIM_OK;

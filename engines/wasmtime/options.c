@@ -42,7 +42,7 @@ OPTION(memory_guard_size, "memory-guard-size", SIZE, COMPILES, NULL,
 #ifdef WASMSHIM_WASMTIME_FULL
 #define NETWORKS "all|outbound|none"
 #define NETWORK_OPTIONS                                                                                                \
-    &network, &flags, &connect_to, &connect_ports, &connect_names, &accept_from, &listen_ports, &tcplisten,
+    &network, &flags, &initialize, &connect_to, &connect_ports, &connect_names, &accept_from, &listen_ports, &tcplisten,
 #else
 #define NETWORKS "none"
 #define NETWORK_OPTIONS &network,
@@ -54,6 +54,9 @@ OPTION(network, "network", CHOICE, 0, NETWORKS,
 OPTION(
     flags, "wasmtime", STRING, COMPILES, NULL,
     "options of wasmtime's command, -C, -D, -O and -W, as in -O opt-level=s,-W gc=n; those of this table come after");
+OPTION(initialize, "initialize", STRING, COMPILES, NULL,
+       "a function that the guest exports: it is called once, ahead, without imports, and all containers start from "
+       "what it leaves in memory (none)");
 OPTION(connect_to, "connect-to", STRING, 0, NULL,
        "the addresses that it may connect and send to, as in 10.0.0.0/8,192.0.2.1 (any)");
 OPTION(connect_ports, "connect-ports", STRING, 0, NULL,

@@ -236,7 +236,7 @@ func TestTrust3BadOptions(t *testing.T) {
 	known := "fuel, max-memory, max-wasm-stack, memory-guard-size, memory-reservation, network, opt-level, preopens, timeout, wasm-"
 	if isFull(t) {
 		known = "accept-from, connect-names, connect-ports, connect-to, fuel, http-address, http-backlog, http-client-timeout, http-concurrency, http-drain, http-idle, http-log, " +
-			"http-max-body, http-max-connections, http-max-headers, http-max-requests, http-reuse, http-timeout, listen-ports, max-memory, max-wasm-stack, memory-guard-size, " +
+			"http-max-body, http-max-connections, http-max-headers, http-max-requests, http-reuse, http-timeout, initialize, listen-ports, max-memory, max-wasm-stack, memory-guard-size, " +
 			"memory-reservation, network, opt-level, preopens, tcplisten, timeout, wasm-"
 	}
 	for name, test := range map[string]struct {

@@ -36,8 +36,9 @@ func seccompProfile() *specs.LinuxSeccomp {
 		DefaultAction: specs.ActErrno,
 		Syscalls: []specs.LinuxSyscall{
 			{Names: allowed, Action: specs.ActAllow},
-			// Its flags are in memory, out of a filter's sight: C libraries fall back.
-			{Names: []string{"clone3"}, Action: specs.ActErrno, ErrnoRet: &enosys},
+			// The first's flags are in memory, out of a filter's sight. Whoever would call these
+			// does without what the kernel does not have: C libraries, and wasmtime for memories.
+			{Names: []string{"clone3", "memfd_create"}, Action: specs.ActErrno, ErrnoRet: &enosys},
 			{Names: []string{"clone"}, Action: specs.ActAllow, Args: []specs.LinuxSeccompArg{
 				{Index: 0, Value: namespaceFlags, ValueTwo: 0, Op: specs.OpMaskedEqual},
 			}},

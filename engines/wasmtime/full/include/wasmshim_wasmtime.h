@@ -17,6 +17,16 @@ extern "C" {
 // -W, with commas or spaces between them. What is set before is lost.
 wasmtime_error_t *wasmshim_config_flags(wasm_config_t *config, const char *text);
 
+// What an engine's artifacts depend on, as a number: those of another number do not fit.
+uint64_t wasmshim_compatibility(wasm_engine_t *engine);
+
+// Calls a function that a module or a component exports (of an exported instance:
+// INSTANCE.FUNCTION), without any imports, and makes code that begins where it has ended.
+// The caller frees made. The error begins as the end of a sentence about the guest; trapped
+// says that the function did not return.
+wasmtime_error_t *wasmshim_initialize(wasm_engine_t *engine, const wasm_byte_vec_t *wasm, const char *function,
+                                      wasm_byte_vec_t *made, bool *trapped);
+
 // What a guest may do in the network: nothing, as it is new.
 typedef struct wasmshim_network wasmshim_network_t;
 

@@ -3,8 +3,9 @@
 //! The functions of include/wasmshim_wasmtime.h.
 
 use crate::streams::Standard;
-use crate::{client, component, flags, net, p2, p3};
+use crate::{client, component, flags, initialize, net, p2, p3};
 use std::ffi::{CStr, c_char, c_int};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use wasmshim_wasi::errno::Errno;
 use wasmshim_wasi::files::{Scope, open_dir};
@@ -12,9 +13,9 @@ use wasmshim_wasi::memory::Memory;
 use wasmshim_wasi::network::Policy;
 use wasmshim_wasi::p1::Guest;
 use wasmtime::component::{Component, ComponentExportIndex, Val};
-use wasmtime::{Caller, Config, Extern, Linker};
+use wasmtime::{Caller, Config, Engine, Extern, Linker};
 use wasmtime_c_api::{
-    WasmtimeStoreContextMut, WasmtimeStoreData, wasi_config_t, wasm_config_t,
+    WasmtimeStoreContextMut, WasmtimeStoreData, wasi_config_t, wasm_byte_vec_t, wasm_config_t, wasm_engine_t,
     wasmtime_component_export_index_t, wasmtime_component_linker_t, wasmtime_component_t, wasmtime_error_t,
     wasmtime_linker_t,
 };
@@ -60,6 +61,11 @@ fn export_of(export: &mut wasmtime_component_export_index_t) -> &mut ComponentEx
 fn config_of(config: &mut wasm_config_t) -> &mut Config {
     // SAFETY: crates/c-api/src/config.rs of the pinned version.
     unsafe { field(config) }
+}
+
+fn engine_of(engine: &mut wasm_engine_t) -> &Engine {
+    // SAFETY: crates/c-api/src/engine.rs of the pinned version.
+    unsafe { field(engine) }
 }
 
 fn builder_of(config: &mut wasi_config_t) -> &mut WasiCtxBuilder {
@@ -153,6 +159,31 @@ pub unsafe extern "C" fn wasmshim_config_flags(
     let text = unsafe { bytes(text) };
     let made = flags::config(&String::from_utf8_lossy(&text));
     error(made.map_err(wasmtime::Error::msg).map(|made| *config_of(config) = made))
+}
+
+/// The hasher is this binary's, as what it is compared with.
+#[unsafe(no_mangle)]
+pub extern "C" fn wasmshim_compatibility(engine: &mut wasm_engine_t) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    engine_of(engine).precompile_compatibility_hash().hash(&mut hasher);
+    hasher.finish()
+}
+
+/// # Safety
+///
+/// function is a C string.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wasmshim_initialize(
+    engine: &mut wasm_engine_t,
+    wasm: &wasm_byte_vec_t,
+    function: *const c_char,
+    made: &mut wasm_byte_vec_t,
+    trapped: &mut bool,
+) -> Option<Box<wasmtime_error_t>> {
+    let function = unsafe { bytes(function) };
+    let function = String::from_utf8_lossy(&function);
+    let done = initialize::initialize(engine_of(engine), wasm.as_slice(), &function, trapped);
+    error(done.map(|code| made.set_buffer(code)))
 }
 
 fn error(result: wasmtime::Result<()>) -> Option<Box<wasmtime_error_t>> {

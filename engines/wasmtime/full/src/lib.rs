@@ -11,6 +11,7 @@ mod component;
 mod flags;
 mod handles;
 mod http;
+mod initialize;
 mod net;
 mod p2;
 mod p3;
