@@ -7,7 +7,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/containerd/containerd/v2/pkg/oci"
@@ -31,24 +30,24 @@ func canBuild(t testing.TB, target string) {
 	}
 }
 
-// p3Guest is testdata/p3 as a component; its reason, where a registry is missing.
-var p3Guest = sync.OnceValues(func() ([]byte, string) {
+// rustGuest is one of the components that testdata/CRATE makes.
+func rustGuest(t testing.TB, crate, name string) []byte {
+	t.Helper()
+	canBuild(t, "wasm32-wasip2")
 	cache, err := os.UserCacheDir()
-	if err != nil {
-		return nil, err.Error()
-	}
+	require.NoError(t, err)
 	target := filepath.Join(cache, "libwasmshim", "cargo", "guests")
-	build := exec.Command("cargo", "build", "--quiet", "--release", "--locked", "--target", "wasm32-wasip2", "--manifest-path", "testdata/p3/Cargo.toml")
+	build := exec.Command("cargo", "build", "--quiet", "--release", "--locked", "--target", "wasm32-wasip2", "--manifest-path", "testdata/"+crate+"/Cargo.toml")
 	build.Env = append(os.Environ(), "CARGO_TARGET_DIR="+target)
-	if out, err := build.CombinedOutput(); err != nil {
-		return nil, string(out)
+	out, err := build.CombinedOutput()
+	if text := string(out); err != nil && (strings.Contains(text, "failed to download") || strings.Contains(text, "failed to get")) {
+		t.Skipf("crates.io cannot be reached: the guest cannot be built: %s", text)
 	}
-	data, err := os.ReadFile(filepath.Join(target, "wasm32-wasip2", "release", "p3.wasm"))
-	if err != nil {
-		return nil, err.Error()
-	}
-	return data, ""
-})
+	require.NoError(t, err, "%s", out)
+	data, err := os.ReadFile(filepath.Join(target, "wasm32-wasip2", "release", name+".wasm"))
+	require.NoError(t, err)
+	return data
+}
 
 // A command of WASI 0.3 does several things at once, and is otherwise as others are.
 func TestWASI3(t *testing.T) {
@@ -56,14 +55,8 @@ func TestWASI3(t *testing.T) {
 	if !isFull(t) {
 		t.Skip("the prebuilt wasmtime has no WASI 0.3: docs/engines.md")
 	}
-	canBuild(t, "wasm32-wasip2")
-	guest, why := p3Guest()
-	if strings.Contains(why, "failed to download") || strings.Contains(why, "failed to get") {
-		t.Skipf("crates.io cannot be reached: the guest cannot be built: %s", why)
-	}
-	require.Empty(t, why)
 	files := smoke.Files(t)
-	files["p3.wasm"] = harness.File{Data: guest}
+	files["p3.wasm"] = harness.File{Data: rustGuest(t, "p3", "p3")}
 	files["etc/hosts"] = harness.File{Data: []byte("127.0.0.1 server\n")}
 	files["var/run"] = harness.File{Link: "/work"}
 	files["work/"] = harness.File{Mode: 0o755}

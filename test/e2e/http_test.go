@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -15,6 +16,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"io"
+	"log"
 	"math/big"
 	"net"
 	"net/http"
@@ -30,6 +32,7 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/pkg/oci"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/stretchr/testify/require"
 
@@ -611,44 +614,71 @@ func certificates(t *testing.T) (authority []byte, server tls.Certificate) {
 	return authority, tls.Certificate{Certificate: [][]byte{leaf}, PrivateKey: key}
 }
 
-// A guest sends requests where the operator lets it: by addresses, ports and names, as
-// for sockets, over a pool of connections, and by TLS with the certificates that its
-// container trusts.
-func TestHTTPOutgoing(t *testing.T) {
-	needsHTTP(t)
-	tt := harness.New(t, smoke.Ours)
-	var connections atomic.Int64
+// servers are those that guests send requests to. Names and certificates that go with
+// them are in files.
+type servers struct {
+	plain, secure *httptest.Server
+	connections   atomic.Int64 // that plain had
+	dir           string
+}
+
+func newServers(t *testing.T) *servers {
+	s := &servers{dir: t.TempDir()}
 	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case "/redirect":
 			http.Redirect(w, r, "http://10.0.0.1/", http.StatusFound)
 		case "/never":
 			<-r.Context().Done()
+		case "/large":
+			_, _ = w.Write(bytes.Repeat([]byte("y"), 3<<20))
+		case "/size":
+			n, err := io.Copy(io.Discard, r.Body)
+			fmt.Fprintf(w, "got %d %v", n, err)
+		case "/cut":
+			w.Header().Set("Content-Length", "1000")
+			_, _ = w.Write([]byte("begun"))
+			w.(http.Flusher).Flush()
+			panic(http.ErrAbortHandler)
 		default:
 			fmt.Fprintf(w, "%s %s %s", r.Proto, r.Host, r.URL)
 		}
 	})
-	counted := func(_ net.Conn, state http.ConnState) {
+	s.plain, s.secure = httptest.NewUnstartedServer(handler), httptest.NewUnstartedServer(handler)
+	s.plain.Config.ConnState = func(_ net.Conn, state http.ConnState) {
 		if state == http.StateNew {
-			connections.Add(1)
+			s.connections.Add(1)
 		}
 	}
-	plain, secure := httptest.NewUnstartedServer(handler), httptest.NewUnstartedServer(handler)
-	plain.Config.ConnState = counted
-	secure.EnableHTTP2 = true
+	s.secure.EnableHTTP2 = true
 	authority, certificate := certificates(t)
-	secure.TLS = &tls.Config{Certificates: []tls.Certificate{certificate}}
-	plain.Start()
-	defer plain.Close()
-	secure.StartTLS()
-	defer secure.Close()
-	port := func(s *httptest.Server) string { return s.Listener.Addr().String()[len("127.0.0.1"):] }
-	dir := t.TempDir()
-	require.NoError(t, os.WriteFile(dir+"/ca.crt", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: authority}), 0o644))
-	require.NoError(t, os.WriteFile(dir+"/hosts", []byte("127.0.0.1 good.test other.test example.com\n"), 0o644))
-	mount := func(from, to string) specs.Mount {
-		return specs.Mount{Type: "bind", Source: dir + from, Destination: to, Options: []string{"rbind", "ro"}}
-	}
+	s.secure.TLS = &tls.Config{Certificates: []tls.Certificate{certificate}}
+	s.secure.Config.ErrorLog = log.New(io.Discard, "", 0)
+	s.plain.Start()
+	t.Cleanup(s.plain.Close)
+	s.secure.StartTLS()
+	t.Cleanup(s.secure.Close)
+	require.NoError(t, os.WriteFile(s.dir+"/ca.crt", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: authority}), 0o644))
+	require.NoError(t, os.WriteFile(s.dir+"/hosts", []byte("127.0.0.1 good.test other.test example.com\n"), 0o644))
+	return s
+}
+
+// portOf is ":" and a server's port.
+func portOf(s *httptest.Server) string { return s.Listener.Addr().String()[len("127.0.0.1"):] }
+
+// mount has one of the files in a container.
+func (s *servers) mount(from, to string) specs.Mount {
+	return specs.Mount{Type: "bind", Source: s.dir + from, Destination: to, Options: []string{"rbind", "ro"}}
+}
+
+// A guest sends requests where the operator lets it: by addresses, ports and names, as
+// for sockets, over a pool of connections, and by TLS with the certificates that its
+// container trusts.
+func TestHTTPOutgoing(t *testing.T) {
+	needsHTTP(t)
+	tt := harness.New(t, smoke.Ours)
+	servers := newServers(t)
+	mount, port, plain, secure := servers.mount, portOf, servers.plain, servers.secure
 	at := func(path string) string { return "/fh/127.0.0.1" + port(plain) + path }
 	const denied, prohibited, refused, untrusted = "15", "04", "06", "13"
 	type sent struct {
@@ -709,11 +739,62 @@ func TestHTTPOutgoing(t *testing.T) {
 	}
 	t.Run("pool", func(t *testing.T) {
 		s := serve(tt, "network = 'outbound'")
-		connections.Store(0)
+		servers.connections.Store(0)
 		for range 5 {
 			code, text := get(t, httpClient(t), s.url+at("/"))
 			require.Equal(t, 200, code, text)
 		}
-		require.EqualValues(t, 1, connections.Load())
+		require.EqualValues(t, 1, servers.connections.Load())
 	})
+}
+
+// Commands send requests as services do: of WASI 0.2, whose calls wait, and of 0.3.
+func TestHTTPFromCommands(t *testing.T) {
+	needsHTTP(t)
+	tt := harness.New(t, smoke.Ours)
+	files := smoke.Files(tt)
+	for _, name := range []string{"p2", "p3"} {
+		files[name+".wasm"] = harness.File{Data: rustGuest(t, name, name)}
+	}
+	image := tt.Image("http", files, ocispec.ImageConfig{})
+	servers := newServers(t)
+	plain, secure := "127.0.0.1"+portOf(servers.plain), "example.com"+portOf(servers.secure)
+	trusted := []oci.SpecOpts{
+		oci.WithMounts([]specs.Mount{servers.mount("/ca.crt", "/own.crt")}), oci.WithEnv([]string{"SSL_CERT_FILE=/own.crt"}),
+	}
+	line := func(status int, text string) string { return fmt.Sprintf("%d %d %s\n", status, len(text), text) }
+	for name, test := range map[string]struct {
+		engine string
+		args   []string
+		opts   []oci.SpecOpts
+		want   string // how standard output begins
+	}{
+		"none":           {"", []string{"GET", "http", plain, "/"}, nil, "ErrorCode::HttpRequestDenied\n"},
+		"outbound":       {"network = 'outbound'", []string{"GET", "http", plain, "/a?b=c"}, nil, line(200, "HTTP/1.1 "+plain+" /a?b=c")},
+		"a name":         {"network = 'outbound'", []string{"GET", "http", "good.test" + portOf(servers.plain), "/"}, nil, line(200, "HTTP/1.1 good.test"+portOf(servers.plain)+" /")},
+		"a redirect":     {"network = 'outbound'", []string{"GET", "http", plain, "/redirect"}, nil, "302 "},
+		"a body":         {"network = 'outbound'", []string{"POST", "http", plain, "/size", "1000000"}, nil, line(200, "got 1000000 <nil>")},
+		"a large answer": {"network = 'outbound'", []string{"GET", "http", plain, "/large"}, nil, "200 3145728 yyy"},
+		"half an answer": {"network = 'outbound'", []string{"GET", "http", plain, "/cut"}, nil, "200 5 begun Some(ErrorCode::HttpResponseIncomplete)\n"},
+		"no answer":      {"network = 'outbound'", []string{"GET", "http", plain, "/never", "0", "300"}, nil, "ErrorCode::ConnectionReadTimeout\n"},
+		"nobody there":   {"network = 'outbound'", []string{"GET", "http", "127.0.0.1:" + freePort(t), "/"}, nil, "ErrorCode::ConnectionRefused\n"},
+		"an address":     {"network = 'outbound'\nconnect-to = '10.0.0.0/8'", []string{"GET", "http", plain, "/"}, nil, "ErrorCode::DestinationIpProhibited\n"},
+		"a port":         {"network = 'outbound'\nconnect-ports = '443'", []string{"GET", "http", plain, "/"}, nil, "ErrorCode::DestinationIpProhibited\n"},
+		"another name":   {"network = 'outbound'\nconnect-names = 'good.test'", []string{"GET", "http", "other.test" + portOf(servers.plain), "/"}, nil, "ErrorCode::HttpRequestDenied\n"},
+		"no such name":   {"network = 'outbound'", []string{"GET", "http", "none.invalid", "/"}, nil, "ErrorCode::Dns"},
+		"certificates":   {"network = 'outbound'", []string{"POST", "https", secure, "/size", "100000"}, trusted, line(200, "got 100000 <nil>")},
+		"HTTP/2":         {"network = 'outbound'", []string{"GET", "https", secure, "/"}, trusted, line(200, "HTTP/2.0 "+secure+" /")},
+		"not trusted":    {"network = 'outbound'", []string{"GET", "https", secure, "/"}, nil, "ErrorCode::TlsCertificateError\n"},
+	} {
+		for _, guest := range []string{"p2", "p3"} {
+			t.Run(name+"/"+guest, func(t *testing.T) {
+				result := tt.Once(harness.Config{
+					Image: image, Args: append([]string{"/" + guest + ".wasm"}, test.args...), RuntimeOptions: body("[engine]\n" + test.engine),
+					Opts: append([]oci.SpecOpts{hostNetwork, oci.WithMounts([]specs.Mount{servers.mount("/hosts", "/etc/hosts")})}, test.opts...),
+				})
+				require.Zero(t, result.Code, "%+v", result)
+				require.True(t, strings.HasPrefix(result.Stdout, test.want), "found %q, %s, expected %q", result.Stdout, result.Stderr, test.want)
+			})
+		}
+	}
 }

@@ -19,18 +19,24 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::net::TcpStream;
-use tokio::time::{Sleep, timeout};
+use tokio::select;
+use tokio::sync::Notify;
+use tokio::time::{Sleep, sleep, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use wasmshim_wasi::names::{FILES, Failure, look_up};
 use wasmshim_wasi::network::{Mode, Policy, Use};
-use wasmtime::component::Linker;
+use wasmtime::component::{Linker, Resource};
 use wasmtime_c_api::WasmtimeStoreData;
+use wasmtime_wasi::WasiView;
+use wasmtime_wasi::p2::bindings::sync::io::streams::Error as IoError;
 use wasmtime_wasi_http::p2::bindings as p2;
+use wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
 use wasmtime_wasi_http::p3::bindings as p3;
 use wasmtime_wasi_http::{
     Error, RequestOptions, WasiBody, WasiHttp, WasiHttpCtxView, WasiHttpHooks, WasiHttpView,
@@ -75,9 +81,53 @@ pub fn permit(policy: &Arc<Policy>, bundle: Option<String>) {
     let _ = POOL.set(pool);
 }
 
+/// How long a request waits for its connection, and what it knows of it.
+struct Patience {
+    connect: Duration,
+    connecting: AtomicBool,
+    connected: Notify,
+}
+
+impl Patience {
+    fn new(connect: Duration) -> Patience {
+        Patience { connect, connecting: AtomicBool::new(false), connected: Notify::new() }
+    }
+
+    /// Returns when an answer is late: so long after there was a connection, or none was
+    /// needed, as there were others.
+    async fn late(&self, first: Duration) {
+        loop {
+            while self.connecting.load(Ordering::Acquire) {
+                self.connected.notified().await;
+            }
+            sleep(first).await;
+            if !self.connecting.load(Ordering::Acquire) {
+                return;
+            }
+        }
+    }
+}
+
+/// Made when a connection is begun, dropped when it is there or given up.
+struct Connecting(Arc<Patience>);
+
+impl Connecting {
+    fn new(patience: Arc<Patience>) -> Connecting {
+        patience.connecting.store(true, Ordering::Release);
+        Connecting(patience)
+    }
+}
+
+impl Drop for Connecting {
+    fn drop(&mut self) {
+        self.0.connecting.store(false, Ordering::Release);
+        self.0.connected.notify_one();
+    }
+}
+
 tokio::task_local! {
-    /// How long the request that needs a connection waits for it.
-    static PATIENCE: Duration;
+    /// That of the request that needs a connection.
+    static PATIENCE: Arc<Patience>;
 }
 
 /// Defines wasi:http for a command: what it sends, as it serves nothing.
@@ -87,10 +137,30 @@ pub fn define(linker: &mut Linker<WasmtimeStoreData>, asynchronous: bool) -> was
         p2::http::outgoing_handler::add_to_linker::<_, WasiHttp>(linker, view)?;
         p2::http::types::add_to_linker::<_, WasiHttp>(linker, &(&options).into(), view)?;
         p3::http::client::add_to_linker::<_, WasiHttp>(linker, view)?;
-        return p3::http::types::add_to_linker::<_, WasiHttp>(linker, view);
+        p3::http::types::add_to_linker::<_, WasiHttp>(linker, view)?;
+    } else {
+        p2::sync::http::outgoing_handler::add_to_linker::<_, WasiHttp>(linker, view)?;
+        p2::sync::http::types::add_to_linker::<_, WasiHttp>(linker, &(&options).into(), view)?;
     }
-    p2::sync::http::outgoing_handler::add_to_linker::<_, WasiHttp>(linker, view)?;
-    p2::sync::http::types::add_to_linker::<_, WasiHttp>(linker, &(&options).into(), view)
+    define_errors(linker)
+}
+
+/// Defines what a body's error is to preview 2, after the rest of wasi:http: wasmtime's own
+/// function looks for another type than the one that is kept.
+pub fn define_errors<T: WasiView + 'static>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
+    linker.instance("wasi:http/types@0.2.12")?.func_wrap(
+        "http-error-code",
+        |mut store, (error,): (Resource<IoError>,)| {
+            let code = match store.data_mut().ctx().table.get(&error)?.downcast_ref() {
+                Some(Error::ConnectionReadTimeout) => Some(ErrorCode::ConnectionReadTimeout),
+                Some(Error::HttpResponseIncomplete) => Some(ErrorCode::HttpResponseIncomplete),
+                Some(Error::HttpRequestBodySize(most)) => Some(ErrorCode::HttpRequestBodySize(*most)),
+                Some(_) => Some(ErrorCode::HttpProtocolError),
+                None => None,
+            };
+            Ok((code,))
+        },
+    )
 }
 
 fn view(data: &mut WasmtimeStoreData) -> WasiHttpCtxView<'_> {
@@ -128,10 +198,10 @@ async fn send(
     }
     let connect = options.connect_timeout.unwrap_or(CONNECT);
     let first = options.first_byte_timeout.unwrap_or(BYTES);
-    let sent = PATIENCE.scope(connect, pool.request(request));
-    let response = match timeout(connect.saturating_add(first), sent).await {
-        Ok(sent) => sent.map_err(failed)?,
-        Err(_) => return Err(Error::ConnectionReadTimeout),
+    let patience = Arc::new(Patience::new(connect));
+    let response = select! {
+        sent = PATIENCE.scope(patience.clone(), pool.request(request)) => sent.map_err(failed)?,
+        () = patience.late(first) => return Err(Error::ConnectionReadTimeout),
     };
     let limit = options.between_bytes_timeout.unwrap_or(BYTES);
     Ok(response.map(|body| Answer { body, limit, waits: None }.boxed_unsync()))
@@ -313,9 +383,10 @@ impl tower_service::Service<http::Uri> for Connector {
 
     fn call(&mut self, uri: http::Uri) -> Self::Future {
         let tls = self.0.clone();
-        let patience = PATIENCE.try_with(|p| *p).unwrap_or(CONNECT);
+        let patience = PATIENCE.try_with(Arc::clone).unwrap_or_else(|_| Arc::new(Patience::new(CONNECT)));
+        let connecting = Connecting::new(patience);
         Box::pin(async move {
-            match timeout(patience, tls.connect(uri)).await {
+            match timeout(connecting.0.connect, tls.connect(uri)).await {
                 Ok(connected) => connected.map_err(NotConnected),
                 Err(_) => Err(NotConnected(Why::Late)),
             }
@@ -393,7 +464,7 @@ impl Body for Answer {
                 Poll::Ready(frame.map(|f| f.map_err(|_| Error::HttpResponseIncomplete)))
             }
             Poll::Pending => {
-                let waits = self.waits.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+                let waits = self.waits.get_or_insert_with(|| Box::pin(sleep(limit)));
                 waits.as_mut().poll(cx).map(|()| Some(Err(Error::ConnectionReadTimeout)))
             }
         }

@@ -3,7 +3,7 @@
 //! An instance of a service, and what it is given.
 
 use super::options::Options;
-use crate::client::Client;
+use crate::client::{self, Client};
 use crate::streams::Standard;
 use crate::{net, p2, p3};
 use std::sync::Arc;
@@ -122,8 +122,9 @@ impl Factory {
             p3::define(&mut linker)?;
             net::define_p3(&mut linker, network.clone())?;
         }
-        linker.allow_shadowing(false);
         http2::add_only_http_to_linker_async(&mut linker)?;
+        client::define_errors(&mut linker)?;
+        linker.allow_shadowing(false);
         let pre = match version {
             Version::P2 => {
                 let pre = linker.instantiate_pre(component)?;

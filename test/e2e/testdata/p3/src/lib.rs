@@ -7,9 +7,11 @@ use wasip3::cli::{environment, exit, stdin, stdout};
 use wasip3::clocks::monotonic_clock;
 use wasip3::filesystem::preopens;
 use wasip3::filesystem::types::{DescriptorFlags, OpenFlags, PathFlags};
+use wasip3::http::client;
+use wasip3::http::types::{ErrorCode, Fields, Method, Request, RequestOptions, Response, Scheme};
 use wasip3::sockets::ip_name_lookup::resolve_addresses;
 use wasip3::sockets::types::{IpAddress, IpAddressFamily, IpSocketAddress, Ipv4SocketAddress, TcpSocket};
-use wasip3::wit_stream;
+use wasip3::{wit_future, wit_stream};
 
 struct Guest;
 
@@ -61,6 +63,42 @@ async fn read(path: &str) -> String {
     }
 }
 
+/// As testdata/p2 does it.
+async fn send(args: &[String]) -> Result<String, ErrorCode> {
+    let (mut to, contents) = wit_stream::new();
+    let (trailers, no_trailers) = wit_future::new(|| Ok(None));
+    drop(trailers);
+    let options = RequestOptions::new();
+    if let Some(ms) = args.get(5) {
+        options.set_first_byte_timeout(Some(ms.parse::<u64>().expect("a time") * 1_000_000)).expect("a time");
+    }
+    let (request, sent) = Request::new(Fields::new(), Some(contents), no_trailers, Some(options));
+    request.set_method(if args[0] == "POST" { &Method::Post } else { &Method::Get }).expect("a method");
+    request
+        .set_scheme(Some(if args[1] == "https" { &Scheme::Https } else { &Scheme::Http }))
+        .expect("a scheme");
+    request.set_authority(Some(&args[2])).expect("an authority");
+    request.set_path_with_query(Some(&args[3])).expect("a path");
+    let size = args.get(4).map_or(0, |n| n.parse().expect("a size"));
+    let written = async {
+        to.write_all(vec![b'x'; size]).await;
+        drop(to);
+    };
+    let (response, ()) = join!(client::send(request), written);
+    let response = response?;
+    drop(sent);
+    let status = response.get_status_code();
+    let (done, result) = wit_future::new(|| Ok(()));
+    drop(done);
+    let (body, trailers) = Response::consume_body(response, result);
+    let text = body.collect().await;
+    let how = match trailers.await {
+        Ok(_) => String::new(),
+        Err(e) => format!(" Some({e:?})"),
+    };
+    Ok(format!("{status} {} {}{how}", text.len(), String::from_utf8_lossy(&text[..text.len().min(100)])))
+}
+
 impl wasip3::exports::cli::run::Guest for Guest {
     async fn run() -> Result<(), ()> {
         let args = environment::get_arguments();
@@ -85,6 +123,10 @@ impl wasip3::exports::cli::run::Guest for Guest {
             Some("connect") => {
                 let got = connect(&args[2], args[3].parse().expect("a port")).await;
                 say(format!("{got:?}\n")).await;
+            }
+            Some("GET" | "POST") => {
+                let said = send(&args[1..]).await.unwrap_or_else(|e| format!("{e:?}"));
+                say(format!("{said}\n")).await;
             }
             Some("exit") => exit::exit_with_code(args[2].parse().expect("a code")),
             Some("trap") => panic!("oops"),
