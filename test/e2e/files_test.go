@@ -117,3 +117,24 @@ func TestEnvironmentOfComponent(t *testing.T) {
 		}
 	}
 }
+
+// Each operation of WASI 0.2 and each form of path, those that lead out of the directory
+// among them, as testdata/paths.txt has it: what leads out is not permitted, as the
+// specification says, and all else is what the kernel answers.
+func TestWASIPaths(t *testing.T) {
+	tt := harness.New(t, smoke.Ours)
+	if !isFull(t) {
+		t.Skip("the prebuilt wasmtime resolves paths in its own way: docs/engines.md")
+	}
+	files := smoke.Files(tt)
+	files["paths.wasm"] = harness.File{Data: rustGuest(t, "p2", "paths")}
+	files["work/d/"] = harness.File{Mode: 0o755}
+	files["work/out"] = harness.File{Data: []byte("outside")}
+	result := tt.Once(harness.Config{
+		Image: tt.Image("paths", files, ocispec.ImageConfig{}), Args: []string{"/paths.wasm", "/d"}, RuntimeOptions: body("[engine]\npreopens = '/work/d:/d'"),
+	})
+	require.Zero(t, result.Code, "%+v", result)
+	want, err := os.ReadFile("testdata/paths.txt")
+	require.NoError(t, err)
+	require.Equal(t, string(want), result.Stdout)
+}

@@ -151,8 +151,6 @@ fn open_flags(path: PathFlags, open: OpenFlags, flags: DescriptorFlags) -> OFlag
         }
     }
     to | match (flags.contains(DescriptorFlags::READ), flags.contains(DescriptorFlags::WRITE)) {
-        // A directory is only ever read.
-        _ if open.contains(OpenFlags::DIRECTORY) => OFlags::RDONLY,
         (_, false) => OFlags::RDONLY,
         (true, true) => OFlags::RDWR,
         (false, true) => OFlags::WRONLY,
@@ -310,7 +308,11 @@ impl HostDescriptor for View<'_> {
         let (file, mut mode) =
             self.open(d, &path, open_flags(path_flags, open, flags), follow(path_flags))?;
         let is_dir = file_type(&fstat(&file).map_err(|e| failed(e.into()))?) == FileType::Directory;
-        mode.set(OpenMode::READ, flags.contains(DescriptorFlags::READ));
+        // What is not opened to be written is opened to be read.
+        mode.set(
+            OpenMode::READ,
+            flags.contains(DescriptorFlags::READ) || !flags.contains(DescriptorFlags::WRITE),
+        );
         let write = if is_dir { DescriptorFlags::MUTATE_DIRECTORY } else { DescriptorFlags::WRITE };
         mode.set(OpenMode::WRITE, flags.contains(write));
         let opened = if is_dir {

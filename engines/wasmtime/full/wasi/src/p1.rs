@@ -182,6 +182,15 @@ impl Guest {
         self.table.read().expect(UNPOISONED).get(fd as usize).and_then(Clone::clone).ok_or(Errno::BADF)
     }
 
+    /// One that is no directory, for what would otherwise have an error of its own there.
+    fn file(&self, fd: u32) -> Result<Arc<Descriptor>> {
+        let d = self.get(fd)?;
+        match file_type(&fs::fstat(&*d)?) {
+            FileType::Directory => Err(Errno::BADF),
+            _ => Ok(d),
+        }
+    }
+
     /// The lowest number that is free, as everywhere.
     fn insert(&self, d: Descriptor) -> Result<u32> {
         let mut table = self.table.write().expect(UNPOISONED);
@@ -323,11 +332,11 @@ impl Guest {
             5 => Advice::NoReuse,
             _ => return Err(Errno::INVAL),
         };
-        Ok(fs::fadvise(&*self.get(fd)?, offset, NonZeroU64::new(len), advice)?)
+        Ok(fs::fadvise(&*self.file(fd)?, offset, NonZeroU64::new(len), advice)?)
     }
 
     pub fn fd_allocate(&self, _m: &mut Memory<'_>, fd: u32, offset: u64, len: u64) -> Result {
-        Ok(fs::fallocate(&*self.get(fd)?, FallocateFlags::empty(), offset, len)?)
+        Ok(fs::fallocate(&*self.file(fd)?, FallocateFlags::empty(), offset, len)?)
     }
 
     pub fn fd_close(&self, _m: &mut Memory<'_>, fd: u32) -> Result {
@@ -406,7 +415,7 @@ impl Guest {
     }
 
     pub fn fd_filestat_set_size(&self, _m: &mut Memory<'_>, fd: u32, size: u64) -> Result {
-        Ok(fs::ftruncate(&*self.get(fd)?, size)?)
+        Ok(fs::ftruncate(&*self.file(fd)?, size)?)
     }
 
     pub fn fd_filestat_set_times(
@@ -523,7 +532,7 @@ impl Guest {
     }
 
     pub fn fd_seek(&self, m: &mut Memory<'_>, fd: u32, offset: u64, whence: u32, out: u32) -> Result {
-        let d = &*self.get(fd)?;
+        let d = &*self.file(fd)?;
         let offset = offset as i64;
         let to = match whence {
             0 => SeekFrom::Start(u64::try_from(offset).map_err(|_| Errno::INVAL)?),
@@ -531,9 +540,6 @@ impl Guest {
             2 => SeekFrom::End(offset),
             _ => return Err(Errno::INVAL),
         };
-        if file_type(&fs::fstat(d)?) == FileType::Directory {
-            return Err(Errno::BADF);
-        }
         m.write_u64(out, fs::seek(d, to)?)
     }
 
@@ -1048,6 +1054,25 @@ mod tests {
         assert_eq!(g.poll_oneoff(m, 0, 200, 0, 400), Err(Errno::INVAL));
         assert_eq!(g.poll_oneoff(m, 0, 200, u32::MAX, 400), Err(Errno::INVAL));
         assert_eq!(g.poll_oneoff(m, 0, 200, 1 << 20, 400), Err(Errno::FAULT));
+    }
+
+    #[test]
+    fn a_directory_is_no_file() {
+        let (mut g, mut bytes) = guest();
+        let m = &mut Memory::from(&mut bytes[..]);
+        g.give_dir(crate::files::open_dir(b"/").unwrap(), Scope::Beneath, b"/".to_vec());
+        for (what, error) in [
+            ("advise", g.fd_advise(m, 2, 0, 0, 0)),
+            ("allocate", g.fd_allocate(m, 2, 0, 1)),
+            ("size", g.fd_filestat_set_size(m, 2, 0)),
+            ("seek", g.fd_seek(m, 2, u64::MAX, 0, 16)),
+            ("tell", g.fd_tell(m, 2, 16)),
+        ] {
+            assert_eq!(error, Err(Errno::BADF), "{what}");
+        }
+        put_piece(m, 0, 1000, 5);
+        assert_eq!(g.fd_write(m, 2, 0, 1, 16), Err(Errno::BADF));
+        assert_eq!(g.fd_read(m, 2, 0, 1, 16), Err(Errno(31)));
     }
 
     #[test]
