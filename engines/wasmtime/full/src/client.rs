@@ -8,7 +8,6 @@ use bytes::Bytes;
 use http::uri::Scheme;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
-use hyper::rt::ReadBufCursor;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::client::legacy::{Client as Pool, Error as PoolError};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -319,12 +318,12 @@ impl Tls {
         Err(why)
     }
 
-    async fn connect(&self, uri: http::Uri) -> Result<Stream, Why> {
+    async fn connect(&self, uri: http::Uri) -> Result<Box<dyn Stream>, Why> {
         let host = uri.host().ok_or(Why::Denied)?;
         let is_tls = uri.scheme() == Some(&Scheme::HTTPS);
         let tcp = self.tcp(host, uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 })).await?;
         if !is_tls {
-            return Ok(Stream::Plain(TokioIo::new(tcp)));
+            return Ok(Box::new(TokioIo::new(tcp)));
         }
         let connector = self.config.get_or_init(|| self.configure()).as_ref().map_err(|e| {
             eprintln!("wasmtime: no request by TLS: {e}");
@@ -335,7 +334,7 @@ impl Tls {
             None => ServerName::try_from(host.to_string()).map_err(|_| Why::Tls)?,
         };
         match connector.connect(name, tcp).await {
-            Ok(tls) => Ok(Stream::Tls(Box::new(TokioIo::new(tls)))),
+            Ok(tls) => Ok(Box::new(TokioIo::new(tls))),
             Err(e) => Err(match e.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>()) {
                 Some(rustls::Error::InvalidCertificate(_)) => Why::Certificate,
                 _ => Why::Tls,
@@ -373,9 +372,9 @@ impl Tls {
 struct Connector(Arc<Tls>);
 
 impl tower_service::Service<http::Uri> for Connector {
-    type Response = Stream;
+    type Response = Box<dyn Stream>;
     type Error = NotConnected;
-    type Future = Pin<Box<dyn Future<Output = Result<Stream, NotConnected>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, NotConnected>> + Send>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), NotConnected>> {
         Poll::Ready(Ok(()))
@@ -394,51 +393,24 @@ impl tower_service::Service<http::Uri> for Connector {
     }
 }
 
-enum Stream {
-    Plain(TokioIo<TcpStream>),
-    Tls(Box<TokioIo<TlsStream<TcpStream>>>),
+/// A connection without or with TLS.
+trait Stream: hyper::rt::Read + hyper::rt::Write + Send + Unpin {
+    fn is_http2(&self) -> bool {
+        false
+    }
 }
 
-impl Connection for Stream {
+impl Stream for TokioIo<TcpStream> {}
+
+impl Stream for TokioIo<TlsStream<TcpStream>> {
+    fn is_http2(&self) -> bool {
+        self.inner().get_ref().1.alpn_protocol() == Some(b"h2")
+    }
+}
+
+impl Connection for Box<dyn Stream> {
     fn connected(&self) -> Connected {
-        match self {
-            Stream::Tls(tls) if tls.inner().get_ref().1.alpn_protocol() == Some(b"h2") => {
-                Connected::new().negotiated_h2()
-            }
-            _ => Connected::new(),
-        }
-    }
-}
-
-impl hyper::rt::Read for Stream {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, to: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Stream::Plain(s) => Pin::new(s).poll_read(cx, to),
-            Stream::Tls(s) => Pin::new(s).poll_read(cx, to),
-        }
-    }
-}
-
-impl hyper::rt::Write for Stream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, from: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Stream::Plain(s) => Pin::new(s).poll_write(cx, from),
-            Stream::Tls(s) => Pin::new(s).poll_write(cx, from),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Stream::Plain(s) => Pin::new(s).poll_flush(cx),
-            Stream::Tls(s) => Pin::new(s).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Stream::Plain(s) => Pin::new(s).poll_shutdown(cx),
-            Stream::Tls(s) => Pin::new(s).poll_shutdown(cx),
-        }
+        if self.is_http2() { Connected::new().negotiated_h2() } else { Connected::new() }
     }
 }
 
