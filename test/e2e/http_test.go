@@ -259,14 +259,18 @@ func TestHTTPLog(t *testing.T) {
 	needsHTTP(t)
 	tt := harness.New(t, smoke.Ours)
 	for form, want := range map[string]string{
-		"text": `^printed\n\S+Z 127\.0\.0\.1 "GET /print\?a=b HTTP/1\.1" 200 6 \d+\.\d{3}ms\n$`,
-		"json": `^printed\n\{"time":"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z","remote":"127\.0\.0\.1","method":"GET","target":"/print\?a=b","version":"HTTP/1\.1","status":200,"bytes":6,"ms":\d+\.\d{3}\}\n$`,
+		"text": `^printed\n\S+Z 127\.0\.0\.1 "GET /print\?a=b HTTP/1\.1" 200 6 \d+\.\d{3}ms\n\S+ 127\.0\.0\.1 "GET /known HTTP/1\.1" 200 6 \S+ms\n$`,
+		"json": `^printed\n\{"time":"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z","remote":"127\.0\.0\.1","method":"GET","target":"/print\?a=b","version":"HTTP/1\.1","status":200,"bytes":6,"ms":\d+\.\d{3}\}\n.*"target":"/known",.*"status":200,"bytes":6,"ms":\d+\.\d{3}\}\n$`,
 		"off":  `^printed\n$`,
 	} {
 		t.Run(form, func(t *testing.T) {
 			s := serve(tt, "http-log = '"+form+"'")
-			code, _ := get(t, httpClient(t), s.url+"/print?a=b")
-			require.Equal(t, 200, code)
+			// The second one's answer says its length, and ends by that.
+			for _, path := range []string{"/print?a=b", "/known"} {
+				code, text := get(t, httpClient(t), s.url+path)
+				require.Equal(t, 200, code)
+				require.Equal(t, "hello\n", text)
+			}
 			result := s.end()
 			require.Regexp(t, regexp.MustCompile(want), result.Stdout)
 			require.Empty(t, result.Stderr)
@@ -500,10 +504,13 @@ func TestHTTPCrowd(t *testing.T) {
 	tt := harness.New(t, smoke.Ours)
 	s := serve(tt, "http-max-connections = 4\nhttp-max-requests = 2\nhttp-log = 'off'")
 	address := strings.TrimPrefix(s.url, "http://")
-	for range 8 {
+	for i := range 8 {
 		conn, err := net.Dial("tcp", address)
 		require.NoError(t, err)
 		defer conn.Close()
+		// Nothing, or the begin of a request.
+		_, err = io.WriteString(conn, "GET / HTTP/1.1\r\nHost: a\r\n"[:i%2*16])
+		require.NoError(t, err)
 	}
 	var all sync.WaitGroup
 	codes := make(chan int, 20)
@@ -523,6 +530,94 @@ func TestHTTPCrowd(t *testing.T) {
 		require.Equal(t, 200, <-codes)
 	}
 	s.end()
+}
+
+// More clients than there are descriptors cost no more than those, and one that asks for
+// something gets it.
+func TestHTTPManyClients(t *testing.T) {
+	needsHTTP(t)
+	tt := harness.New(t, smoke.Ours)
+	const files, clients = 1024, 10_000
+	port := freePort(t)
+	c := tt.Run(harness.Config{
+		Image: smoke.Image(tt), Args: []string{httpGuest}, Env: []string{"PORT=" + port},
+		Opts: []oci.SpecOpts{hostNetwork, harness.WithSpec(func(s *oci.Spec) {
+			s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Soft: files, Hard: files}}
+		})},
+		RuntimeOptions: body("[engine]\nhttp-max-connections = 1000000\nhttp-client-timeout = '1h'\nhttp-log = 'off'"),
+	})
+	s := &service{c, tt, "http://127.0.0.1:" + port}
+	awaitPort(tt, c, "127.0.0.1:"+port)
+	s.requireHello()
+	used := func() (kib int64, open int) {
+		entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", c.Task.Pid()))
+		require.NoError(t, err)
+		return statusOf(t, c.Task.Pid(), "VmRSS"), len(entries)
+	}
+	memory, open := used()
+
+	var all sync.WaitGroup
+	conns := make(chan net.Conn, clients)
+	for range clients {
+		all.Go(func() {
+			// The kernel makes wait those for whom it has no place.
+			if conn, err := net.DialTimeout("tcp", "127.0.0.1:"+port, harness.Slow(2*time.Second)); err == nil {
+				conns <- conn
+			}
+		})
+	}
+	all.Wait()
+	close(conns)
+	require.Greater(t, len(conns), files)
+	client := httpClient(t)
+	code, text := get(t, client, s.url)
+	require.Equal(t, 200, code)
+	require.Equal(t, "hello\n", text)
+	most, opened := used()
+	require.Less(t, opened, files)
+	require.Less(t, most, memory+64<<10)
+
+	for conn := range conns {
+		conn.Close()
+	}
+	client.CloseIdleConnections()
+	require.Eventually(t, func() bool {
+		_, left := used()
+		return left <= open
+	}, harness.Slow(30*time.Second), 50*time.Millisecond)
+	s.requireHello()
+	s.end()
+}
+
+// statusOf is a field of a process's status, in KiB.
+func statusOf(t *testing.T, pid uint32, field string) (kib int64) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	require.NoError(t, err)
+	_, value, found := strings.Cut(string(text), field+":")
+	require.True(t, found, field)
+	_, err = fmt.Sscan(value, &kib)
+	require.NoError(t, err)
+	return kib
+}
+
+// A body of any size goes through piece by piece, and is never held as a whole.
+func TestHTTPBody(t *testing.T) {
+	needsHTTP(t)
+	tt := harness.New(t, smoke.Ours)
+	const size = 128 << 20
+	for _, guest := range []string{httpGuest, http3Guest} {
+		s := serveBy(tt, guest, "http-max-body = '10GiB'\nhttp-log = 'off'")
+		s.requireHello()
+		before := statusOf(t, s.Task.Pid(), "VmHWM")
+		resp, err := httpClient(t).Post(s.url+"/echo", "", io.LimitReader(zeros{}, size))
+		require.NoError(t, err)
+		n, err := io.Copy(io.Discard, resp.Body)
+		require.NoError(t, err, "after %d", n)
+		resp.Body.Close()
+		require.EqualValues(t, size, n)
+		require.Less(t, statusOf(t, s.Task.Pid(), "VmHWM"), before+size>>10/16, guest)
+		s.end()
+	}
 }
 
 // Where it listens: the option, the reference's variable, PORT, in this order.

@@ -11,7 +11,7 @@ use std::convert::Infallible;
 use std::io::{self, Error, ErrorKind, IoSlice};
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -33,6 +33,7 @@ struct Stream {
     used: usize,
     patience: Duration,
     waits: Option<Pin<Box<Sleep>>>,
+    load: Arc<Load>,
 }
 
 impl Stream {
@@ -48,6 +49,7 @@ impl Stream {
     }
 
     fn patient<T>(&mut self, cx: &mut Context<'_>, poll: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        self.load.is_writing.store(poll.is_pending(), Ordering::Release);
         if poll.is_ready() {
             self.waits = None;
             return poll;
@@ -109,6 +111,8 @@ struct Load {
     requests: AtomicUsize,
     /// When the last one ended.
     quiet: Mutex<Instant>,
+    /// The client does not take yet what it was answered.
+    is_writing: AtomicBool,
 }
 
 /// One request of them.
@@ -120,9 +124,9 @@ impl Load {
         Busy(self.clone())
     }
 
-    /// For how long there has been none.
+    /// For how long there has been none, nor a part of an answer.
     fn quiet_for(&self) -> Duration {
-        if self.requests.load(Ordering::Acquire) > 0 {
+        if self.requests.load(Ordering::Acquire) > 0 || self.is_writing.load(Ordering::Acquire) {
             return Duration::ZERO;
         }
         self.quiet.lock().expect("no panic is survived").elapsed()
@@ -186,8 +190,11 @@ async fn drive(connection: impl Connection, load: &Load, server: &Server) {
             () = tokio::time::sleep(quiet.unwrap_or(patience)) => if load.quiet_for() >= patience {
                 connection.as_mut().end();
             },
-            () = server.crowded.notified() => if load.quiet_for() >= SPARED {
-                connection.as_mut().end();
+            () = server.crowded.notified() => match load.quiet_for() {
+                // A client that has begun to ask may do so for long.
+                quiet if quiet >= 2 * SPARED => return,
+                quiet if quiet >= SPARED => connection.as_mut().end(),
+                _ => {}
             },
         }
     }
@@ -199,8 +206,12 @@ pub async fn serve(tcp: TcpStream, remote: IpAddr, server: Arc<Server>) {
     let _ = tcp.set_nodelay(true);
     let patience = o.client_timeout;
     let begin = [0; PREFACE.len()];
-    let mut stream = Stream { tcp, begin, read: 0, used: 0, patience, waits: None };
-    let load = Arc::new(Load { requests: AtomicUsize::new(0), quiet: Mutex::new(Instant::now()) });
+    let load = Arc::new(Load {
+        requests: AtomicUsize::new(0),
+        quiet: Mutex::new(Instant::now()),
+        is_writing: AtomicBool::new(false),
+    });
+    let mut stream = Stream { tcp, begin, read: 0, used: 0, patience, waits: None, load: load.clone() };
     let mut stopping = server.stopping.subscribe();
     let is_http2 = tokio::select! {
         found = tokio::time::timeout(patience, stream.is_http2()) => match found {

@@ -130,6 +130,8 @@ pub struct Answer {
     server: Arc<Server>,
     entry: Entry,
     begun: Instant,
+    /// What its head says, after which hyper asks for nothing more.
+    length: Option<u64>,
     is_whole: bool,
     _busy: Busy,
 }
@@ -165,7 +167,7 @@ impl Body for Answer {
         match &frame {
             Some(Ok(f)) => {
                 self.entry.bytes += f.data_ref().map_or(0, |d| d.len() as u64);
-                self.is_whole = f.is_trailers();
+                self.is_whole = f.is_trailers() || Some(self.entry.bytes) == self.length;
             }
             // An end that comes from a failure must not look like the answer's.
             None if self.exchange.failure().is_some() => {
@@ -193,8 +195,8 @@ impl Drop for Answer {
         self.entry.error = match self.exchange.failure() {
             Some(why) => Some(why.reason()),
             None if self.is_whole || self.body.is_end_stream() => None,
-            // The client's answer to HEAD has no body, whatever the guest wrote.
-            None if self.entry.method == http::Method::HEAD || self.entry.status == 304 => None,
+            // These answers have no body, whatever the guest wrote.
+            None if self.entry.method == http::Method::HEAD || matches!(self.entry.status, 204 | 304) => None,
             None => Some("the client went away"),
         };
         self.server.access.log(&self.entry);
@@ -300,9 +302,11 @@ pub async fn answer(
         Ok(response) => {
             exchange.waits(Some(Instant::now()));
             entry.status = response.status().as_u16();
+            let length = response.headers().get(header::CONTENT_LENGTH);
+            let length = length.and_then(|n| n.to_str().ok()?.parse().ok());
             response.map(|body| {
-                let is_whole = false;
-                let answer = Answer { body, exchange, server, entry, begun, is_whole, _busy: busy };
+                let is_whole = length == Some(0);
+                let answer = Answer { body, exchange, server, entry, begun, length, is_whole, _busy: busy };
                 Either::Guest(Box::new(answer))
             })
         }

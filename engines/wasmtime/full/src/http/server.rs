@@ -8,6 +8,7 @@ use super::guest::{Factory, Setup, Version};
 use super::instances::Instances;
 use super::options::Options;
 use super::pool::pooled;
+use rustix::process::{Resource, getrlimit};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
@@ -126,15 +127,24 @@ fn plain(e: &io::Error) -> String {
     text.split(" (os error").next().unwrap_or_default().to_string()
 }
 
+/// How many connections there may be: as many as there are descriptors for, of which
+/// guests need some.
+fn most_connections(o: &Options) -> usize {
+    let limit = getrlimit(Resource::Nofile).current.and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX);
+    let others = o.max_requests.saturating_add(32).min(limit / 2);
+    o.max_connections.min(limit - others).max(1)
+}
+
 /// Serves until a signal says that it is enough. Returns the exit code.
 /// signals is a pipe in which there is a byte for each signal, its number.
 pub fn serve(
     component: &Component,
     version: Version,
     setup: Setup,
-    options: Options,
+    mut options: Options,
     signals: OwnedFd,
 ) -> Result<i32> {
+    options.max_connections = most_connections(&options);
     let choices = options.address(&setup.env)?.choices();
     let backlog = options.backlog(&setup.env)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -196,7 +206,10 @@ async fn accept(listener: TcpListener, server: Arc<Server>) {
                 });
             }
             // No descriptor is left, or no memory: it is not the listener's fault.
-            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            Err(_) => {
+                server.crowded.notify_waiters();
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
         }
     }
 }
