@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -56,7 +57,10 @@ static wasmtime_error_t *set_option(struct guest *g, wasmshim_http_t *http, cons
 static wasmtime_error_t *set_options(struct guest *g, wasmshim_http_t *http) {
     unsigned want = cpus(g) + MORE_THREADS, threads = startable_threads(want);
     char number[16];
-    snprintf(number, sizeof(number), "%u", threads > MORE_THREADS ? threads - MORE_THREADS : 1);
+    threads = threads > MORE_THREADS ? threads - MORE_THREADS : 1;
+    // Each has its own heap: with one for all they would wait for each other.
+    mallopt(M_ARENA_MAX, (int)threads + 1);
+    snprintf(number, sizeof(number), "%u", threads);
     wasmtime_error_t *error = wasmshim_http_option(http, "threads", number);
     int artifact = wasm_shim_artifact_fd(g->ctx, g->layer);
     if (artifact >= 0 && error == NULL) {

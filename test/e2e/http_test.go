@@ -291,21 +291,17 @@ func TestHTTPReuse(t *testing.T) {
 	s.end()
 
 	s = serve(tt, "http-reuse = 8\nhttp-idle = '1m'")
-	longest := map[int]bool{}
-	last := 0
+	// How many instances have answered so often. An answer is here before its instance can
+	// answer again, which leaves a request to another one at times.
+	reached := map[int]int{}
 	for range 200 {
 		_, text := get(t, client, s.url+"/count")
-		if len(text) == 1 && last > 0 {
-			longest[last] = true
-		} else {
-			require.Len(t, text, last+1)
-		}
-		last = len(text)
+		reached[len(text)]++
 	}
-	for n := range longest {
-		require.True(t, n >= 4 && n <= 8, "%d", n)
-	}
-	require.Greater(t, len(longest), 1, "%v", longest)
+	require.Zero(t, reached[9], "%v", reached)
+	require.GreaterOrEqual(t, reached[4], reached[1]-3, "%v", reached) // some are not at their end
+	require.Less(t, reached[8], reached[4], "%v", reached)
+	require.Positive(t, reached[8], "%v", reached)
 	s.end()
 
 	s = serve(tt, "http-reuse = 1000\nhttp-idle = '10ms'")

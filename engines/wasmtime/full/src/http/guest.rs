@@ -11,6 +11,7 @@ use wasmshim_wasi::network::Policy;
 use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, Linker, ResourceTable};
 use wasmtime::{Engine, Result, Store, StoreLimits, StoreLimitsBuilder};
+use wasmtime_wasi::filesystem::WasiFilesystemCtx;
 use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_http::handler::{Proxy, ProxyPre};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
@@ -53,20 +54,28 @@ impl Setup {
         Setup { network, args: Vec::new(), env: Vec::new(), dirs: Vec::new(), cwd: String::new() }
     }
 
-    fn context(&self) -> Result<WasiCtx> {
+    /// Opens the directories: once, for all instances.
+    fn files(&self) -> Result<WasiFilesystemCtx> {
+        let mut b = WasiCtxBuilder::new();
+        // What a file makes wait is short; what a network does, is not done so.
+        b.allow_blocking_current_thread(true);
+        for (host, guest) in &self.dirs {
+            b.preopened_dir(host, guest, FsPerms::ReadWrite)?;
+        }
+        Ok(b.build().filesystem().clone())
+    }
+
+    fn context(&self, files: &WasiFilesystemCtx) -> WasiCtx {
         let mut b = WasiCtxBuilder::new();
         b.args(&self.args)
             .envs(&self.env)
             .stdout(Standard(rustix::stdio::stdout()))
             .stderr(Standard(rustix::stdio::stderr()))
-            // What a file makes wait is short; what a network does, is not done so.
-            .allow_blocking_current_thread(true)
             .initial_cwd(self.cwd.clone());
         net::configure(&mut b, &self.network);
-        for (host, guest) in &self.dirs {
-            b.preopened_dir(host, guest, FsPerms::ReadWrite)?;
-        }
-        Ok(b.build())
+        let mut context = b.build();
+        *context.filesystem() = files.clone();
+        context
     }
 }
 
@@ -96,6 +105,7 @@ pub struct Factory {
     engine: Engine,
     pre: ProxyPre<Host>,
     setup: Setup,
+    files: WasiFilesystemCtx,
     limits: StoreLimits,
     field_size: usize,
     fuel: Option<u64>,
@@ -142,7 +152,8 @@ impl Factory {
         }
         // wasmtime counts what it needs to hold them, beside their bytes.
         let field_size = o.max_headers.saturating_mul(4).max(128 << 10);
-        Ok(Arc::new(Factory { engine, pre, setup, limits: limits.build(), field_size, fuel: o.fuel }))
+        let files = setup.files()?;
+        Ok(Arc::new(Factory { engine, pre, setup, files, limits: limits.build(), field_size, fuel: o.fuel }))
     }
 
     pub async fn instance(&self) -> Result<Instance> {
@@ -150,7 +161,7 @@ impl Factory {
         http.set_field_size_limit(self.field_size);
         let host = Host {
             table: ResourceTable::new(),
-            wasi: self.setup.context()?,
+            wasi: self.setup.context(&self.files),
             http,
             limits: self.limits.clone(),
             client: Client,

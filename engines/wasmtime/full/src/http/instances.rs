@@ -232,6 +232,7 @@ async fn run_p2(
     };
     let limit = server.options.timeout;
     let result = tokio::select! {
+        biased; // most calls end at once, and need no timer
         result = call => result,
         () = exchange.late(limit) => {
             exchange.fail(Failure::Late);

@@ -6,10 +6,11 @@
 
 use super::options::Options;
 use wasmtime::component::Component;
-use wasmtime::{Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Result};
+use wasmtime::{Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Result};
 
-/// So much of a memory, a table and a stack is emptied, not given back to the kernel.
-const KEPT: usize = 64 << 10;
+/// So much of a memory, a table and a stack is emptied, not given back to the kernel,
+/// which would have to tell the other CPUs.
+const KEPT: usize = 256 << 10;
 const TABLE_ELEMENTS: usize = 100_000;
 
 /// The same component in an engine that keeps memory; None where it cannot be had,
@@ -36,6 +37,8 @@ pub fn pooled(component: &Component, o: &Options) -> Option<Component> {
         .linear_memory_keep_resident(KEPT)
         .table_keep_resident(KEPT)
         .async_stack_keep_resident(KEPT)
+        // Of it, what was written, where the kernel says that.
+        .pagemap_scan(Enabled::Auto)
         .max_unused_warm_slots(at_once);
     let mut config = component.engine().config().clone();
     config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));

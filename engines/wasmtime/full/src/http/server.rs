@@ -130,7 +130,8 @@ fn plain(e: &io::Error) -> String {
 /// How many connections there may be: as many as there are descriptors for, of which
 /// guests need some.
 fn most_connections(o: &Options) -> usize {
-    let limit = getrlimit(Resource::Nofile).current.and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX);
+    let limit =
+        getrlimit(Resource::Nofile).current.and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX);
     let others = o.max_requests.saturating_add(32).min(limit / 2);
     o.max_connections.min(limit - others).max(1)
 }
