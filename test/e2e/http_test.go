@@ -34,6 +34,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/oci"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/libwasmshim/libwasmshim/test/harness"
@@ -288,6 +289,18 @@ func TestHTTPReuse(t *testing.T) {
 		_, text := get(t, client, s.url+"/count")
 		require.Equal(t, "1", text)
 	}
+	// Their memory, which the next ones get, is as the guest begins.
+	var all sync.WaitGroup
+	for range 8 {
+		all.Go(func() {
+			client := httpClient(t)
+			for range 50 {
+				_, text := get(t, client, s.url+"/memory")
+				assert.Equal(t, "h0", text)
+			}
+		})
+	}
+	all.Wait()
 	s.end()
 
 	s = serve(tt, "http-reuse = 8\nhttp-idle = '1m'")
@@ -302,6 +315,10 @@ func TestHTTPReuse(t *testing.T) {
 	require.GreaterOrEqual(t, reached[4], reached[1]-3, "%v", reached) // some are not at their end
 	require.Less(t, reached[8], reached[4], "%v", reached)
 	require.Positive(t, reached[8], "%v", reached)
+	require.Eventually(t, func() bool {
+		_, text := get(t, client, s.url+"/memory")
+		return text == "j1"
+	}, harness.Slow(10*time.Second), time.Millisecond)
 	s.end()
 
 	s = serve(tt, "http-reuse = 1000\nhttp-idle = '10ms'")
