@@ -8,9 +8,10 @@ use super::options::Options;
 use wasmtime::component::Component;
 use wasmtime::{Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Result};
 
-/// So much of a memory, a table and a stack is emptied, not given back to the kernel,
-/// which would have to tell the other CPUs.
-const KEPT: usize = 256 << 10;
+/// So much of a memory and a table is emptied, not given back to the kernel, which would
+/// have to tell the other CPUs; more of it where the kernel says what was written.
+const KEPT: usize = 64 << 10;
+const KEPT_OF_WRITTEN: usize = 256 << 10;
 const TABLE_ELEMENTS: usize = 100_000;
 
 /// The same component in an engine that keeps memory; None where it cannot be had,
@@ -20,6 +21,7 @@ pub fn pooled(component: &Component, o: &Options) -> Option<Component> {
     let at_once = u32::try_from(o.max_requests).ok()?.checked_add(1)?;
     let memories = at_once.checked_mul(needs.num_memories)?;
     let tables = at_once.checked_mul(needs.num_tables)?;
+    let kept = if PoolingAllocationConfig::is_pagemap_scan_available() { KEPT_OF_WRITTEN } else { KEPT };
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(at_once)
         .total_core_instances(at_once.checked_mul(64)?)
@@ -34,10 +36,8 @@ pub fn pooled(component: &Component, o: &Options) -> Option<Component> {
         .max_tables_per_module(needs.num_tables.max(1))
         .max_memories_per_module(needs.num_memories.max(1))
         .table_elements(TABLE_ELEMENTS.max(usize::try_from(needs.max_initial_table_size.unwrap_or(0)).ok()?))
-        .linear_memory_keep_resident(KEPT)
-        .table_keep_resident(KEPT)
-        .async_stack_keep_resident(KEPT)
-        // Of it, what was written, where the kernel says that.
+        .linear_memory_keep_resident(kept)
+        .table_keep_resident(kept)
         .pagemap_scan(Enabled::Auto)
         .max_unused_warm_slots(at_once);
     let mut config = component.engine().config().clone();
