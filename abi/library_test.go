@@ -171,7 +171,7 @@ func TestNoGoInTheBinary(t *testing.T) {
 	dir := t.TempDir()
 	stub := filepath.Join(dir, "stub.c")
 	require.NoError(t, os.WriteFile(stub, []byte("#include <unistd.h>\n#include \"_cgo_export.h\"\n"+
-		"void wasmshimGoInit(void) { pause(); }\nint wasmshimGoMain(wasm_shim_engine *e, int fd) { (void)e; (void)fd; return pause(); }\n"), 0o600))
+		"void wasmshimGoInit(void) { pause(); }\nint wasmshimGoMain(wasm_shim_engine *e, struct wasmshim_start *s) { (void)e; (void)s; return pause(); }\n"), 0o600))
 	sources, err := filepath.Glob("../cabi/*.c")
 	require.NoError(t, err)
 	shim := filepath.Join(dir, "shim")

@@ -3,13 +3,18 @@
 package abi
 
 import (
+	"bytes"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
+	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/proto"
 )
 
 // delete answers from the record that the daemon left, without Go.
@@ -83,4 +88,41 @@ func TestStartReportsFailure(t *testing.T) {
 	require.Empty(t, stdout.String())
 	require.NotEmpty(t, stderr.String())
 	require.NotContains(t, stderr.String(), "died before it answered")
+}
+
+// Start answers before Go is up: also where it never is, for want of memory. Then its last
+// words are in the log, and the socket is one that nobody serves, for a delete to remove.
+func TestStartAnswersWithoutGo(t *testing.T) {
+	bundle := t.TempDir()
+	dir, err := os.MkdirTemp("", "s") // a socket's path is short
+	require.NoError(t, err)
+	defer os.RemoveAll(dir)
+	require.NoError(t, os.WriteFile(filepath.Join(bundle, "config.json"), []byte("{}"), 0o600))
+	require.NoError(t, unix.Mkfifo(filepath.Join(bundle, "log"), 0o600))
+	log, err := os.OpenFile(filepath.Join(bundle, "log"), os.O_RDWR|unix.O_NONBLOCK, 0)
+	require.NoError(t, err)
+	defer log.Close()
+	params, err := proto.Marshal(&bootapi.BootstrapParams{InstanceID: "c", Namespace: "n", SocketDir: &dir})
+	require.NoError(t, err)
+
+	const tooLittle = "ulimit -v 100000; exec " // kilobytes
+	cmd := exec.Command("sh", "-c", tooLittle+probePath(t)+" -namespace n -address /c.sock -id c start")
+	cmd.Dir, cmd.Stdin = bundle, bytes.NewReader(params)
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	var result bootapi.BootstrapResult
+	require.NoError(t, proto.Unmarshal(out, &result))
+	path := strings.TrimPrefix(result.Address, "unix://")
+	require.FileExists(t, path)
+
+	require.NoError(t, log.SetReadDeadline(time.Now().Add(time.Minute)))
+	words := make([]byte, 4096)
+	n, err := log.Read(words)
+	require.NoError(t, err)
+	require.Contains(t, string(words[:n]), "fatal error: ")
+	cmd = exec.Command(probePath(t), "-namespace", "n", "-address", "/c.sock", "-id", "c", "-bundle", bundle, "delete")
+	cmd.Dir = bundle
+	out, err = cmd.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	require.NoFileExists(t, path)
 }

@@ -20,14 +20,15 @@ import (
 	"os"
 	"runtime/debug"
 	"strings"
+	"unsafe"
 
 	"github.com/libwasmshim/libwasmshim/shim"
 )
 
-// resultFD is -1, or the pipe on which the `start` command waits for an answer.
+// start is NULL if this is not the daemon's half of `start`.
 //
 //export wasmshimGoMain
-func wasmshimGoMain(e *C.wasm_shim_engine, resultFD C.int) (code C.int) {
+func wasmshimGoMain(e *C.wasm_shim_engine, start *C.struct_wasmshim_start) (code C.int) {
 	defer func() {
 		// Beyond this there is only C, where a panic would abort without a word.
 		if p := recover(); p != nil {
@@ -40,11 +41,17 @@ func wasmshimGoMain(e *C.wasm_shim_engine, resultFD C.int) (code C.int) {
 		fmt.Fprintln(os.Stderr, "wasm_shim_main:", err)
 		return 1
 	}
+	var begun *shim.Start
+	if start != nil {
+		begun = &shim.Start{
+			Result: int(start.result), Listener: int(start.listener), Input: C.GoBytes(unsafe.Pointer(start.input), C.int(start.input_size)),
+		}
+	}
 	config := shim.Config{NoSetupLogger: e.no_setup_logger != 0}
 	if e.default_log_level > 0 {
 		config.DefaultLogLevel = shim.LogLevels[e.default_log_level-1]
 	}
-	return C.int(shim.Main(d, config, int(resultFD)))
+	return C.int(shim.Main(d, config, begun))
 }
 
 // descriptor copies what the daemon needs to know: data, no callbacks. The C

@@ -51,6 +51,35 @@ void wasmshim_start_go(int argc, char **argv);
 // Writes all of it. -1 and errno if that fails.
 int wasmshim_write_all(int fd, const void *bytes, size_t size);
 
+// What containerd, or a person, has called this program with.
+struct wasmshim_call {
+    char *word; // the argument that is not a flag, if it is the only and last one; else NULL
+    const char *bundle, *ns, *id, *address; // flags' values, NULL without them
+    bool is_usual;                          // there are only flags that are known
+};
+
+struct wasmshim_call wasmshim_parse_call(int argc, char **argv);
+
+// What of `start` was done before Go.
+struct wasmshim_start {
+    int result;        // the pipe on which the answer is waited for; -1 where it was given
+    int listener;      // the socket that the answer has named; -1 where none was given
+    char *input;       // what was read of standard input
+    size_t input_size; // all of it, if it is not above WASMSHIM_INPUT_MAX
+};
+
+enum { WASMSHIM_INPUT_MAX = 10 << 20 };
+
+// Reads standard input to its end. False and errno if that fails.
+bool wasmshim_read_input(struct wasmshim_start *start);
+
+// Answers `start` for the shim of this name, if the call is a usual one; what was done is
+// in *start. Else nothing has happened, and shim/internal/bootstrap answers.
+void wasmshim_answer_start(const struct wasmshim_call *call, const char *shim, struct wasmshim_start *start);
+
+// The SHA-256 of some bytes, as text.
+void wasmshim_sha256(const void *bytes, size_t size, char hex[65]);
+
 // Says whether the bundle's address is that of a socket that nobody serves: then
 // there is something to clean up after all, in Go, which decides.
 bool wasmshim_socket_is_left(const char *bundle);

@@ -57,32 +57,9 @@ static int go_init(int argc, char **argv) {
     return 1;
 }
 
-static int go_main(int argc, char **argv, const wasm_shim_engine *engine, int result_fd) {
+static int go_main(int argc, char **argv, const wasm_shim_engine *engine, struct wasmshim_start *start) {
     wasmshim_start_go(argc, argv);
-    return wasmshimGoMain((wasm_shim_engine *)engine, result_fd);
-}
-
-// The flags that containerd gives a shim and that take no value.
-static bool is_switch(const char *flag) {
-    return strcmp(flag, "debug") == 0 || strcmp(flag, "v") == 0 || strcmp(flag, "info") == 0;
-}
-
-// Returns the argument that is not a flag if it is the only and last one, and
-// sets *bundle to the value of -bundle; NULL otherwise.
-static char *command(int argc, char **argv, const char **bundle) {
-    int i = 1;
-    for (; i < argc && argv[i][0] == '-' && argv[i][1] != 0; i++) {
-        const char *flag = argv[i] + (argv[i][1] == '-' ? 2 : 1);
-        const char *equals = strchr(flag, '=');
-        if (equals != NULL) {
-            if (strncmp(flag, "bundle=", sizeof("bundle=") - 1) == 0)
-                *bundle = equals + 1;
-        } else if (!is_switch(flag)) {
-            if (++i < argc && strcmp(flag, "bundle") == 0)
-                *bundle = argv[i];
-        }
-    }
-    return i == argc - 1 ? argv[i] : NULL;
+    return wasmshimGoMain((wasm_shim_engine *)engine, start);
 }
 
 // Answers `delete` from the record that the daemon left once it had cleaned
@@ -104,29 +81,51 @@ static bool answer_delete(const char *bundle) {
     return ok && wasmshim_write_all(STDOUT_FILENO, record, (size_t)st.st_size) == 0;
 }
 
-static int null_output(void) {
+static int null_streams(void) {
     int fd = open("/dev/null", O_RDWR | O_CLOEXEC);
-    if (fd < 0 || dup2(fd, STDOUT_FILENO) < 0 || dup2(fd, STDERR_FILENO) < 0)
+    if (fd < 0 || dup2(fd, STDIN_FILENO) < 0 || dup2(fd, STDOUT_FILENO) < 0 || dup2(fd, STDERR_FILENO) < 0)
         return -1;
     if (fd > STDERR_FILENO)
         close(fd);
     return 0;
 }
 
-// The daemon's half of `start`. word is "start" itself, the last argument: it
-// is taken out of the command line, which shows this process as what it is.
-static int daemon_main(int argc, char **argv, const wasm_shim_engine *engine, char *word, int result_fd) {
+static int refuse_start(int result_fd, const char *what) {
+    char text[256] = {1}; // the exit code
+    int n = snprintf(text + 1, sizeof(text) - 1, "%s: %s\n", what, strerror(errno));
+    wasmshim_write_all(result_fd, text, 1 + (size_t)n);
+    return 1;
+}
+
+// Where Go writes when it crashes before it has a log.
+static void crash_into_log(void) {
+    int fd = open("log", O_RDWR | O_NONBLOCK | O_CLOEXEC | O_NOFOLLOW);
+    if (fd < 0)
+        return;
+    struct stat st;
+    if (fstat(fd, &st) == 0 && S_ISFIFO(st.st_mode))
+        dup2(fd, STDERR_FILENO);
+    close(fd);
+}
+
+// The daemon's half of `start`. The word "start" itself, the last argument, is taken out
+// of the command line, which shows this process as what it is.
+static int daemon_main(int argc, char **argv, const wasm_shim_engine *engine, struct wasmshim_call *call,
+                       int result_fd) {
     setsid();
-    if (null_output() < 0) {
-        static const char text[] = "\1open /dev/null for the shim daemon's output";
-        wasmshim_write_all(result_fd, text, sizeof(text) - 1);
-        return 1;
-    }
     wasmshim_warm_cgroups();
-    memset(word, 0, strlen(word));
+    struct wasmshim_start start = {.result = result_fd, .listener = -1};
+    if (!wasmshim_read_input(&start))
+        return refuse_start(result_fd, "read bootstrap parameters from standard input");
+    if (null_streams() < 0)
+        return refuse_start(result_fd, "open /dev/null for the shim daemon's streams");
+    memset(call->word, 0, strlen(call->word));
     // Without it the line ends with a few NULs more; not all kernels allow it.
-    prctl(PR_SET_MM, PR_SET_MM_ARG_END, word, 0, 0);
-    return go_main(argc, argv, engine, result_fd);
+    prctl(PR_SET_MM, PR_SET_MM_ARG_END, call->word, 0, 0);
+    wasmshim_answer_start(call, engine->shim_name != NULL ? engine->shim_name : engine->name, &start);
+    if (start.listener >= 0 && engine->no_setup_logger == 0)
+        crash_into_log();
+    return go_main(argc, argv, engine, &start);
 }
 
 // Waits for the daemon's answer: one byte, the exit code, and a text.
@@ -151,7 +150,7 @@ static int relay(int fd, pid_t daemon) {
 
 // `start` forks here, where a process is small and has one thread, instead of
 // executing the binary and starting Go a second time.
-static int start(int argc, char **argv, const wasm_shim_engine *engine, char *word) {
+static int start(int argc, char **argv, const wasm_shim_engine *engine, struct wasmshim_call *call) {
     int result[2];
     if (pipe2(result, O_CLOEXEC) < 0) {
         perror("pipe for the shim daemon's answer");
@@ -164,7 +163,7 @@ static int start(int argc, char **argv, const wasm_shim_engine *engine, char *wo
     }
     if (pid == 0) {
         close(result[0]);
-        return daemon_main(argc, argv, engine, word, result[1]);
+        return daemon_main(argc, argv, engine, call, result[1]);
     }
     close(result[1]);
     // The parent must not hold open what the daemon reads.
@@ -191,13 +190,12 @@ int wasm_shim_main(int argc, char **argv, const wasm_shim_engine *given) {
     if (compiler)
         wasmshim_end(wasmshim_compiler(argc, argv, &engine));
 
-    const char *bundle = ".";
-    char *word = command(argc, argv, &bundle);
-    if (word != NULL && strcmp(word, "delete") == 0 && answer_delete(bundle))
+    struct wasmshim_call call = wasmshim_parse_call(argc, argv);
+    if (call.word != NULL && strcmp(call.word, "delete") == 0 && answer_delete(call.bundle != NULL ? call.bundle : "."))
         return 0;
-    if (word != NULL && strcmp(word, "start") == 0)
-        return start(argc, argv, &engine, word);
-    return go_main(argc, argv, &engine, -1);
+    if (call.word != NULL && strcmp(call.word, "start") == 0)
+        return start(argc, argv, &engine, &call);
+    return go_main(argc, argv, &engine, NULL);
 }
 
 uint32_t wasm_shim_abi_version(void) {

@@ -54,11 +54,11 @@ func run(e Engine, c Config) int {
 		}
 		os.Unsetenv(resultEnv)
 		unix.CloseOnExec(fd)
-		return Main(describe(e), c, fd)
+		return Main(describe(e), c, &Start{Result: fd, Listener: -1})
 	case bootstrap.Called(args) && args[len(args)-1] == "start":
 		return start(args[:len(args)-1])
 	}
-	return Main(describe(e), c, -1)
+	return Main(describe(e), c, nil)
 }
 
 func describe(e Engine) Descriptor {

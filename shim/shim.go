@@ -72,13 +72,16 @@ type Config struct {
 	DefaultLogLevel string // one of LogLevels; "" means "info"
 }
 
+// Start is what was done of start before Main.
+type Start = bootstrap.Start
+
 // LogLevels are the names of the log levels, the fewest lines first.
 var LogLevels = options.LogLevels
 
 // Main runs every role that is written in Go and returns the exit code.
-// The arguments are those of the process. resultFD is the descriptor on which
-// the start role answers, -1 in any other role.
-func Main(d Descriptor, c Config, resultFD int) int {
+// The arguments are those of the process. start is nil in any role but that of the daemon
+// that answers start.
+func Main(d Descriptor, c Config, start *Start) int {
 	args := os.Args[1:]
 	if hasRole(image.WorkerEnv) {
 		return image.RunWorker()
@@ -90,7 +93,7 @@ func Main(d Descriptor, c Config, resultFD int) int {
 	for _, o := range d.Options {
 		declared = append(declared, options.Declaration(o))
 	}
-	if resultFD < 0 && !bootstrap.Called(args) {
+	if start == nil && !bootstrap.Called(args) {
 		return cli.Run(cli.Program{
 			Engine: code, ShimName: cmp.Or(d.ShimName, d.Name), EngineVersion: d.Version, EngineRevision: d.Revision, ABI: d.ABI, Options: declared,
 		}, os.Args, os.Stdout, os.Stderr)
@@ -102,7 +105,7 @@ func Main(d Descriptor, c Config, resultFD int) int {
 	return bootstrap.Run(bootstrap.Engine{
 		Code: code, ShimName: cmp.Or(d.ShimName, d.Name), Version: d.Version, Revision: d.Revision,
 		Options: declared, LogLevel: level, NoLogger: c.NoSetupLogger,
-	}, args, resultFD)
+	}, args, start)
 }
 
 func hasRole(env string) bool {

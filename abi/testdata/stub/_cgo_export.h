@@ -5,4 +5,5 @@
 #include "wasm_shim.h"
 
 void wasmshimGoInit(void);
-int wasmshimGoMain(wasm_shim_engine *engine, int result_fd);
+struct wasmshim_start;
+int wasmshimGoMain(wasm_shim_engine *engine, struct wasmshim_start *start);

@@ -6,6 +6,7 @@
 package bootstrap
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -120,21 +121,32 @@ func parseInvocation(args []string, started bool) (invocation, error) {
 	return c, nil
 }
 
-// Run does what containerd asks for and returns the exit code. resultFD is
-// where the start role answers.
-func Run(e Engine, args []string, resultFD int) int {
-	c, err := parseInvocation(args, resultFD >= 0)
-	if err == nil {
-		switch {
-		case c.info:
-			err = info(e, os.Stdin, os.Stdout)
-		case c.action == "delete":
-			err = remove(c, os.Stdout)
-		default:
-			return start(e, c, os.NewFile(uintptr(resultFD), "result"))
-		}
-	} else if resultFD >= 0 {
-		return e.refuse(os.NewFile(uintptr(resultFD), "result"), err)
+// Start is what was done of a start before Run: the fork alone, or all that containerd
+// waits for, which is what cabi/start.c does if it can.
+type Start struct {
+	Result   int    // descriptor on which the answer is waited for; -1 where it was given
+	Listener int    // descriptor of the socket that the answer has named; -1 where none was given
+	Input    []byte // what was read of standard input
+}
+
+// Run does what containerd asks for and returns the exit code. s is nil but where the
+// daemon's half of start is asked for.
+func Run(e Engine, args []string, s *Start) int {
+	c, err := parseInvocation(args, s != nil)
+	switch {
+	case s != nil && s.Listener >= 0:
+		return goOn(e, c, err, *s)
+	case s != nil && err != nil:
+		return e.refuse(os.NewFile(uintptr(s.Result), "result"), err)
+	case s != nil:
+		return start(e, c, *s)
+	case err != nil:
+	case c.info:
+		err = info(e, os.Stdin, os.Stdout)
+	case c.action == "delete":
+		err = remove(c, os.Stdout)
+	default:
+		err = errors.New("start was not forked") // cannot happen: both kinds of shims do it
 	}
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", e.Runtime(), err)

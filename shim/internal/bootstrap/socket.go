@@ -65,7 +65,7 @@ type socket struct {
 	remove func() // takes the name away, once; after it somebody else may bind there
 }
 
-// listen binds a socket. If another daemon serves it, the socket is nil: the
+// listen binds a socket; cabi/start.c does it where there is none. If another daemon serves it, the socket is nil: the
 // container joins that daemon.
 func listen(path string) (_ *socket, retErr error) {
 	dir := filepath.Dir(path)
@@ -100,9 +100,24 @@ func listen(path string) (_ *socket, retErr error) {
 	if err := os.Chmod(path, 0o600); err != nil {
 		return nil, fmt.Errorf("protect shim socket: %w", err)
 	}
+	return newSocket(l, path)
+}
+
+// adopt takes over what cabi/start.c has bound as listen does.
+func adopt(fd int) (*socket, error) {
+	f := os.NewFile(uintptr(fd), "shim socket")
+	defer f.Close()
+	l, err := net.FileListener(f)
+	if err != nil {
+		return nil, fmt.Errorf("take over shim socket: %w", err)
+	}
+	return newSocket(l.(*net.UnixListener), l.Addr().String())
+}
+
+func newSocket(l *net.UnixListener, path string) (*socket, error) {
 	file, err := os.Lstat(path)
 	if err != nil {
-		return nil, fmt.Errorf("protect shim socket: %w", err)
+		return nil, fmt.Errorf("look at shim socket: %w", err)
 	}
 	s := &socket{UnixListener: l, path: path, file: file}
 	s.remove = sync.OnceFunc(s.removeFile)

@@ -28,12 +28,13 @@ var groupAnnotations = []string{
 	"io.kubernetes.cri.sandbox-id",
 }
 
-// start answers containerd on result and, unless the container joins a daemon
-// that runs already, goes on as the daemon.
+// start answers containerd and, unless the container joins a daemon that runs already,
+// goes on as the daemon.
 //
 // The caller is a child that the process that containerd started forked off
-// before Go ran: that process prints what is written to result and exits.
-func start(e Engine, c invocation, result *os.File) int {
+// before Go ran: that process prints what is written to the result and exits.
+func start(e Engine, c invocation, s Start) int {
+	result := os.NewFile(uintptr(s.Result), "result")
 	took := steps.New()
 	if err := checkKernel(); err != nil {
 		return e.refuse(result, err)
@@ -42,7 +43,7 @@ func start(e Engine, c invocation, result *os.File) int {
 	if err != nil {
 		return e.refuse(result, err)
 	}
-	l, req, out, err := bind(e, c, config, took)
+	l, req, out, err := bind(e, c, s.Input, config, took)
 	if err != nil {
 		return e.refuse(result, err)
 	}
@@ -60,15 +61,36 @@ func start(e Engine, c invocation, result *os.File) int {
 	return serve(e, c, req, l, config, took)
 }
 
-func bind(e Engine, c invocation, config []byte, took *steps.Steps) (_ *socket, _ request, _ []byte, retErr error) {
-	input, err := io.ReadAll(io.LimitReader(os.Stdin, maxInput))
+// goOn is the daemon whose start was answered. What goes wrong from here on, containerd
+// learns by its first call.
+func goOn(e Engine, c invocation, err error, s Start) int {
+	took := steps.New()
+	l, lerr := adopt(s.Listener)
+	if lerr != nil {
+		return 1
+	}
+	if err != nil {
+		l.Close()
+		return 1
+	}
+	config, err := readConfig(c.bundle)
+	if err != nil {
+		config = nil // create meets it again, and says so
+	}
+	req := parseRequest(s.Input, e, c)
+	took.Done("parameters")
+	return serve(e, c, req, l, config, took)
+}
+
+func bind(e Engine, c invocation, begun, config []byte, took *steps.Steps) (_ *socket, _ request, _ []byte, retErr error) {
+	rest, err := io.ReadAll(io.LimitReader(os.Stdin, maxInput))
 	if err != nil {
 		return nil, request{}, nil, fmt.Errorf("read bootstrap parameters from standard input: %w", err)
 	}
 	if err := nullStdin(); err != nil {
 		return nil, request{}, nil, err
 	}
-	req := parseRequest(input, e, c)
+	req := parseRequest(append(begun, rest...), e, c)
 	took.Done("parameters")
 	group, err := groupOf(c, config)
 	if err != nil {
