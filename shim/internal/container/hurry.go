@@ -33,13 +33,17 @@ func HurryMoves() {
 
 // ownCgroup is a directory that this process is in; empty if there is none that can be seen.
 func ownCgroup() string {
-	if !cgroups.IsCgroup2UnifiedMode() {
-		dir, _ := cgroups.GetOwnCgroupPath("cpu")
-		return dir
-	}
 	own, err := cgroups.ParseCgroupFile("/proc/self/cgroup")
 	if err != nil {
 		return ""
 	}
-	return filepath.Join("/sys/fs/cgroup", own[""])
+	if cgroups.IsCgroup2UnifiedMode() {
+		return filepath.Join(cgroupRoot, own[""])
+	}
+	// Where version 1 is mounted is known but for odd machines, and a list of all mounts is long.
+	if path, ok := own["cpu"]; ok && exists(filepath.Join(cgroupRoot, "cpu", path)) {
+		return filepath.Join(cgroupRoot, "cpu", path)
+	}
+	dir, _ := cgroups.GetOwnCgroupPath("cpu")
+	return dir
 }

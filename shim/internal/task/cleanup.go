@@ -14,7 +14,6 @@ import (
 	"time"
 
 	api "github.com/containerd/containerd/api/runtime/task/v2"
-	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/ttrpc"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -50,7 +49,7 @@ func Cleanup(id, bundle, socket string) ([]byte, error) {
 	}
 	err := container.Cleanup(id, filepath.Join(bundle, rootDir))
 	// Somebody else may be at it as well, and have removed the bundle.
-	if uerr := mount.UnmountRecursive(filepath.Join(bundle, "rootfs"), 0); uerr != nil && !errors.Is(uerr, os.ErrNotExist) {
+	if uerr := unmountRoot(filepath.Join(bundle, "rootfs")); uerr != nil && !errors.Is(uerr, os.ErrNotExist) {
 		err = errors.Join(err, fmt.Errorf("unmount root file system: %w", uerr))
 	}
 	if err != nil {

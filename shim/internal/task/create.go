@@ -149,7 +149,7 @@ func (c *creation) mountRootfs(context.Context) error {
 		return err
 	}
 	c.mounts = mount.FromProto(c.r.Rootfs)
-	c.undos = append(c.undos, func() error { return mount.UnmountRecursive(c.root, 0) })
+	c.undos = append(c.undos, func() error { return unmountRoot(c.root) })
 	if err := mount.All(c.mounts, c.root); err != nil {
 		return fmt.Errorf("mount root file system: %w", err)
 	}

@@ -13,7 +13,6 @@ import (
 	api "github.com/containerd/containerd/api/runtime/task/v2"
 	runcoptions "github.com/containerd/containerd/api/types/runc/options"
 	tasktypes "github.com/containerd/containerd/api/types/task"
-	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/errdefs"
 	"google.golang.org/protobuf/types/known/emptypb"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -205,7 +204,7 @@ func (t *task) removeAll() (*api.DeleteResponse, error) {
 	t.finishStreams()
 	took.Done("streams")
 	if len(t.mounts) > 0 {
-		if err := mount.UnmountRecursive(t.root, 0); err != nil {
+		if err := unmountRoot(t.root); err != nil {
 			return nil, fmt.Errorf("unmount root file system %s: %w", t.root, err)
 		}
 	}
