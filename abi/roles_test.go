@@ -4,6 +4,7 @@ package abi
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -93,26 +94,15 @@ func TestStartReportsFailure(t *testing.T) {
 // Start answers before Go is up: also where it never is, for want of memory. Then its last
 // words are in the log, and the socket is one that nobody serves, for a delete to remove.
 func TestStartAnswersWithoutGo(t *testing.T) {
-	bundle := t.TempDir()
-	dir, err := os.MkdirTemp("", "s") // a socket's path is short
-	require.NoError(t, err)
-	defer os.RemoveAll(dir)
-	require.NoError(t, os.WriteFile(filepath.Join(bundle, "config.json"), []byte("{}"), 0o600))
+	bundle, params := usualStart(t)
 	require.NoError(t, unix.Mkfifo(filepath.Join(bundle, "log"), 0o600))
 	log, err := os.OpenFile(filepath.Join(bundle, "log"), os.O_RDWR|unix.O_NONBLOCK, 0)
 	require.NoError(t, err)
 	defer log.Close()
-	params, err := proto.Marshal(&bootapi.BootstrapParams{InstanceID: "c", Namespace: "n", SocketDir: &dir})
-	require.NoError(t, err)
 
 	const tooLittle = "ulimit -v 100000; exec " // kilobytes
 	cmd := exec.Command("sh", "-c", tooLittle+probePath(t)+" -namespace n -address /c.sock -id c start")
-	cmd.Dir, cmd.Stdin = bundle, bytes.NewReader(params)
-	out, err := cmd.CombinedOutput()
-	require.NoError(t, err, "%s", out)
-	var result bootapi.BootstrapResult
-	require.NoError(t, proto.Unmarshal(out, &result))
-	path := strings.TrimPrefix(result.Address, "unix://")
+	path := socketOf(t, cmd, bundle, params)
 	require.FileExists(t, path)
 
 	require.NoError(t, log.SetReadDeadline(time.Now().Add(time.Minute)))
@@ -122,7 +112,61 @@ func TestStartAnswersWithoutGo(t *testing.T) {
 	require.Contains(t, string(words[:n]), "fatal error: ")
 	cmd = exec.Command(probePath(t), "-namespace", "n", "-address", "/c.sock", "-id", "c", "-bundle", bundle, "delete")
 	cmd.Dir = bundle
-	out, err = cmd.CombinedOutput()
+	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	require.NoFileExists(t, path)
+}
+
+// usualStart is a bundle, and what containerd says of it.
+func usualStart(t *testing.T) (bundle string, params []byte) {
+	bundle = t.TempDir()
+	dir, err := os.MkdirTemp("", "s") // a socket's path is short
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
+	require.NoError(t, os.WriteFile(filepath.Join(bundle, "config.json"), []byte("{}"), 0o600))
+	params, err = proto.Marshal(&bootapi.BootstrapParams{InstanceID: "c", Namespace: "n", SocketDir: &dir})
+	require.NoError(t, err)
+	return bundle, params
+}
+
+// socketOf is the socket that a start has answered.
+func socketOf(t *testing.T, start *exec.Cmd, bundle string, params []byte) string {
+	start.Dir, start.Stdin = bundle, bytes.NewReader(params)
+	out, err := start.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	var result bootapi.BootstrapResult
+	require.NoError(t, proto.Unmarshal(out, &result))
+	return strings.TrimPrefix(result.Address, "unix://")
+}
+
+// A daemon's threads have no memory of C's of their own.
+func TestDaemonHasOneArena(t *testing.T) {
+	bundle, params := usualStart(t)
+	path := socketOf(t, exec.Command(probePath(t), "-namespace", "n", "-address", "/c.sock", "-id", "c", "start"), bundle, params)
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	require.NoError(t, err)
+	defer unix.Close(fd)
+	require.NoError(t, unix.Connect(fd, &unix.SockaddrUnix{Name: path}))
+	daemon, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, unix.Kill(int(daemon.Pid), unix.SIGTERM)) }()
+	threads := func() int {
+		all, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", daemon.Pid))
+		require.NoError(t, err)
+		return len(all)
+	}
+	require.Eventually(t, func() bool { return threads() > 4 }, time.Minute, time.Millisecond)
+	maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", daemon.Pid))
+	require.NoError(t, err)
+	const (
+		heapMax = 64 << 20   // of an arena, which is aligned to that; see malloc/arena.c of glibc
+		kernels = 0x7f << 40 // from here on the kernel places what is mapped; Go's heap is below
+	)
+	for line := range strings.Lines(string(maps)) {
+		var from, to uint64
+		var perms string
+		_, err := fmt.Sscanf(line, "%x-%x %s", &from, &to, &perms)
+		require.NoError(t, err)
+		require.False(t, from >= kernels && from%heapMax != 0 && to%heapMax == 0 && to-from > heapMax/2 && perms == "---p", "the end of an arena: %s", line)
+	}
 }

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -35,6 +36,9 @@ static void start_go(void (*rt0)(int, char **, char **), int argc, char **argv) 
                 "wasm_shim_main: no Go runtime in this binary: link it with the libwasmshim.a of `make build`\n");
         exit(1);
     }
+    // Each thread would have an arena of its own, several system calls and pages for the
+    // little that Go's threads take from C.
+    mallopt(M_ARENA_MAX, 1);
     rt0(argc, argv, environ);
 }
 

@@ -5,9 +5,11 @@ package bootstrap
 import (
 	"math"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -17,16 +19,41 @@ import (
 // memory back: long enough that the containers of a pod are created first.
 const trimDelay = 500 * time.Millisecond
 
+// worthCollecting is how many bytes must have been allocated since the last time. A create
+// takes more; whoever only asks, as containerd does for statistics every second, takes less:
+// to collect after each question would cost a node much more than the answer.
+const worthCollecting = 512 << 10
+
 // trimmer makes an idle daemon small. A node has one for every pod, and most of
 // their life they wait.
-type trimmer struct{ timer *time.Timer }
+type trimmer struct {
+	timer *time.Timer
+	last  atomic.Uint64 // bytes that had been allocated when garbage was collected
+}
 
 func newTrimmer() *trimmer {
-	return &trimmer{time.AfterFunc(trimDelay, trim)}
+	t := &trimmer{}
+	t.timer = time.AfterFunc(trimDelay, func() { t.collect(giveBack); dropConstants() })
+	return t
 }
 
 // busy puts the trimming off.
 func (t *trimmer) busy() { t.timer.Reset(trimDelay) }
+
+// collect collects garbage, if it is worth it.
+func (t *trimmer) collect(giveBack func()) {
+	if last := t.last.Load(); last == 0 || allocated()-last >= worthCollecting {
+		giveBack()
+		t.last.Store(allocated())
+	}
+}
+
+// allocated is how many bytes this process has allocated so far.
+func allocated() uint64 {
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.TotalAlloc
+}
 
 // A daemon that has just been started has a container to create, which takes less time
 // than the garbage collector would: it waits until the daemon is idle, or has this
@@ -44,12 +71,16 @@ func collectEarly() {
 	debug.SetMemoryLimit(math.MaxInt64)
 }
 
-// trim returns free heap to the kernel, and unmaps the code and constants of
-// this program, which the kernel maps again from the page cache, page by page,
-// as they are used: after a create that is much less than before.
-func trim() {
+// giveBack returns free heap to the kernel.
+func giveBack() {
 	collectEarly()
 	debug.FreeOSMemory()
+}
+
+// dropConstants unmaps the code and constants of this program, which the kernel maps again
+// from the page cache, page by page, as they are used: after a create that is much less than
+// before.
+func dropConstants() {
 	maps, err := os.ReadFile("/proc/self/maps")
 	if err != nil {
 		return
