@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -13,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/opencontainers/cgroups"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
@@ -82,7 +84,8 @@ func TestCompilersApart(t *testing.T) {
 func TestCompilersPlace(t *testing.T) {
 	tt := newImageTest(t)
 	parent := "/" + tt.Namespace + "-compilers"
-	result := tt.whileCompiling(3, "compilers = 1\ncompile_cgroup = '"+parent+"'")
+	// The last one waits for longer than it may take itself.
+	result := tt.whileCompiling(4, "compilers = 1\ncompile_timeout = '2500ms'\ncompile_cgroup = '"+parent+"'")
 	p := tt.awaitCompilers(1)[0]
 	cgroups, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", p.Pid))
 	require.NoError(t, err)
@@ -113,6 +116,29 @@ func TestCompilersPlace(t *testing.T) {
 	require.NotEmpty(t, dirs)
 	for _, dir := range dirs {
 		require.NoError(t, unix.Rmdir(dir))
+	}
+}
+
+// On a machine that has much else to do, a compiler is not ended as if it looped.
+func TestCompilersStarved(t *testing.T) {
+	tt := newImageTest(t)
+	parent := "/" + tt.Namespace + "-starved"
+	limited, file, tenth := "/sys/fs/cgroup/cpu"+parent, "cpu.cfs_quota_us", "10000"
+	if cgroups.IsCgroup2UnifiedMode() {
+		limited, file, tenth = "/sys/fs/cgroup"+parent, "cpu.max", "10000 100000"
+	}
+	require.NoError(t, os.Mkdir(limited, 0o755))
+	require.NoError(t, os.WriteFile(filepath.Join(limited, file), []byte(tenth), 0))
+	module := fresh(t)
+	// 0.3 s of work take 3 s.
+	out := tt.out(harness.Config{Image: tt.LayerImage(module), RuntimeOptions: body("compile_timeout = '1s'\ncompile_cgroup = '" + parent + "'\n[engine]\ncompile = 'work'")})
+	require.Equal(t, layerLine(module, "compiled"), out)
+	dirs, err := filepath.Glob("/sys/fs/cgroup/*" + parent)
+	require.NoError(t, err)
+	for _, dir := range append(dirs, limited) {
+		if err := unix.Rmdir(dir); !errors.Is(err, unix.ENOENT) {
+			require.NoError(t, err)
+		}
 	}
 }
 

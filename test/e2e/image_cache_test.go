@@ -41,7 +41,8 @@ func TestImage2Misbehaving(t *testing.T) {
 	for verb, cause := range map[string]string{
 		"fail":   "compiling failed: it does not please me",
 		"crash":  "compiling failed: the compiler was ended by signal 11 (segmentation fault)",
-		"hang":   "compiling failed: the compiler took longer than 700ms",
+		"hang":   "compiling failed: the compiler has done nothing for 700ms",
+		"loop":   "compiling failed: the compiler took longer than 700ms",
 		"memory": "compiling failed: the compiler took more than 64 MiB of memory: compile_memory is too small for this code",
 	} {
 		for kind, imageOf := range tt.bothKinds() {
@@ -49,7 +50,7 @@ func TestImage2Misbehaving(t *testing.T) {
 				module := fresh(t)
 				id := harness.FreshID("c")
 				timeout := "30s"
-				if verb == "hang" {
+				if verb == "hang" || verb == "loop" {
 					timeout = "700ms"
 				}
 				c := harness.Config{ID: id, Image: imageOf(module), RuntimeOptions: body("compile_timeout = '" + timeout + "'\ncompile_memory = '64MiB'\nlog_level = 'debug'\n[engine]\ncompile = '" + verb + "'")}

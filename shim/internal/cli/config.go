@@ -100,7 +100,8 @@ func configText() *template.Template {
   [plugins.'{{.Plugin}}'.containerd.runtimes.{{.Shim}}.options]
     # How much the shim logs: error, warn, info, debug, trace.
     # log_level = 'info'
-    # How long compiling ahead may take, and how much memory; '0s' compiles nothing ahead.
+    # How long compiling ahead may take, on a processor, and how much memory; '0s' compiles
+    # nothing ahead.
     # compile_timeout = '60s'
     # compile_memory = '2GiB'
     # How many compilers may run at once on this node, by default one for two CPUs, and

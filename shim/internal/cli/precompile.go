@@ -53,7 +53,7 @@ configuration has for this runtime. It needs root, and for a file, an image that
 is unpacked.`,
 		Flags: containerdFlags(
 			&cli.StringSliceFlag{Name: "option", Aliases: []string{"o"}, Usage: "an engine option, `KEY=VALUE`, see config; repeatable"},
-			&cli.DurationFlag{Name: "compile-timeout", Value: compiler.DefaultLimits.Time, Usage: "how long compiling may take"},
+			&cli.DurationFlag{Name: "compile-timeout", Value: compiler.DefaultLimits.Time, Usage: "how long compiling may take, on a processor; time in which others have it does not count"},
 			&cli.StringFlag{Name: "compile-memory", Value: "2GiB", Usage: "how much memory compiling may take"},
 			&cli.StringFlag{Name: "snapshotter", EnvVars: []string{"CONTAINERD_SNAPSHOTTER"}, Value: defaultSnapshotter, Usage: "the `NAME` of the snapshotter in which the image is unpacked"},
 			&cli.StringFlag{Name: "log-level", Value: "error", Usage: "how much is logged: " + strings.Join(options.LogLevels, ", ")},
@@ -323,7 +323,7 @@ func (w *precompiler) file(ctx context.Context, e containerd.Entry) (*imageEntry
 	if !slices.ContainsFunc(spec.Process.Env, func(kv string) bool { return strings.HasPrefix(kv, "PATH=") }) {
 		spec.Process.Env = append(slices.Clone(spec.Process.Env), defaultPath)
 	}
-	view, err := w.View(ctx, w.snapshotter, e.Chain, viewTime+w.work.Limits.Time, w.dir)
+	view, err := w.View(ctx, w.snapshotter, e.Chain, viewTime+w.work.Limits.Clock(), w.dir)
 	if errdefs.IsNotFound(err) {
 		return nil, fmt.Errorf("the image is not unpacked in snapshotter %s: pull it again, or have ctr images mount unpack it; another snapshotter is chosen with --snapshotter", w.snapshotter)
 	}

@@ -38,6 +38,10 @@ var ErrUnsupported = errors.New("the engine compiles nothing ahead of this")
 // guest.
 var ErrKilled = errors.New("the compiler was killed")
 
+// ErrStarved says that others had the processors for too long: it says nothing about
+// the guest.
+var ErrStarved = errors.New("this machine has too much else to do")
+
 // ErrTooLarge says that compiling took more memory than it may.
 var ErrTooLarge = errors.New("compile_memory is too small for this code")
 
@@ -67,7 +71,7 @@ type Layer struct {
 
 // Limits bound what a compiler takes.
 type Limits struct {
-	Time   time.Duration // wall clock
+	Time   time.Duration // on a processor; see account
 	Memory int64         // bytes, artifacts included
 }
 
@@ -109,14 +113,14 @@ func Run(ctx context.Context, job Job) (_ []*os.File, retErr error) {
 		return nil, fmt.Errorf("start the compiler: %w", err)
 	}
 	go report.Follow()
-	exit, late, oom, err := await(ctx, c, job.Limits)
+	exit, overdue, oom, err := await(ctx, c, job.Limits)
 	report.Drain()
 	if err := errors.Join(err, removeRoot(job.Dir)); err != nil {
 		return nil, err
 	}
 	switch {
-	case late:
-		return nil, fmt.Errorf("the compiler took longer than %s", job.Limits.Time)
+	case overdue != nil:
+		return nil, overdue
 	case oom:
 		return nil, fmt.Errorf("the compiler took more than %d MiB of memory: %w", job.Limits.Memory>>20, ErrTooLarge)
 	case ctx.Err() != nil:
@@ -196,23 +200,20 @@ func start(job Job, artifacts []*os.File, report *status.Status) (_ *container.C
 	return c, nil
 }
 
-// await waits for the end and removes the container. late says that its time
-// was up, oom that its memory was.
-func await(ctx context.Context, c *container.Container, limits Limits) (exit container.Exit, late, oom bool, err error) {
-	within, cancel := context.WithTimeout(ctx, limits.Time)
-	defer cancel()
-	exit, err = c.Wait(within)
+// await waits for the end and removes the container. overdue says that its time was up, oom
+// that its memory was.
+func await(ctx context.Context, c *container.Container, limits Limits) (exit container.Exit, overdue error, oom bool, err error) {
+	exit, overdue, err = watch(ctx, c, limits)
 	if err != nil {
-		late = ctx.Err() == nil
 		if err := c.Signal(syscall.SIGKILL, true); err != nil && !errdefs.IsNotFound(err) {
-			return exit, late, false, fmt.Errorf("kill the compiler: %w", err)
+			return exit, overdue, false, fmt.Errorf("kill the compiler: %w", err)
 		}
 		if exit, err = c.Wait(context.Background()); err != nil {
-			return exit, late, false, err
+			return exit, overdue, false, err
 		}
 	}
-	oom = !late && c.OutOfMemory()
-	return exit, late, oom, c.Delete()
+	oom = overdue == nil && c.OutOfMemory()
+	return exit, overdue, oom, c.Delete()
 }
 
 // rootName is the root directory of a compiler in its job's directory. The spec has it as it

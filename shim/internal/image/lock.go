@@ -145,8 +145,8 @@ func (l *lock) file() *os.File {
 // whatever containerd.
 var slotsDir = filepath.Join(runtimeDir, "compilers")
 
-// slotPatience is how long a compilation waits for its turn: a start is not held up
-// for ever by what others have to compile.
+// slotPatience is how long a compilation waits for its turn at least; else as long as it may
+// take itself. A start is not held up for ever by what others have to compile.
 const slotPatience = 15 * time.Second
 
 var errBusy = errors.New("no compiler is free")

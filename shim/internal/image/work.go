@@ -22,7 +22,7 @@ import (
 // How long something that failed is not tried again.
 const (
 	failedFor   = 10 * time.Minute          // for a reason that lies in the code
-	notKeptFor  = time.Minute               // because an artifact could not be stored
+	machineFor  = time.Minute               // for one that lies in the machine: it has no room, or no time
 	tooLargeFor = 10 * 365 * 24 * time.Hour // for want of memory: within the same limits it stays so
 )
 
@@ -90,6 +90,9 @@ func (w *Work) name() string {
 
 // compiles says whether the engine is to compile anything ahead.
 func (w *Work) compiles() bool { return w.Engine.compilesWithin(w.Limits) }
+
+// turn is how long the work may wait for its turn.
+func (w *Work) turn() time.Duration { return max(slotPatience, w.Limits.Time) }
 
 func (w *Work) progress(what string, size int64) {
 	if w.Progress != nil {
@@ -219,6 +222,9 @@ func (r *run) compile(ctx context.Context) {
 	case errors.Is(err, compiler.ErrKilled), errors.Is(err, errBusy), ctx.Err() != nil:
 		r.fail(err, 0) // the next one may be luckier
 		return
+	case errors.Is(err, compiler.ErrStarved):
+		r.fail(fmt.Errorf("compiling failed: %w", err), machineFor)
+		return
 	case errors.Is(err, compiler.ErrTooLarge):
 		r.fail(fmt.Errorf("compiling failed: %w", err), tooLargeFor)
 		return
@@ -228,7 +234,7 @@ func (r *run) compile(ctx context.Context) {
 	}
 	for i, f := range made {
 		if err := r.keep(ctx, i, f); err != nil {
-			within := notKeptFor
+			within := machineFor
 			if errdefs.IsUnavailable(err) { // containerd is being restarted
 				within = 0
 			}
@@ -276,7 +282,7 @@ func (r *run) made(ctx context.Context) ([]*os.File, error) {
 		return nil, fmt.Errorf("the code has %d MiB, and compiling may take no more than %d MiB of memory (compile_memory): %w", size>>20, r.Limits.Memory>>20, compiler.ErrTooLarge)
 	}
 	r.progress("wait", 0)
-	release, err := compilerSlot(ctx, slotsDir, r.Place.Compilers, slotPatience)
+	release, err := compilerSlot(ctx, slotsDir, r.Place.Compilers, r.turn())
 	if err != nil {
 		return nil, err
 	}

@@ -43,8 +43,8 @@ type order struct {
 // maxOrder bounds the size of an order and of a result, in bytes.
 const maxOrder = 4 << 20
 
-// patience is how long a daemon waits for a worker beside the time that compiling
-// may take.
+// patience is how long a daemon waits for a worker beside the time that compiling, and
+// waiting for its turn, may take.
 const patience = 2 * time.Second
 
 var errWorkerDied = errors.New("the process that compiles the guest's code has died")
@@ -53,7 +53,7 @@ var errWorkerDied = errors.New("the process that compiles the guest's code has d
 // up, or the caller leaves, the process goes on. Should it die by somebody's hand, a
 // second one takes over.
 func (f *Finder) compile(ctx context.Context, r Request, w *Work, l *lock) (result Result, err error) {
-	ctx, cancel := context.WithTimeout(ctx, w.Limits.Time+patience)
+	ctx, cancel := context.WithTimeout(ctx, w.turn()+w.Limits.Clock()+patience)
 	defer cancel()
 	for range 2 {
 		if result, err = f.compileOnce(ctx, r, w, l); !errors.Is(err, errWorkerDied) {

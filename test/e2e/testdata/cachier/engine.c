@@ -16,6 +16,7 @@
 #include <sys/ptrace.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "wasm_shim.h"
@@ -85,6 +86,12 @@ static int32_t compile(wasm_shim_context *ctx, void *user_data) {
     if (strcmp(verb, "hang") == 0)
         for (;;)
             pause();
+    if (strcmp(verb, "loop") == 0)
+        for (volatile int i = 0;; i++)
+            ;
+    if (strcmp(verb, "work") == 0)
+        while (clock() < CLOCKS_PER_SEC * 3 / 10)
+            ;
     if (strcmp(verb, "slow") == 0)
         usleep(1500 * 1000);
     if (strcmp(verb, "memory") == 0)
