@@ -519,7 +519,7 @@ func TestCLIPrecompileFails(t *testing.T) {
 		t.Run(kind, func(t *testing.T) {
 			bad, good := make(fresh(t)), make(fresh(t))
 			for verb, cause := range map[string]string{
-				"fail": "compiling failed: it does not please me", "hang": "compiling failed: the compiler took longer than 700ms", "memory": "compiling failed: the compiler took more than 64 MiB of memory: compile_memory is too small for this code",
+				"fail": "compiling failed: it does not please me", "hang": "compiling failed: the compiler has done nothing for 700ms", "memory": "compiling failed: the compiler took more than 64 MiB of memory: compile_memory is too small for this code",
 			} {
 				timeout := "30s"
 				if verb == "hang" {

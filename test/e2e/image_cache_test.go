@@ -42,7 +42,7 @@ func TestImage2Misbehaving(t *testing.T) {
 		"fail":   "compiling failed: it does not please me",
 		"crash":  "compiling failed: the compiler was ended by signal 11 (segmentation fault)",
 		"hang":   "compiling failed: the compiler has done nothing for 700ms",
-		"loop":   "compiling failed: the compiler took longer than 700ms",
+		"loop":   "compiling failed: the compiler took longer than 700ms: compile_timeout is too short for this code",
 		"memory": "compiling failed: the compiler took more than 64 MiB of memory: compile_memory is too small for this code",
 	} {
 		for kind, imageOf := range tt.bothKinds() {

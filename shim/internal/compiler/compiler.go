@@ -42,6 +42,9 @@ var ErrKilled = errors.New("the compiler was killed")
 // the guest.
 var ErrStarved = errors.New("this machine has too much else to do")
 
+// ErrTooLong says that compiling took more time than it may.
+var ErrTooLong = errors.New("compile_timeout is too short for this code")
+
 // ErrTooLarge says that compiling took more memory than it may.
 var ErrTooLarge = errors.New("compile_memory is too small for this code")
 

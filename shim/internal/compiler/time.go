@@ -37,7 +37,7 @@ func (a *account) add(clock, cpu time.Duration) error {
 	}
 	switch {
 	case a.used >= a.limit:
-		return fmt.Errorf("the compiler took longer than %s", a.limit)
+		return fmt.Errorf("the compiler took longer than %s: %w", a.limit, ErrTooLong)
 	case a.idle >= a.limit:
 		return fmt.Errorf("the compiler has done nothing for %s", a.limit)
 	case a.clock >= clockFactor*a.limit:

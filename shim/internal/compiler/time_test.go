@@ -17,9 +17,9 @@ func TestAccount(t *testing.T) {
 		after int                            // seconds of the clock
 		why   string
 	}{
-		"loops":              {func(int) time.Duration { return s }, 10, "the compiler took longer than 10s"},
-		"loops on four":      {func(int) time.Duration { return 4 * s }, 10, "the compiler took longer than 10s"},
-		"loops on a half":    {func(int) time.Duration { return s / 2 }, 20, "the compiler took longer than 10s"},
+		"loops":              {func(int) time.Duration { return s }, 10, "the compiler took longer than 10s: " + ErrTooLong.Error()},
+		"loops on four":      {func(int) time.Duration { return 4 * s }, 10, "the compiler took longer than 10s: " + ErrTooLong.Error()},
+		"loops on a half":    {func(int) time.Duration { return s / 2 }, 20, "the compiler took longer than 10s: " + ErrTooLong.Error()},
 		"waits for ever":     {func(int) time.Duration { return 0 }, 10, "the compiler has done nothing for 10s"},
 		"works and waits":    {func(i int) time.Duration { return time.Duration(max(0, 5-i)) * s / 5 }, 15, "the compiler has done nothing for 10s"},
 		"now and then":       {func(i int) time.Duration { return time.Duration(i/9%2) * s / 10 }, 100, "the compiler had 4.6s on a processor in 1m40s: " + ErrStarved.Error()},

@@ -85,7 +85,7 @@ static int32_t compile(wasm_shim_context *ctx, void *user_data) {
         *(volatile int *)1 = 0;
     if (strcmp(verb, "hang") == 0)
         for (;;)
-            pause();
+            sleep(3600);
     if (strcmp(verb, "loop") == 0)
         for (volatile int i = 0;; i++)
             ;
