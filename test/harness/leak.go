@@ -44,7 +44,7 @@ func (p *Place) Snapshot() Snapshot {
 		s["file "+f] = true
 	}
 	for _, f := range files(memory(p.Namespace)...) {
-		if !strings.HasSuffix(f, ".json") && !strings.Contains(f, "/asked-") && !strings.HasPrefix(f, "d") { // what is remembered stays
+		if !strings.HasSuffix(f, ".json") && !strings.Contains(f, "/asked-") && !strings.Contains(f, "/metrics-") && !strings.HasPrefix(f, "d") { // what is remembered stays
 			s["file "+f] = true
 		}
 	}

@@ -31,14 +31,28 @@ func (p Program) doctor() *cli.Command {
 		UsageText: `doctor [OPTIONS]
 
 doctor
-doctor --address /run/k3s/containerd/containerd.sock --json`,
+doctor --address /run/k3s/containerd/containerd.sock --json
+doctor --metrics`,
 		Description: `Looked at are this machine, containerd, its configuration and the compile cache; a
 guest that says hello is run in a container, which is then removed. Each line is "ok", a "note" or a "problem", with what to do about it.
-The exit code is 1 if there is a problem.`,
-		Flags: containerdFlags(&cli.BoolFlag{Name: "json", Usage: "print one JSON object"}),
+The exit code is 1 if there is a problem.
+
+With --metrics nothing is looked for: printed is what shims of all namespaces have
+counted since this machine was started (compilations, what failed, what was refused),
+and what the cache has.`,
+		Flags: containerdFlags(
+			&cli.BoolFlag{Name: "json", Usage: "print one JSON object"},
+			&cli.BoolFlag{Name: "metrics", Usage: "print numbers, in the text format of Prometheus"},
+		),
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
 				return &usageError{fmt.Sprintf("doctor takes no arguments, found %q", c.Args().First())}
+			}
+			if c.Bool("json") && c.Bool("metrics") {
+				return &usageError{"doctor: found --json and --metrics, accepted: one of them"}
+			}
+			if c.Bool("metrics") {
+				return p.metrics(c)
 			}
 			address, namespace, err := whichContainerd(c)
 			if err != nil {

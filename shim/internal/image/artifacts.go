@@ -11,6 +11,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/libwasmshim/libwasmshim/shim/internal/metrics"
 )
 
 // work is what is to be done for a guest's artifacts. Without a key nothing can be
@@ -129,6 +131,7 @@ func (f *Finder) withArtifacts(ctx context.Context, r Request, w *Work, g *Guest
 	if w.recall(g) {
 		return g, nil
 	}
+	w.counters().Count(metrics.CacheMiss)
 	result, err := f.compile(ctx, r, w, l)
 	if err == nil && result.Failed == nil {
 		err = w.openArtifacts(ctx, result, g)
@@ -149,6 +152,7 @@ func (w *Work) recall(g *Guest) bool {
 	g.code = w.name()
 	if known.Failed.holds(w.Limits) {
 		w.Log.Debugf("the guest's original is run, as before: %s", known.Failed.Cause)
+		w.counters().Count(metrics.CacheKnownToFail)
 		return true
 	}
 	if !known.Compiled || known.Failed != nil || known.Root == "" {
@@ -158,6 +162,7 @@ func (w *Work) recall(g *Guest) bool {
 		w.Log.WithError(err).Debug("what is remembered of the guest's artifacts is out of date")
 		return false
 	}
+	w.counters().Count(metrics.CacheHit)
 	return true
 }
 
@@ -219,6 +224,7 @@ func (f *Finder) Refuse(r Request, g *Guest, index int) {
 	if g.code == "" || !f.memory().recall(g.code, &known) || index >= len(known.Layers) || known.Layers[index].Artifact == "" {
 		return
 	}
+	CountersOf(f.Address, f.Namespace, f.Engine.Name).Count(metrics.ArtifactRefused)
 	d := known.Layers[index].Artifact
 	known.Failed = newFailure(errors.New("the engine does not load what it has compiled"), failedFor, r.Limits)
 	known.Layers[index] = ResultLayer{Blob: known.Layers[index].Blob}

@@ -11,11 +11,13 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/containerd/log"
 
 	"github.com/libwasmshim/libwasmshim/shim/internal/compiler"
+	"github.com/libwasmshim/libwasmshim/shim/internal/metrics"
 	"github.com/libwasmshim/libwasmshim/shim/internal/rootless"
 )
 
@@ -27,7 +29,32 @@ var runtimeDir = rootless.StateDir()
 // Dir is the directory of one containerd's namespace in runtimeDir. containerd
 // takes no namespace that has a slash in it.
 func Dir(address, namespace string) string {
-	return filepath.Join(runtimeDir, filepath.Base(namespace)+"-"+sum(filepath.Clean(address))[:16])
+	return filepath.Join(runtimeDir, filepath.Base(namespace)+dirSuffix(address))
+}
+
+// dirSuffix is what the directories of one containerd's namespaces have in common.
+func dirSuffix(address string) string { return "-" + sum(filepath.Clean(address))[:16] }
+
+// CountersOf are an engine's in a namespace, which lie beside what is remembered of it.
+func CountersOf(address, namespace, engine string) metrics.File {
+	return metrics.Of(Dir(address, namespace), engine)
+}
+
+// Counted is what engines have counted in all namespaces of a containerd.
+func Counted(address string) (all []metrics.Set, _ error) {
+	suffix := dirSuffix(address)
+	dirs, err := filepath.Glob(filepath.Join(runtimeDir, "*"+suffix))
+	if err != nil {
+		return nil, err
+	}
+	for _, dir := range dirs {
+		sets, err := metrics.Read(dir, strings.TrimSuffix(filepath.Base(dir), suffix))
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, sets...)
+	}
+	return all, nil
 }
 
 // failure is why something is not to be tried again for a while.

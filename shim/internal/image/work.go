@@ -17,6 +17,7 @@ import (
 
 	"github.com/libwasmshim/libwasmshim/shim/internal/compiler"
 	"github.com/libwasmshim/libwasmshim/shim/internal/entrypoint"
+	"github.com/libwasmshim/libwasmshim/shim/internal/metrics"
 )
 
 // How long something that failed is not tried again.
@@ -78,6 +79,8 @@ type ResultLayer struct {
 }
 
 func (w *Work) memory() memory { return memoryOf(w.Address, w.Namespace) }
+
+func (w *Work) counters() metrics.File { return CountersOf(w.Address, w.Namespace, w.Engine.Name) }
 
 // name is the name of what is remembered of the code, and of its lock.
 func (w *Work) name() string {
@@ -216,6 +219,8 @@ func (r *run) verifyArtifact(ctx context.Context, d digest.Digest, i int) error 
 func (r *run) compile(ctx context.Context) {
 	made, err := r.made(ctx)
 	defer compiler.CloseAll(made)
+	became := r.became(ctx, err)
+	defer func() { r.counters().Count(became) }()
 	switch {
 	case errors.Is(err, compiler.ErrUnsupported):
 		made = make([]*os.File, len(r.Layers))
@@ -239,11 +244,33 @@ func (r *run) compile(ctx context.Context) {
 				within = 0
 			}
 			r.forgetArtifacts()
+			became = metrics.CompileNotKept
 			r.fail(fmt.Errorf("the artifact of %s is not kept: %w", r.Layers[i].Digest, err), within)
 			return
 		}
 	}
 	r.result.Compiled = true
+}
+
+// became says what became of a compilation, for who counts.
+func (r *run) became(ctx context.Context, err error) metrics.Counter {
+	switch {
+	case err == nil:
+		return metrics.CompiledArtifact
+	case errors.Is(err, compiler.ErrUnsupported):
+		return metrics.CompiledNothing
+	case errors.Is(err, errBusy):
+		return metrics.CompileNoTurn
+	case errors.Is(err, compiler.ErrKilled), ctx.Err() != nil:
+		return metrics.CompileKilled
+	case errors.Is(err, compiler.ErrStarved):
+		return metrics.CompileStarved
+	case errors.Is(err, compiler.ErrTooLarge):
+		return metrics.CompileTooLarge
+	case errors.Is(err, compiler.ErrTooLong):
+		return metrics.CompileTooLong
+	}
+	return metrics.CompileFailed
 }
 
 func (r *run) fail(why error, within time.Duration) {
@@ -317,11 +344,13 @@ func (r *run) made(ctx context.Context) ([]*os.File, error) {
 	r.progress("compile", 0)
 	begun := time.Now()
 	made, err := compiler.Run(ctx, job)
+	took := time.Since(begun)
+	r.counters().Add(metrics.CompileTime, uint64(took))
 	if rerr := remove(); rerr != nil {
 		r.Log.WithError(rerr).Warn("the compiler's directory is left")
 	}
 	if err == nil || errors.Is(err, compiler.ErrUnsupported) {
-		r.Log.WithFields(log.Fields{"image": r.Image, "took": time.Since(begun).Round(time.Millisecond), "bytes": size}).Infof("compiled %s", r.Layers[0].Digest)
+		r.Log.WithFields(log.Fields{"image": r.Image, "took": took.Round(time.Millisecond), "bytes": size}).Infof("compiled %s", r.Layers[0].Digest)
 	}
 	return made, err
 }

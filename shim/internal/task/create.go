@@ -44,6 +44,7 @@ func (s *Service) create(ctx context.Context, r *api.CreateTaskRequest) (*api.Cr
 	}}
 	if err := c.make(ctx); err != nil {
 		c.log.WithError(err).Error("create container")
+		s.countRefused(err)
 		return nil, fmt.Errorf("create container %s: %w", r.ID, neverUnimplemented(err))
 	}
 	pid := c.pid()

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/libwasmshim/libwasmshim/shim/internal/container"
+	"github.com/libwasmshim/libwasmshim/shim/internal/metrics"
 	"github.com/libwasmshim/libwasmshim/shim/internal/steps"
 )
 
@@ -93,7 +94,9 @@ func (s *Service) await(t *task, p *process, has parts) {
 	}
 	// The status is lost then, not the exit: it is 255.
 	logFailure(has.log, "wait for the process", err)
-	has.logFailedGuest(exit)
+	if has.logFailedGuest(exit) {
+		s.counters().Count(metrics.Failed(exit.Status))
+	}
 	// Nobody sees an exit before the start.
 	if starting := p.underWay(); starting != nil {
 		<-starting

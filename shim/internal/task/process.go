@@ -249,10 +249,10 @@ func (p *process) ended() container.Exit {
 	return p.exit
 }
 
-// logFailedGuest says in the log why a guest could not be run to its end.
-func (p parts) logFailedGuest(exit container.Exit) {
+// logFailedGuest says in the log why a guest could not be run to its end, if it could not.
+func (p parts) logFailedGuest(exit container.Exit) (failed bool) {
 	if p.status == nil {
-		return
+		return false
 	}
 	p.status.Drain()
 	logger := p.log.WithField("status", exit.Status)
@@ -260,7 +260,10 @@ func (p parts) logFailedGuest(exit container.Exit) {
 		logger.WithField("stage", p.status.At).Warnf("guest failed: %s", p.status.Cause)
 	} else if isFault(exit.Signal) {
 		logger.Warnf("guest failed: the engine crashed, by signal %d (%s)", int(exit.Signal), exit.Signal)
+	} else {
+		return false
 	}
+	return true
 }
 
 // isFault says whether a signal is one that only a process's own mistake raises.

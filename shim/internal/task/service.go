@@ -21,11 +21,13 @@ import (
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/log"
 	"github.com/containerd/ttrpc"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/libwasmshim/libwasmshim/shim/internal/container"
 	"github.com/libwasmshim/libwasmshim/shim/internal/image"
+	"github.com/libwasmshim/libwasmshim/shim/internal/metrics"
 	"github.com/libwasmshim/libwasmshim/shim/internal/options"
 )
 
@@ -141,6 +143,16 @@ func withCode(err error) error {
 		return fmt.Errorf("%w: %w", err, errdefs.ErrFailedPrecondition)
 	}
 	return err
+}
+
+// counters are those of this service's engine.
+func (s *Service) counters() metrics.File {
+	return image.CountersOf(s.Address, s.Namespace, s.Engine.Name)
+}
+
+// countRefused counts a create that was not done.
+func (s *Service) countRefused(err error) {
+	s.counters().Count(metrics.Refused(uint32(status.Code(errgrpc.ToGRPC(withCode(neverUnimplemented(err)))))))
 }
 
 // reserve enters a new task, which does not exist for other calls until it was made,
