@@ -117,13 +117,29 @@ func formImages() ([][]byte, error) {
 // reason is what is told of an error; of another one all is.
 var reason = regexp.MustCompile("no match for platform in manifest|no command specified")
 
+// crictl runs it, with more patience than it has.
+func (n *node) crictl(args ...string) (string, error) {
+	return n.run(3*time.Minute, append([]string{"crictl", "-r", "unix://" + address, "-t", "120s"}, args...)...)
+}
+
+// forms writes what crictl makes a pod of, and a container of an image in it.
+func (n *node) forms(form string) {
+	n.t.Helper()
+	metadata := map[string]string{"name": form, "namespace": "test", "uid": form}
+	for name, config := range map[string]any{
+		"pod":       map[string]any{"metadata": metadata, "log_directory": n.Dir + "/log/pods", "linux": map[string]any{"cgroup_parent": "/"}},
+		"container": map[string]any{"metadata": metadata, "image": map[string]string{"image": "images.invalid/" + form + ":v1"}, "log_path": form + ".log"},
+	} {
+		text, err := json.Marshal(config)
+		require.NoError(n.t, err)
+		n.write(name+".json", string(text))
+	}
+}
+
 // does says what becomes of an image.
 func (n *node) does(form string) string {
 	n.t.Helper()
 	image := "images.invalid/" + form + ":v1"
-	crictl := func(args ...string) (string, error) {
-		return n.run(3*time.Minute, append([]string{"crictl", "-r", "unix://" + address, "-t", "120s"}, args...)...)
-	}
 	failed := func(what string, err error) string {
 		n.t.Logf("%s %s: %v", form, what, err)
 		text := err.Error()
@@ -132,29 +148,21 @@ func (n *node) does(form string) string {
 		}
 		return what + ": " + text
 	}
-	if _, err := crictl("pull", image); err != nil {
+	if _, err := n.crictl("pull", image); err != nil {
 		return failed("not pulled", err)
 	}
-	metadata := map[string]string{"name": form, "namespace": "test", "uid": form}
-	for name, config := range map[string]any{
-		"pod":       map[string]any{"metadata": metadata, "log_directory": n.Dir + "/log/pods", "linux": map[string]any{"cgroup_parent": "/"}},
-		"container": map[string]any{"metadata": metadata, "image": map[string]string{"image": image}, "log_path": form + ".log"},
-	} {
-		text, err := json.Marshal(config)
-		require.NoError(n.t, err)
-		n.write(name+".json", string(text))
-	}
-	if _, err := crictl("run", "--no-pull", "--runtime", "wasmtime", n.Dir+"/container.json", n.Dir+"/pod.json"); err != nil {
+	n.forms(form)
+	if _, err := n.crictl("run", "--no-pull", "--runtime", "wasmtime", n.Dir+"/container.json", n.Dir+"/pod.json"); err != nil {
 		return failed("no container", err)
 	}
 	var said string
 	n.eventually(2*time.Minute, func() error {
-		id, err := crictl("ps", "-a", "-q", "--name", form, "--state", "exited")
+		id, err := n.crictl("ps", "-a", "-q", "--name", form, "--state", "exited")
 		if err == nil && id == "" {
 			err = fmt.Errorf("%s goes on", form)
 		}
 		if err == nil {
-			said, err = crictl("logs", strings.TrimSpace(id))
+			said, err = n.crictl("logs", strings.TrimSpace(id))
 		}
 		return err
 	})

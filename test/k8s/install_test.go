@@ -51,17 +51,41 @@ func TestInstall(t *testing.T) {
 	k.logged("daemonset/libwasmshim-wasmtime", "doctor", "-n", "kube-system")
 	n.kill("containerd")
 	n.containerd()
-	k.apply(`
+	pod := func(name, image, args string) {
+		k.apply(`
 apiVersion: v1
 kind: Pod
-metadata: {name: guest}
+metadata: {name: ` + name + `}
 spec:
   runtimeClassName: wasmtime
   restartPolicy: Never
-  containers: [{name: app, image: $layer, args: [echo=installed]}]`)
+  terminationGracePeriodSeconds: 1
+  containers: [{name: app, image: ` + image + `, args: [` + args + `]}]`)
+	}
+	pod("guest", "$layer", "echo=installed")
 	require.Equal(t, "installed\n", k.ends("guest"))
 	require.Equal(t, "8Mi", k.field("pod/guest", ".spec.overhead.memory"))
 	k.kubectl("delete", "pod", "guest")
+
+	for _, as := range []struct{ kind, image string }{{"daemonset", "$app"}, {"job", "$v2"}} {
+		k.precompiled(repo, as.kind, as.image)
+		hits, misses := n.found("/usr/local/bin/containerd-shim-wasmtime-v1")
+		pod("precompiled", as.image, "echo=at once")
+		require.Equal(t, "at once\n", k.ends("precompiled"))
+		nowHits, nowMisses := n.found("/usr/local/bin/containerd-shim-wasmtime-v1")
+		require.Equal(t, []int{hits + 1, misses}, []int{nowHits, nowMisses}, "%s: hits and misses", as.kind)
+		k.kubectl("delete", "pod", "precompiled")
+	}
+
+	// Another version: what runs goes on, and what comes later starts.
+	pod("before", "$app", "tick")
+	k.ready("before")
+	k.kubectl("-n", "kube-system", "rollout", "restart", "daemonset/libwasmshim-wasmtime")
+	k.kubectl("-n", "kube-system", "rollout", "status", "daemonset/libwasmshim-wasmtime", "--timeout=150s")
+	pod("after", "$app", "echo=again")
+	require.Equal(t, "again\n", k.ends("after"))
+	require.Equal(t, "Running", k.field("pod/before", ".status.phase"))
+	k.kubectl("delete", "pod", "before", "after")
 
 	k.kubectl("-n", "kube-system", "delete", "-k", deploy, "--timeout=100s")
 	k.kubectl("wait", "pod", "-n", "kube-system", "-l", "app.kubernetes.io/name=libwasmshim", "--for=delete", "--timeout=100s")

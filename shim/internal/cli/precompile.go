@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -16,6 +17,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
 
 	"github.com/libwasmshim/libwasmshim/shim/internal/compiler"
 	"github.com/libwasmshim/libwasmshim/shim/internal/container"
@@ -41,7 +43,8 @@ func (p Program) precompile() *cli.Command {
 		UsageText: `precompile [OPTIONS] IMAGE...
 
 precompile docker.io/library/hello:latest
-precompile -n k8s.io --compile-timeout 10m registry.example.com/app:1.0`,
+precompile -n k8s.io --compile-timeout 10m registry.example.com/app:1.0
+precompile --root /host -n k8s.io registry.example.com/app:1.0`,
 		Description: `Done is what the first start of a container would do: the layers of WebAssembly
 that an image has, or else the file that is its entrypoint, are compiled in a
 process without rights, and containerd keeps the result as long as the image. A
@@ -50,7 +53,8 @@ what has failed is tried again.
 
 The result depends on the engine's options: give the same as containerd's
 configuration has for this runtime. It needs root, and for a file, an image that
-is unpacked.`,
+is unpacked. With --root the program that is installed there does it, because what is
+compiled belongs to one program: deploy/precompile.yaml.`,
 		Flags: containerdFlags(
 			&cli.StringSliceFlag{Name: "option", Aliases: []string{"o"}, Usage: "an engine option, `KEY=VALUE`, see config; repeatable"},
 			&cli.DurationFlag{Name: "compile-timeout", Value: compiler.DefaultLimits.Time, Usage: "how long compiling may take, on a processor; time in which others have it does not count"},
@@ -58,6 +62,8 @@ is unpacked.`,
 			&cli.StringFlag{Name: "snapshotter", EnvVars: []string{"CONTAINERD_SNAPSHOTTER"}, Value: defaultSnapshotter, Usage: "the `NAME` of the snapshotter in which the image is unpacked"},
 			&cli.StringFlag{Name: "log-level", Value: "error", Usage: "how much is logged: " + strings.Join(options.LogLevels, ", ")},
 			&cli.BoolFlag{Name: "json", Usage: "print one JSON object a line, for each image"},
+			&cli.StringFlag{Name: "root", Value: "/", Usage: "where the host's root directory is, a `PATH`; for a container with the host's process ids"},
+			&cli.StringFlag{Name: "dir", Value: "/usr/local/bin", Usage: "with --root, the `DIRECTORY` on the host where the program is"},
 		),
 		Action: func(c *cli.Context) error {
 			if !c.Args().Present() {
@@ -67,6 +73,9 @@ is unpacked.`,
 				if strings.HasPrefix(arg, "-") {
 					return &usageError{fmt.Sprintf("precompile: found the image %q; options come before the images", arg)}
 				}
+			}
+			if filepath.Clean(c.String("root")) != "/" {
+				return p.precompileThere(c)
 			}
 			values, err := p.engineOptions(c.StringSlice("option"))
 			if err != nil {
@@ -113,6 +122,26 @@ is unpacked.`,
 			})
 		},
 	}
+}
+
+// precompileThere has the program that is installed on a host do it, in the place of this
+// process.
+func (p Program) precompileThere(c *cli.Context) error {
+	root, program := c.String("root"), filepath.Join(c.String("dir"), p.name())
+	for _, path := range []string{root, program} {
+		if !filepath.IsAbs(path) {
+			return &usageError{fmt.Sprintf("precompile: found %q, accepted: an absolute path", path)}
+		}
+	}
+	if err := unix.Chroot(root); err != nil {
+		return fmt.Errorf("use %s as the root directory: %w", root, err)
+	}
+	if err := unix.Chdir("/"); err != nil {
+		return err
+	}
+	images := len(os.Args) - c.NArg()
+	args := slices.Concat(os.Args[:images], []string{"--root=/"}, os.Args[images:])
+	return fmt.Errorf("run the host's %s: %w", program, unix.Exec(program, args, os.Environ()))
 }
 
 // engineOptions are the values of options in the form that the engine gets.
