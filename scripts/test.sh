@@ -61,6 +61,9 @@ full() {
     run wasi cargo test "${crate[@]}" -p wasmshim-wasi
     run abi-full go_test -timeout 10m -run 'TestArtifact|TestInitialize' ./abi
     shims && engines && e2e
+    # What of Kubernetes only the full library can do.
+    ! ls "${XDG_CACHE_HOME:-$HOME/.cache}"/libwasmshim/kubernetes-*/bin/kube-proxy >/dev/null 2>&1 ||
+        run k8s-service go_test -timeout 15m -run TestService ./test/k8s/...
 }
 # on VERSION: the smoke suite on another containerd.
 on() {
