@@ -42,6 +42,7 @@ var fromOthers = []string{
 	"exec: …: no such file or directory",
 	`binary not installed "containerd-shim-…-v1"`,
 	"no match for platform in manifest …",
+	"context deadline exceeded",
 	"no runtime for … is configured",
 	"RuntimeClass … not found",
 	"text file busy",
@@ -66,6 +67,10 @@ func TestTroubleshootingQuotes(t *testing.T) {
 	require.Greater(t, len(quotes), 20)
 	key := func(q string) string { return strings.ToLower(strings.TrimLeft(q, "… ")) }
 	require.True(t, slices.IsSortedFunc(quotes, func(a, b string) int { return strings.Compare(key(a), key(b)) }), "in alphabetical order")
+	requireSaid(t, code, quotes)
+}
+
+func requireSaid(t *testing.T, code string, quotes []string) {
 	for _, q := range quotes {
 		if slices.Contains(fromOthers, q) {
 			continue
@@ -73,6 +78,80 @@ func TestTroubleshootingQuotes(t *testing.T) {
 		for part := range strings.SplitSeq(q, "…") {
 			require.True(t, strings.Contains(code, strings.Trim(part, " ")), "nothing in the source says %q of %q", part, q)
 		}
+	}
+}
+
+// So is every text in the table of pods that do not start, and the other page has more of
+// it.
+func TestSymptoms(t *testing.T) {
+	page, err := os.ReadFile("kubernetes.md")
+	require.NoError(t, err)
+	more, err := os.ReadFile("troubleshooting.md")
+	require.NoError(t, err)
+	_, table, _ := strings.Cut(string(page), "<!-- symptoms -->")
+	table, _, found := strings.Cut(table, "<!-- end of symptoms -->")
+	require.True(t, found)
+	var quotes []string
+	for _, m := range regexp.MustCompile("(?m)^\\| `(.*?)` \\|").FindAllStringSubmatch(table, -1) {
+		quotes = append(quotes, m[1])
+		require.True(t, strings.Contains(string(more), "\n### `"+m[1]+"`\n"), "troubleshooting.md has no %q", m[1])
+	}
+	require.Greater(t, len(quotes), 10)
+	requireSaid(t, source(t), quotes)
+}
+
+// Commands in the pages have the flags that they are shown with.
+func TestCommands(t *testing.T) {
+	shim := filepath.Join(t.TempDir(), "containerd-shim-wasmtime-v1")
+	out, err := exec.Command("go", "build", "-ldflags=-s -w", "-o", shim, "../engines/wazero").CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	pages, err := filepath.Glob("*.md")
+	require.NoError(t, err)
+	line := regexp.MustCompile("containerd-shim-wasmtime-v1 ((?:[a-z]+ ?){1,2})((?:--?[a-z]|[^\n`|>#])*)")
+	help := map[string]string{}
+	commands := 0
+	for _, page := range append(pages, "../README.md") {
+		text, err := os.ReadFile(page)
+		require.NoError(t, err)
+		for _, m := range line.FindAllStringSubmatch(string(text), -1) {
+			command := strings.Fields(m[1])
+			if command[0] != "image" && command[0] != "cache" {
+				command = command[:1]
+			}
+			name := strings.Join(command, " ")
+			if _, known := help[name]; !known {
+				out, err := exec.Command(shim, append(command, "--help")...).CombinedOutput()
+				require.NoError(t, err, "%s in %s: %s", m[0], page, out)
+				help[name] = string(out)
+			}
+			for _, flag := range regexp.MustCompile(`(?:^| )(--?[a-z][a-z-]*)`).FindAllStringSubmatch(m[2], -1) {
+				require.Regexp(t, `(?m)^ .*`+regexp.QuoteMeta(flag[1])+`\b`, help[name], "%s in %s", m[0], page)
+			}
+			commands++
+		}
+	}
+	require.Greater(t, commands, 8)
+}
+
+// The overlay that the page shows is one of deploy/.
+func TestOverlay(t *testing.T) {
+	cache, err := os.UserCacheDir()
+	require.NoError(t, err)
+	found, err := filepath.Glob(filepath.Join(cache, "libwasmshim/kubernetes-*/bin/kubectl"))
+	require.NoError(t, err)
+	if len(found) == 0 {
+		t.Skip("needs kubectl: scripts/deps.sh k8s")
+	}
+	blocks := codeBlocks(t, "kubernetes.md", "yaml")
+	require.Len(t, blocks, 1)
+	dir := t.TempDir()
+	require.NoError(t, os.CopyFS(filepath.Join(dir, "libwasmshim/deploy"), os.DirFS("../deploy")))
+	require.NoError(t, os.MkdirAll(filepath.Join(dir, "own"), 0o755))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "own/kustomization.yaml"), []byte(blocks[0]), 0o644))
+	out, err := exec.Command(found[0], "kustomize", filepath.Join(dir, "own")).CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	for _, want := range []string{"image: registry.example.com/libwasmshim/wasmtime:1.0\n", "- --address=/run/k3s/containerd/containerd.sock\n", "kind: RuntimeClass\n"} {
+		require.Contains(t, string(out), want)
 	}
 }
 

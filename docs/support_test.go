@@ -107,7 +107,7 @@ var optionRows = []row{
 	{"ConfigPath", "", yes, yes, "TestTrust3ConfigPath"},
 	{"log_level", "", yes, yes, "TestTrust5EngineMessages"},
 	{"guest_proc", "", "as runc in every case", yes, "TestTrust8Modes TestTrust8Native"},
-	{"compile_timeout", "", "nothing to compile", yes, "TestImage2Misbehaving"},
+	{"compile_timeout", "", "nothing to compile", yes, "TestImage2Misbehaving TestCompilersStarved"},
 	{"compile_memory", "", "nothing to compile", yes, "TestImage2Misbehaving TestCompilersSize"},
 	{"compilers", "", "nothing to compile", yes, "TestCompilersPlace"},
 	{"compile_cgroup", "", "nothing to compile", yes, "TestCompilersPlace TestCompilerScope"},
