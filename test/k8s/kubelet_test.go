@@ -580,10 +580,10 @@ containers: [{name: app, image: $app, args: [tick]}]`)
 	}},
 }
 
-// readOnly is what a program says where a file system is read-only. An engine may have
-// no error of its own for that.
+// readOnly is what a program says where a file system is read-only: Go for WASI has other
+// words for it than Go for Linux, and wasmtime's prebuilt library has no error for it.
 func readOnly(said string) string {
-	return strings.NewReplacer(": read-only file system\n", ": read-only\n", ": I/O error\n", ": read-only\n").Replace(said)
+	return strings.NewReplacer(": read-only file system\n", ": read-only\n", ": Read-only file system\n", ": read-only\n", ": I/O error\n", ": read-only\n").Replace(said)
 }
 
 // atOnce pulls an image for the first time for that many pods. Of a guest's code one
