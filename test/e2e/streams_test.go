@@ -431,7 +431,7 @@ func TestStreamsShortInput(t *testing.T) {
 	for name, args := range map[string][]string{"guest": {"/cat.wasm"}, "native": {"/bin/cat"}} {
 		t.Run(name, func(t *testing.T) {
 			tt := harness.New(t, smoke.Ours)
-			container, err := tt.Daemon.NewContainer(tt.Ctx, harness.Config{Image: smoke.Image(tt), Args: args, Runtime: smoke.Ours})
+			container, err := tt.NewContainer(tt.Ctx, harness.Config{Image: smoke.Image(tt), Args: args, Runtime: smoke.Ours})
 			require.NoError(t, err)
 			var stdout bytes.Buffer
 			stdin := &endingReader{Reader: strings.NewReader("abc\n"), end: func() {
