@@ -64,7 +64,8 @@ func serve(e Engine, c invocation, req request, l *socket, config []byte, took *
 		Engine: e.Code, Options: e.Options, Binary: e.Binary(), Address: cmp.Or(c.address, os.Getenv("GRPC_ADDRESS")), Namespace: c.namespace,
 		Publish: publisher.Publish, Busy: trim.busy,
 		// Before containerd has its answer, and may ask for a successor.
-		Shutdown: func() { l.remove(); close(stop) },
+		Unlist:   l.remove,
+		Shutdown: func() { close(stop) },
 	})
 	service.Prepare(c.id, c.bundle, config)
 	time.AfterFunc(firstCallTimeout, service.StopIfUnused)
@@ -102,7 +103,6 @@ func serve(e Engine, c invocation, req request, l *socket, config []byte, took *
 			publisher.Close(flushTimeout)
 			return 1
 		case <-stop:
-			// Lets the answer to Shutdown out before the connection goes.
 			sctx, done := context.WithTimeout(ctx, time.Second)
 			_ = srv.Shutdown(sctx)
 			done()

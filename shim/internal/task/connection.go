@@ -64,6 +64,16 @@ func (c *connection) count() (int64, <-chan struct{}) {
 	return c.written, c.more
 }
 
+// awaitClose waits for so long at most until the client has closed the connection.
+func (c *connection) awaitClose(timeout time.Duration) {
+	timer := time.NewTimer(timeout)
+	defer timer.Stop()
+	select {
+	case <-c.closed:
+	case <-timer.C:
+	}
+}
+
 // reached waits until the client has read so many bytes, or never will: one that is
 // killed may leave some of them in its socket.
 func (c *connection) reached(want int64) error {

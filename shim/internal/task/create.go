@@ -69,7 +69,7 @@ func (s *Service) endCreation(t *task, bundle string) {
 		// containerd was killed, and started again while the container was created: it
 		// has removed the bundle then, and does not know of this daemon.
 		if !exists(bundle) {
-			s.stopIfEmpty()
+			s.stopIfEmpty(s.ctx)
 		}
 	}
 	<-t.init.turn

@@ -140,7 +140,7 @@ func (s *Service) giveUp(t *task) {
 	t.log.Info("the container is being cleaned up from outside")
 	t.finishStreams()
 	s.drop(t)
-	s.stopIfEmpty()
+	s.stopIfEmpty(s.ctx)
 }
 
 func (s *Service) delete(ctx context.Context, r *api.DeleteRequest) (*api.DeleteResponse, error) {

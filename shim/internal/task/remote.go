@@ -440,12 +440,7 @@ func (o *remote) end() {
 	if c == nil || c.conn == nil {
 		return
 	}
-	timer := time.NewTimer(lastReadTime)
-	defer timer.Stop()
-	select {
-	case <-c.conn.closed:
-	case <-timer.C:
-	}
+	c.conn.awaitClose(lastReadTime)
 }
 
 // attended says whether there is a client, or was one at the end.

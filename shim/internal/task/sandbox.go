@@ -62,15 +62,12 @@ func (s *Service) Release(ctx context.Context) {
 	c := connectionOf(ctx)
 	go func() {
 		if c != nil {
-			select {
-			case <-c.closed:
-			case <-time.After(emptyTimeout):
-			}
+			c.awaitClose(emptyTimeout)
 		}
 		s.mu.Lock()
 		s.holder = ""
 		s.mu.Unlock()
-		s.stopIfEmpty()
+		s.stopIfEmpty(s.ctx)
 	}()
 }
 

@@ -44,7 +44,8 @@ type Config struct {
 	Namespace string                                  // containerd's
 	Publish   func(topic string, event proto.Message) // must not block
 	Busy      func()                                  // called at the end of every call
-	Shutdown  func()                                  // called once, when containerd is done with the daemon
+	Unlist    func()                                  // called once, when containerd is done with the daemon: takes its socket's name away
+	Shutdown  func()                                  // called once, after that: ends the daemon
 }
 
 // Service serves the containers of one daemon.
@@ -188,7 +189,7 @@ func (s *Service) drop(t *task) {
 	delete(s.tasks, t.id)
 	s.forgetInSandbox(t.id)
 	if len(s.tasks) == 0 {
-		time.AfterFunc(emptyTimeout, s.stopIfEmpty)
+		time.AfterFunc(emptyTimeout, func() { s.stopIfEmpty(s.ctx) })
 	}
 }
 
@@ -240,8 +241,8 @@ func (s *Service) connect(_ context.Context, r *api.ConnectRequest) (*api.Connec
 
 // shutdown ends the daemon unless it still has containers: containerd calls it
 // after every container of a pod.
-func (s *Service) shutdown(context.Context, *api.ShutdownRequest) (*emptypb.Empty, error) {
-	s.stopIfEmpty()
+func (s *Service) shutdown(ctx context.Context, _ *api.ShutdownRequest) (*emptypb.Empty, error) {
+	s.stopIfEmpty(ctx)
 	return &emptypb.Empty{}, nil
 }
 
@@ -252,19 +253,36 @@ func (s *Service) StopIfUnused() {
 	used := s.used
 	s.mu.Unlock()
 	if !used {
-		s.stopIfEmpty()
+		s.stopIfEmpty(s.ctx)
 	}
 }
 
+// goodbyeTime is how long a client may take to close its connection after the answer to
+// the call that ends the daemon.
+const goodbyeTime = 200 * time.Millisecond
+
 // stopIfEmpty ends a daemon that has no container, and returns when its socket is
-// gone, whoever ends it.
-func (s *Service) stopIfEmpty() {
+// gone, whoever ends it. If that is a client's call, the client has its answer before the
+// end: ttrpc's server closes connections on which a call is under way, and its client
+// may forget an answer that comes shortly before the connection is closed.
+func (s *Service) stopIfEmpty(ctx context.Context) {
 	s.mu.Lock()
 	s.stopping = s.stopping || len(s.tasks) == 0 && s.holder == ""
 	stopping := s.stopping
 	s.mu.Unlock()
 	if stopping {
-		s.end.Do(func() { s.remotes.close(); s.exe.close(); s.Shutdown() })
+		s.end.Do(func() {
+			s.remotes.close()
+			s.exe.close()
+			s.Unlist()
+			c := connectionOf(ctx)
+			go func() {
+				if c != nil {
+					c.awaitClose(goodbyeTime)
+				}
+				s.Shutdown()
+			}()
+		})
 	}
 }
 

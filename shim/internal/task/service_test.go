@@ -5,6 +5,7 @@ package task
 import (
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"sync/atomic"
@@ -14,6 +15,7 @@ import (
 	api "github.com/containerd/containerd/api/runtime/task/v2"
 	"github.com/containerd/containerd/api/types"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/ttrpc"
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -91,7 +93,7 @@ func TestReserve(t *testing.T) {
 // A bug in a create costs that container, and neither the daemon nor its name.
 func TestCreatePanics(t *testing.T) {
 	stopped := make(chan struct{})
-	s := New(context.Background(), Config{Busy: func() {}, Shutdown: func() { close(stopped) }})
+	s := New(context.Background(), Config{Busy: func() {}, Unlist: func() {}, Shutdown: func() { close(stopped) }})
 	call := method(s, s.create)
 	for range 2 {
 		bundle := t.TempDir()
@@ -126,7 +128,7 @@ func TestGone(t *testing.T) {
 // waits with it, but whoever asks for the end as well.
 func TestShutdownHoldsUpNobody(t *testing.T) {
 	began, proceed := make(chan struct{}), make(chan struct{})
-	s := New(context.Background(), Config{Shutdown: func() { close(began); <-proceed }})
+	s := New(context.Background(), Config{Unlist: func() { close(began); <-proceed }, Shutdown: func() {}})
 	ended := make(chan error, 2)
 	for range cap(ended) {
 		go func() {
@@ -144,6 +146,31 @@ func TestShutdownHoldsUpNobody(t *testing.T) {
 	}
 }
 
+// Whoever asks a daemon to end has an answer before it does.
+func TestShutdownIsAnswered(t *testing.T) {
+	for range 200 {
+		l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
+		require.NoError(t, err)
+		srv, err := NewServer()
+		require.NoError(t, err)
+		stop := make(chan struct{})
+		New(t.Context(), Config{Busy: func() {}, Unlist: func() {}, Shutdown: func() { close(stop) }}).Register(srv)
+		served := make(chan error)
+		go func() { served <- Serve(t.Context(), srv, l) }()
+		go func() {
+			<-stop
+			_ = srv.Shutdown(t.Context())
+		}()
+		conn, err := net.Dial("unix", l.Addr().String())
+		require.NoError(t, err)
+		client := ttrpc.NewClient(conn)
+		_, err = api.NewTTRPCTaskClient(client).Shutdown(t.Context(), &api.ShutdownRequest{ID: "one"})
+		require.NoError(t, err)
+		require.NoError(t, client.Close())
+		require.Error(t, <-served)
+	}
+}
+
 func TestNeverUnimplemented(t *testing.T) {
 	err := neverUnimplemented(fmt.Errorf("containerd: %w", errdefs.ErrNotImplemented))
 	require.True(t, errdefs.IsFailedPrecondition(err))
@@ -155,14 +182,14 @@ func TestNeverUnimplemented(t *testing.T) {
 func TestStopIfUnused(t *testing.T) {
 	t.Parallel()
 	var stopped atomic.Int32
-	s := New(context.Background(), Config{Shutdown: func() { stopped.Add(1) }})
+	s := New(context.Background(), Config{Unlist: func() { stopped.Add(1) }, Shutdown: func() {}})
 	s.StopIfUnused()
 	s.StopIfUnused()
 	require.EqualValues(t, 1, stopped.Load())
 	_, _, err := s.reserve(t.Context(), "late")
 	require.True(t, errdefs.IsUnavailable(err))
 
-	s = New(context.Background(), Config{Shutdown: func() { stopped.Add(1) }})
+	s = New(context.Background(), Config{Unlist: func() { stopped.Add(1) }, Shutdown: func() {}})
 	one, _, err := s.reserve(t.Context(), "one")
 	require.NoError(t, err)
 	s.drop(one)
