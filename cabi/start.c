@@ -185,6 +185,11 @@ static bool read_params(struct text in, const struct wasmshim_call *call, struct
 // nothing in its config.json can be an annotation that says something else.
 static bool is_own_group(struct text config, const char *id) {
     struct text rest = config;
+    while (rest.size > 0 && strchr(" \t\r\n", rest.at[rest.size - 1]) != NULL)
+        rest.size--;
+    if (rest.size == 0 || rest.at[0] != '{' || rest.at[rest.size - 1] != '}')
+        return false; // it is no JSON, or not all of it
+    rest = config;
     if (find(&rest, "io.containerd.runc.v2.group", false))
         return false;
     for (rest = config; find(&rest, "io.kubernetes.cri.sandbox-id", false);) {

@@ -251,7 +251,10 @@ func TestSandboxPaused(t *testing.T) {
 	r := newPodsTest(t)
 	run, err := r.RunPodSandbox(r.ctx, &cri.RunPodSandboxRequest{Config: r.config(nil), RuntimeHandler: "paused"})
 	require.NoError(t, err)
-	require.Len(t, r.Processes(func(args []string) bool { return args[0] == "/pause" }), 1)
+	// It is executed in its own time.
+	require.Eventually(t, func() bool {
+		return len(r.Processes(func(args []string) bool { return args[0] == "/pause" })) == 1
+	}, harness.Slow(10*time.Second), time.Millisecond)
 	_, err = r.RemovePodSandbox(r.ctx, &cri.RemovePodSandboxRequest{PodSandboxId: run.PodSandboxId})
 	require.NoError(t, err)
 	require.Empty(t, r.Leaks(r.before))

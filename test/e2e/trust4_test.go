@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"syscall"
@@ -96,6 +97,7 @@ func TestTrust4Config(t *testing.T) {
 	require.True(t, ok)
 	_, engine, _ = strings.Cut(engine, "\n")
 	engine = strings.ReplaceAll(engine, `["/data", "/in:/out"]`, `["/", "/etc:/e"]`)
+	engine = regexp.MustCompile(`(?m)^.* = "\.\.\."$`).ReplaceAllString(engine, "") // a text of any kind
 	result := tt.Once(harness.Config{Image: smoke.Image(tt), Args: []string{"/hello.wasm"}, RuntimeOptions: body(head + "\n[engine]\n" + engine)})
 	require.Zero(t, result.Code, "%+v\n%s", result, engine)
 }

@@ -293,10 +293,16 @@ func (s *Service) wait(ctx context.Context, r *api.WaitRequest) (*api.WaitRespon
 	return &api.WaitResponse{ExitStatus: uint32(exit.Status), ExitedAt: timestamppb.New(exit.At)}, nil
 }
 
-// state waits for a container that is being created, as runc's shim does: a client whose
-// input is short may ask before its create was answered, to close it.
+// creationPatience is how long State waits for a container that is being created. containerd
+// gives it two seconds.
+const creationPatience = time.Second
+
+// state waits a while for a container that is being created: a client whose input is short
+// may ask before its create was answered, to close it. (With runc's shim it waits to the end.)
 func (s *Service) state(ctx context.Context, r *api.StateRequest) (*api.StateResponse, error) {
 	if t, err := s.entered(r.ID); err == nil && t.init.now() == creating {
+		ctx, cancel := context.WithTimeout(ctx, creationPatience)
+		defer cancel()
 		if end, err := t.init.takeTurn(ctx); err == nil {
 			end()
 		}
