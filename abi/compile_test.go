@@ -202,10 +202,10 @@ func TestCompilerMisbehaves(t *testing.T) {
 		"status": "the engine returned an unknown status",
 		"crash":  "the compiler was ended by signal 11 (segmentation fault)",
 		"exit":   "the compiler exited with 9",
-		"hang":   "the compiler took longer than 2s",
-		"spin":   "the compiler took longer than 2s",
+		"hang":   "the compiler took longer than 2s: compile_timeout is too short for this code",
+		"spin":   "the compiler took longer than 2s: compile_timeout is too short for this code",
 		"memory": "the compiler took more than 64 MiB of memory: compile_memory is too small for this code",
-		"fork":   "the compiler took longer than 2s",
+		"fork":   "the compiler took longer than 2s: compile_timeout is too short for this code",
 		"fill":   "the compiler took more than 64 MiB of memory: compile_memory is too small for this code",
 	} {
 		t.Run(verb, func(t *testing.T) {

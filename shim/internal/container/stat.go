@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/opencontainers/cgroups"
+	"github.com/opencontainers/cgroups/fscommon"
 	"golang.org/x/sys/unix"
 )
 
@@ -36,15 +38,27 @@ func StartTime(pid int) (uint64, error) {
 	return s.start, err
 }
 
-// CPUTime is how long the init has run on processors, all its threads together; 0 once it
-// has ended.
+// CPUTime is how long the container has run on processors, all its processes together, or,
+// where it has no cgroup, the init; 0 once it has ended.
 func (c *Container) CPUTime() time.Duration {
+	if t := c.cgroup.cpuTime(); t > 0 {
+		return t
+	}
 	const all = 2 // of a process id's clocks, see clock_getcpuclockid(3), the one that counts to the nanosecond
 	var t unix.Timespec
 	if err := unix.ClockGettime(int32(^c.init.pid<<3|all), &t); err != nil {
 		return 0
 	}
 	return time.Duration(t.Nano())
+}
+
+func (c cgroup) cpuTime() time.Duration {
+	if cgroups.IsCgroup2UnifiedMode() {
+		usec, _ := fscommon.GetValueByKey(c.Paths[""], "cpu.stat", "usage_usec")
+		return time.Duration(usec) * time.Microsecond
+	}
+	ns, _ := fscommon.GetCgroupParamUint(c.Paths["cpuacct"], "cpuacct.usage")
+	return time.Duration(ns)
 }
 
 // readStat reads /proc/<pid>/stat, see proc_pid_stat(5).
