@@ -3,6 +3,7 @@
 package contract
 
 import (
+	"strings"
 	"time"
 
 	"github.com/containerd/containerd/v2/pkg/oci"
@@ -26,7 +27,8 @@ var ooms = []test{
 	}},
 	{"exec", execs, func(c *contract) {
 		c.sleeper(limit)
-		c.exec("e", hog, execConfig{})
+		// After its start was told: nothing says that a kill is told later.
+		c.exec("e", shell("busybox sleep 0.2; exec "+strings.Join(hog, " ")), execConfig{})
 		c.exits("e", 137)
 		c.tells("events", "create", "start", "exec-added e", "exec-started e", "oom", "exit e")
 		c.end()
