@@ -63,8 +63,8 @@ test-k8s: ## Run what a kubelet and critest ask of a runtime, on private Kuberne
 test-vm: deps ## Run what needs cgroup v2, systemd and AppArmor in a machine that is emulated (root; 25 minutes)
 	@scripts/test.sh vm
 
-ci: deps ## Run what CI runs: every test, then those of test-k8s
-	@scripts/test.sh all k8s
+ci: deps ## Run what CI runs: every test, then those of test-k8s and test-vm
+	@scripts/test.sh all k8s vm
 
 vm: shim ## Boot a machine with cgroup v2 and systemd, for a shell with the shim, containerd and ctr
 	@scripts/deps.sh daemon test vm
