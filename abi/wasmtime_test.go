@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/libwasmshim/libwasmshim/test/guests"
+	"github.com/libwasmshim/libwasmshim/test/harness"
 )
 
 var buildWasmtime = sync.OnceValues(func() (string, error) {
@@ -278,9 +279,9 @@ func from(t *testing.T, code string, artifact *os.File, kind uint32, options ...
 // needsFull skips what the full library alone has.
 func needsFull(t *testing.T) {
 	wasmtime(t)
-	out, err := exec.Command("../dist/containerd-shim-wasmtime-v1", "--version").Output()
+	full, err := harness.IsFull("../dist/containerd-shim-wasmtime-v1")
 	require.NoError(t, err)
-	if !strings.Contains(string(out), "(full library") {
+	if !full {
 		t.Skip("the prebuilt wasmtime has none of this: docs/engines.md")
 	}
 }

@@ -9,7 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 
-static bool name_is(const wasm_name_t *name, const char *s) {
+bool name_is(const wasm_name_t *name, const char *s) {
     return name->size == strlen(s) && memcmp(name->data, s, name->size) == 0;
 }
 

@@ -164,7 +164,7 @@ static bool has_start(const wasmtime_module_t *module) {
     for (size_t i = 0; i < exports.size && !has; i++) {
         const wasm_name_t *name = wasm_exporttype_name(exports.data[i]);
         const wasm_functype_t *type = wasm_externtype_as_functype_const(wasm_exporttype_type(exports.data[i]));
-        if (type == NULL || name->size != strlen(start_name) || memcmp(name->data, start_name, name->size) != 0)
+        if (type == NULL || !name_is(name, start_name))
             continue;
         const wasm_valtype_vec_t *params = wasm_functype_params(type);
         has = params->size == 2 && wasm_valtype_kind(params->data[0]) == WASM_I32 &&
@@ -185,7 +185,7 @@ int32_t define_threads(struct guest *g, wasmtime_linker_t *linker) {
         if (is_shared_memory(wasm_importtype_type(imports.data[i]))) {
             status = define_memory(g, linker, imports.data[i]);
             shares = true;
-        } else if (from->size == strlen(module) && memcmp(from->data, module, from->size) == 0) {
+        } else if (name_is(from, module)) {
             g->has_threads = true;
         }
     }

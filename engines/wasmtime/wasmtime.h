@@ -117,6 +117,9 @@ bool is_command(const struct guest *g);
 // nothing to run. entry: what is run; NULL if that is not known.
 int32_t check_items(struct guest *g, const char *entry);
 
+// Says whether a name of a module's is this one.
+bool name_is(const wasm_name_t *name, const char *s);
+
 // Gives a linker what a module may import.
 wasmtime_error_t *define_wasi(struct guest *g, wasmtime_linker_t *linker);
 

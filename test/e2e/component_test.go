@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,17 +18,39 @@ import (
 	"github.com/libwasmshim/libwasmshim/test/smoke"
 )
 
-// canBuild skips a test whose guests this machine's Rust cannot build.
-func canBuild(t testing.TB, target string) {
-	for _, tool := range []string{"rustc", "cargo"} {
+// needsTools skips a test whose guest is built by programs that this machine has not.
+func needsTools(t testing.TB, tools ...string) {
+	t.Helper()
+	for _, tool := range tools {
 		if _, err := exec.LookPath(tool); err != nil {
 			t.Skipf("%s is not installed: the guest cannot be built", tool)
 		}
 	}
+}
+
+// canBuild skips a test whose guests this machine's Rust cannot build.
+func canBuild(t testing.TB, target string) {
+	t.Helper()
+	needsTools(t, "rustc", "cargo")
 	out, _ := exec.Command("rustc", "--print", "target-libdir", "--target", target).Output()
 	if _, err := os.Stat(strings.TrimSpace(string(out))); err != nil {
 		t.Skipf("rustc cannot build for %[1]s (rustup target add %[1]s): the guest cannot be built", target)
 	}
+}
+
+// rustcGuest is a program in testdata, of one file that needs no crate.
+func rustcGuest(source, target string) ([]byte, error) {
+	dir, err := os.MkdirTemp("", "guest")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	wasm := filepath.Join(dir, "guest.wasm")
+	out, err := exec.Command("rustc", "--edition", "2024", "--target", target, "-O", "-C", "strip=debuginfo", "testdata/"+source, "-o", wasm).CombinedOutput()
+	if err != nil {
+		return nil, fmt.Errorf("%w: %s", err, out)
+	}
+	return os.ReadFile(wasm)
 }
 
 // rustGuest is one of the components that testdata/CRATE makes.

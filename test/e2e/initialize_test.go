@@ -21,11 +21,7 @@ import (
 // sieve is testdata/sieve.c as a module.
 func sieve(t testing.TB) []byte {
 	t.Helper()
-	for _, tool := range []string{"clang", "wasm-ld"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			t.Skipf("%s is not installed: the guest cannot be built", tool)
-		}
-	}
+	needsTools(t, "clang", "wasm-ld")
 	file := filepath.Join(t.TempDir(), "sieve.wasm")
 	out, err := exec.Command("clang", "--target=wasm32", "-O2", "-nostdlib", "-Wl,--no-entry", "-o", file, "testdata/sieve.c").CombinedOutput()
 	require.NoError(t, err, "%s", out)

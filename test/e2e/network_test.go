@@ -33,19 +33,7 @@ import (
 )
 
 // netGuest is testdata/net.rs as a component.
-var netGuest = sync.OnceValues(func() ([]byte, error) {
-	dir, err := os.MkdirTemp("", "net")
-	if err != nil {
-		return nil, err
-	}
-	defer os.RemoveAll(dir)
-	wasm := filepath.Join(dir, "net.wasm")
-	out, err := exec.Command("rustc", "--edition", "2024", "--target", "wasm32-wasip2", "-O", "-C", "strip=debuginfo", "testdata/net.rs", "-o", wasm).CombinedOutput()
-	if err != nil {
-		return nil, fmt.Errorf("%w: %s", err, out)
-	}
-	return os.ReadFile(wasm)
-})
+var netGuest = sync.OnceValues(func() ([]byte, error) { return rustcGuest("net.rs", "wasm32-wasip2") })
 
 // netImage has the guest, and files about names.
 func netImage(t *harness.T, more map[string]string) client.Image {

@@ -4,9 +4,6 @@ package e2e
 
 import (
 	"io"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"testing"
 
 	"github.com/containerd/containerd/v2/pkg/oci"
@@ -18,24 +15,16 @@ import (
 	"github.com/libwasmshim/libwasmshim/test/smoke"
 )
 
-// threadsGuest is testdata/threads.rs as a module.
-func threadsGuest(t testing.TB) []byte {
-	t.Helper()
-	canBuild(t, "wasm32-wasip1-threads")
-	wasm := filepath.Join(t.TempDir(), "threads.wasm")
-	out, err := exec.Command("rustc", "--edition", "2024", "--target", "wasm32-wasip1-threads", "-O", "-C", "strip=debuginfo", "testdata/threads.rs", "-o", wasm).CombinedOutput()
-	require.NoError(t, err, "%s", out)
-	guest, err := os.ReadFile(wasm)
-	require.NoError(t, err)
-	return guest
-}
-
 // A module of wasi-threads, of Rust's own library.
 func TestThreads(t *testing.T) {
 	const allowed = "wasm-shared-memory = true\n"
 	tt := harness.New(t, smoke.Ours)
+	const target = "wasm32-wasip1-threads"
+	canBuild(t, target)
+	guest, err := rustcGuest("threads.rs", target)
+	require.NoError(t, err)
 	files := smoke.Files(t)
-	files["threads.wasm"] = harness.File{Data: threadsGuest(t)}
+	files["threads.wasm"] = harness.File{Data: guest}
 	files["spawn-alone.wat"] = harness.File{Data: []byte(`(module (import "wasi" "thread-spawn" (func (param i32) (result i32))) (memory (export "memory") 1) (func (export "_start")))`)}
 	files["no-start.wat"] = harness.File{Data: []byte(`(module (import "wasi" "thread-spawn" (func (param i32) (result i32))) (import "env" "memory" (memory 1 1 shared)) (func (export "_start")))`)}
 	files["wrong-start.wat"] = harness.File{Data: []byte(`(module (import "wasi" "thread-spawn" (func (param i32) (result i32))) (import "env" "memory" (memory 1 1 shared)) (func (export "wasi_thread_start")) (func (export "_start")))`)}

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -159,6 +160,12 @@ func (p *Place) ShimBinary(runtime string) (string, error) {
 		return "", fmt.Errorf("no runtime name: %q", runtime)
 	}
 	return p.LookPath("containerd-shim-" + strings.Join(parts[len(parts)-2:], "-"))
+}
+
+// IsFull says whether a shim has wasmtime's full library.
+func IsFull(program string) (bool, error) {
+	out, err := exec.Command(program, "--version").Output()
+	return strings.Contains(string(out), "(full library"), err
 }
 
 // Sweep clears away what is left of daemons whose owner is gone.

@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -33,9 +32,9 @@ func TestService(t *testing.T) {
 	t.Parallel()
 	repo, err := harness.Repo()
 	require.NoError(t, err)
-	version, err := exec.Command(filepath.Join(repo, "dist/containerd-shim-wasmtime-v1"), "--version").Output()
+	full, err := harness.IsFull(filepath.Join(repo, "dist/containerd-shim-wasmtime-v1"))
 	require.NoError(t, err)
-	if !strings.Contains(string(version), "(full library") {
+	if !full {
 		t.Skip("the prebuilt wasmtime serves no HTTP (docs/engines.md): WASMTIME=full make test-k8s")
 	}
 	n := newCluster(t, setup{version: harness.Containerd24, images: serviceImages})

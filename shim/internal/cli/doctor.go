@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -145,28 +147,29 @@ func snapshotters(ctx context.Context, s *session) doctor.Finding {
 // cacheSize is what is compiled in all namespaces.
 func cacheSize(ctx context.Context, s *session) doctor.Finding {
 	f := doctor.Finding{About: "compile cache", State: doctor.OK}
-	all, err := everyArtifact(ctx, s)
+	byNamespace, err := everyArtifact(ctx, s)
 	if err != nil {
 		f.State, f.Found = doctor.Problem, err.Error()
 		return f
 	}
+	all := slices.Concat(slices.Collect(maps.Values(byNamespace))...)
 	f.Found = fmt.Sprintf("%s, %s", count(len(all), "artifact"), progress.Bytes(sizeOf(all)))
 	return f
 }
 
-func everyArtifact(ctx context.Context, s *session) (all []image.Kept, _ error) {
+// everyArtifact is what is compiled, by namespace.
+func everyArtifact(ctx context.Context, s *session) (map[string][]image.Kept, error) {
 	names, err := s.Namespaces(ctx)
 	if err != nil {
 		return nil, err
 	}
+	all := map[string][]image.Kept{}
 	for _, name := range names {
 		one := *s.Client
 		one.Namespace = name
-		kept, err := image.Store{Client: &one}.Artifacts(ctx)
-		if err != nil {
+		if all[name], err = (image.Store{Client: &one}).Artifacts(ctx); err != nil {
 			return nil, fmt.Errorf("namespace %s: %w", name, err)
 		}
-		all = append(all, kept...)
 	}
 	return all, nil
 }

@@ -5,7 +5,6 @@ package cli
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"slices"
 
 	"github.com/urfave/cli/v2"
@@ -38,17 +37,11 @@ func (p Program) metrics(c *cli.Context) error {
 }
 
 func keptByEngine(ctx context.Context, s *session) (list []metrics.Kept, _ error) {
-	names, err := s.Namespaces(ctx)
+	byNamespace, err := everyArtifact(ctx, s)
 	if err != nil {
 		return nil, err
 	}
-	for _, name := range names {
-		one := *s.Client
-		one.Namespace = name
-		all, err := image.Store{Client: &one}.Artifacts(ctx)
-		if err != nil {
-			return nil, fmt.Errorf("namespace %s: %w", name, err)
-		}
+	for name, all := range byNamespace {
 		byEngine := map[string][]image.Kept{}
 		for _, k := range all {
 			byEngine[k.Engine] = append(byEngine[k.Engine], k)

@@ -44,8 +44,9 @@ func (s *Service) create(ctx context.Context, r *api.CreateTaskRequest) (*api.Cr
 	}}
 	if err := c.make(ctx); err != nil {
 		c.log.WithError(err).Error("create container")
+		err = fmt.Errorf("create container %s: %w", r.ID, neverUnimplemented(err))
 		s.countRefused(err)
-		return nil, fmt.Errorf("create container %s: %w", r.ID, neverUnimplemented(err))
+		return nil, err
 	}
 	pid := c.pid()
 	s.Publish(topicCreate, &events.TaskCreate{

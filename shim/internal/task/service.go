@@ -153,7 +153,7 @@ func (s *Service) counters() metrics.File {
 
 // countRefused counts a create that was not done.
 func (s *Service) countRefused(err error) {
-	s.counters().Count(metrics.Refused(uint32(status.Code(errgrpc.ToGRPC(withCode(neverUnimplemented(err)))))))
+	s.counters().Count(metrics.Refused(uint32(status.Code(errgrpc.ToGRPC(withCode(err))))))
 }
 
 // reserve enters a new task, which does not exist for other calls until it was made,
