@@ -397,6 +397,57 @@ func TestStreamsLastLines(t *testing.T) {
 	lastLines(30, func(args []string) harness.Result { return tt.Once(harness.Config{Image: image, Args: args}) })
 }
 
+// Nor is it where the client is late to read it: containerd's closes its ends before it
+// deletes, whatever there is still to read. (With runc's shim it is lost.)
+func TestStreamsLateReader(t *testing.T) {
+	tt := harness.New(t, smoke.Ours)
+	image := smoke.Image(tt)
+	sleeper := sleeping(tt, []string{"/sleep.wasm"})
+	text := sequence(8_000)
+	for _, tc := range []struct {
+		name     string
+		args     []string
+		stdin    string
+		terminal bool
+		want     string
+	}{
+		{"native", []string{"/bin/sh", "-c", "seq 1 8000"}, "", false, text},
+		{"guest", []string{"/cat.wasm"}, text, false, text + "end\n"},
+		{"terminal", []string{"/bin/sh", "-c", "seq 1 8000"}, "", true, strings.ReplaceAll(text, "\n", "\r\n")},
+	} {
+		var stdin func() io.Reader = func() io.Reader { return nil }
+		if tc.stdin != "" {
+			stdin = func() io.Reader { return strings.NewReader(tc.stdin) }
+		}
+		t.Run(tc.name, func(t *testing.T) {
+			out := &lateWriter{}
+			tt := *tt
+			tt.T = t
+			result := tt.Once(harness.Config{Image: image, Args: tc.args, Stdin: stdin(), Stdout: out, Terminal: tc.terminal})
+			require.Zero(t, result.Code)
+			requireSame(t, tc.want, out.got.String())
+		})
+		t.Run(tc.name+", exec", func(t *testing.T) {
+			out := &lateWriter{}
+			tt := *tt
+			tt.T = t
+			result := tt.ExecOnce(sleeper, harness.ExecConfig{Args: tc.args, Stdin: stdin(), Stdout: out, Terminal: tc.terminal})
+			require.Zero(t, result.Code)
+			requireSame(t, tc.want, out.got.String())
+		})
+	}
+}
+
+// lateWriter takes its time for the first that it is given.
+type lateWriter struct{ got bytes.Buffer }
+
+func (w *lateWriter) Write(b []byte) (int, error) {
+	if w.got.Len() == 0 {
+		time.Sleep(300 * time.Millisecond)
+	}
+	return w.got.Write(b)
+}
+
 // In a user namespace the streams can be opened again by their names in /dev, where the
 // options IoUid and IoGid say whose they are.
 func TestStreamsUserNamespace(t *testing.T) {

@@ -263,12 +263,32 @@ func (d *Daemon) Finish(ctx context.Context, c *Container) (Result, error) {
 		_ = d.Remove(context.WithoutCancel(ctx), c)
 		return Result{Stdout: c.Stdout.String(), Stderr: c.Stderr.String()}, err
 	}
+	awaitOutput(c, c.Task.IO())
 	status, err := c.Task.Delete(d.In(ctx)) // waits for the end of the output too
 	if err != nil {
 		return Result{}, fmt.Errorf("delete task %s: %w", c.ID(), err)
 	}
 	result := Result{Code: status.ExitCode(), At: status.ExitTime(), Stdout: c.Stdout.String(), Stderr: c.Stderr.String()}
 	return result, c.Delete(d.In(ctx), client.WithSnapshotCleanup)
+}
+
+// awaitOutput waits until the output of a process that has ended was read, where the
+// runtime is runc's: containerd's client closes its ends before it deletes, and then
+// loses what it has not read. (Ours is to see to it that nothing is lost.)
+func awaitOutput(c *Container, output cio.IO) {
+	info, err := c.Info(context.Background(), client.WithoutRefreshedMetadata)
+	if err != nil || info.Runtime.Name != "io.containerd.runc.v2" || output == nil {
+		return
+	}
+	ended := make(chan struct{})
+	go func() {
+		output.Wait()
+		close(ended)
+	}()
+	select {
+	case <-ended:
+	case <-time.After(Slow(2 * time.Second)): // somebody else has it, too
+	}
 }
 
 // Wait waits until the container has exited.

@@ -19,6 +19,7 @@ type ExecConfig struct {
 	Args     []string
 	Change   func(*specs.Process) // of what is the container's own; nil means nothing
 	Stdin    io.Reader            // nil means no stdin
+	Stdout   io.Writer            // nil means the process's buffer
 	Terminal bool
 	NoIO     bool
 }
@@ -28,6 +29,7 @@ type Exec struct {
 	client.Process
 	Stdout, Stderr *Buffer
 	d              *Daemon
+	container      *Container
 	exit           <-chan client.ExitStatus
 }
 
@@ -46,8 +48,11 @@ func (d *Daemon) AddExec(ctx context.Context, c *Container, e ExecConfig) (*Exec
 	if e.Change != nil {
 		e.Change(&p)
 	}
-	added := &Exec{Stdout: &Buffer{}, Stderr: &Buffer{}, d: d}
-	creator, follow := d.streams(e.Stdin, added.Stdout, added.Stderr, e.Terminal, e.NoIO)
+	added := &Exec{Stdout: &Buffer{}, Stderr: &Buffer{}, d: d, container: c}
+	if e.Stdout == nil {
+		e.Stdout = added.Stdout
+	}
+	creator, follow := d.streams(e.Stdin, e.Stdout, added.Stderr, e.Terminal, e.NoIO)
 	if added.Process, err = c.Task.Exec(ctx, e.ID, &p, creator); err != nil {
 		return nil, err
 	}
@@ -71,6 +76,7 @@ func (e *Exec) Finish(ctx context.Context) (Result, error) {
 	if err := e.Exited(ctx); err != nil {
 		return Result{}, err
 	}
+	awaitOutput(e.container, e.IO())
 	status, err := e.Delete(ctx)
 	if err != nil {
 		return Result{}, fmt.Errorf("delete exec %s: %w", e.ID(), err)

@@ -65,10 +65,11 @@ func (p *preparation) parts(c child) parts {
 // preparationSteps are those of every process.
 func (p *preparation) preparationSteps() []step {
 	return []step{
-		// Early: a client has until its delete to open its ends, whatever else it has to do.
-		{"streams", p.openStreams},
 		{"lookup", p.lookUp},
 		{"guest", p.findGuest},
+		// Late: clients wait for it before they write, and some that have written all look
+		// for the container.
+		{"streams", p.openStreams},
 		{"stage", p.prepareProcess},
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -31,6 +32,9 @@ type stream interface {
 	// drain waits until what the process has written is where it belongs, or until
 	// something is closed: others may still hold the process's end.
 	drain(giveUp <-chan struct{})
+	// settle waits until whoever reads what the process has written has read it all, or
+	// until something is closed.
+	settle(giveUp <-chan struct{})
 	// close gives everything up.
 	close()
 }
@@ -40,6 +44,8 @@ type streams struct {
 	in, out, err stream   // err may be out
 	logger       *logger  // that takes out and err; nil if none was asked for
 	console      *console // that is between them and the process; nil where it has no terminal
+
+	unread atomic.Bool // the client has had its time to read the last
 }
 
 // names are what containerd calls the streams of a process. With a terminal there is
@@ -168,18 +174,24 @@ func (s *streams) finish() {
 	s.close()
 }
 
-// settle waits a moment for clients that have not read yet all that a process has
-// written, which has ended. containerd's asks for the state of a process before it
-// deletes it, and then gives up what it has not read yet of a stream over ttrpc.
+// settle gives a client time to read the last of what a process has written, which has
+// ended. containerd's asks for the state of a process before it deletes it, and then
+// gives up what it has not read yet. (2.4's closes its ends, also of FIFOs, and an older
+// one what its thread was too late to open.)
 func (s *streams) settle() {
+	if s.unread.Load() {
+		return
+	}
 	giveUp := make(chan struct{})
-	timer := time.AfterFunc(lastReadTime, func() { close(giveUp) })
-	defer timer.Stop()
-	s.each(func(one stream) {
-		if c, ok := one.(*copied); ok {
-			c.settle(giveUp)
-		}
+	timer := time.AfterFunc(lastReadTime, func() {
+		s.unread.Store(true)
+		close(giveUp)
 	})
+	defer timer.Stop()
+	if s.console != nil {
+		s.console.drain(giveUp)
+	}
+	s.each(func(one stream) { one.settle(giveUp) })
 }
 
 func (s *streams) close() {
@@ -272,6 +284,48 @@ func (h *handedOver) processEnd() *os.File  { return h.file }
 func (h *handedOver) drain(<-chan struct{}) {} // it is in the FIFO
 func (h *handedOver) handOver()             { h.closeOne(&h.file) }
 func (h *handedOver) close()                { h.closeOne(&h.file); h.closeOne(&h.keeps) }
+
+// settle waits until the FIFO is empty. It holds a write end meanwhile: a client that
+// comes late to open its own would wait for one for ever.
+func (h *handedOver) settle(giveUp <-chan struct{}) {
+	writer := h.unread()
+	if writer == nil {
+		return
+	}
+	defer writer.Close()
+	for tick := time.Tick(time.Millisecond); held(writer) > 0; {
+		select {
+		case <-tick: // the kernel tells nobody of an empty pipe
+		case <-giveUp:
+			return
+		}
+	}
+}
+
+// unread is a write end of an output's FIFO that holds what nobody has read yet; nil if
+// there is no such FIFO. The caller closes it.
+func (h *handedOver) unread() *os.File {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.isInput || h.keeps == nil || held(h.keeps) == 0 {
+		return nil
+	}
+	writer, err := openFile(fmt.Sprintf("/proc/self/fd/%d", h.keeps.Fd()), unix.O_WRONLY|unix.O_NONBLOCK)
+	if err != nil {
+		return nil
+	}
+	return writer
+}
+
+// held is how much a FIFO holds, in bytes.
+func held(f *os.File) int {
+	n, err := unix.IoctlGetInt(int(f.Fd()), unix.TIOCINQ)
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
 func (h *handedOver) endInput() {
 	if h.isInput {
 		h.closeOne(&h.keeps)

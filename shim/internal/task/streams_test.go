@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
@@ -44,6 +45,46 @@ func TestStreamsOutlivesItsClient(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "early", string(b))
 	s.close()
+}
+
+// A client that is late to read, or even to open its end, is waited for, as long as there
+// is something to read.
+func TestStreamsLateClient(t *testing.T) {
+	t.Parallel()
+	open := func() (*streams, string) {
+		out := fifoAt(t, "out")
+		s, err := openStreams(names{"", out, "", false}, "id", "ns", nil, log.L)
+		require.NoError(t, err)
+		t.Cleanup(s.close)
+		_, err = s.out.processEnd().WriteString("last words")
+		require.NoError(t, err)
+		s.handOver()
+		return s, out
+	}
+	s, out := open()
+	settled := make(chan struct{})
+	go func() {
+		s.settle()
+		close(settled)
+	}()
+	client, err := os.OpenFile(out, os.O_RDONLY, 0)
+	require.NoError(t, err)
+	defer client.Close()
+	select {
+	case <-settled:
+		t.Error("settled with something to read")
+	case <-time.After(50 * time.Millisecond):
+	}
+	b, err := io.ReadAll(client)
+	require.NoError(t, err)
+	require.Equal(t, "last words", string(b))
+	<-settled
+	s.settle() // nothing is left
+	require.False(t, s.unread.Load())
+
+	s, _ = open() // its client is gone
+	s.settle()
+	require.True(t, s.unread.Load())
 }
 
 func TestStdinEndsOnlyWithCloseIO(t *testing.T) {
