@@ -15,6 +15,7 @@ import (
 
 	apievents "github.com/containerd/containerd/api/events"
 	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/pkg/oci"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -200,7 +201,9 @@ func exec(t *harness.T, sleepers map[string][]string, cat []string) {
 func resources(t *harness.T, sleepers map[string][]string) {
 	for name, args := range sleepers {
 		events := t.Subscribe(t.Ctx)
-		c := t.Run(harness.Config{Image: Image(t), Args: args})
+		// On a machine that is busy the kernel takes the init as well, unless it must not.
+		spared := harness.WithSpec(func(s *oci.Spec) { s.Process.OOMScoreAdj = new(-1000) })
+		c := t.Run(harness.Config{Image: Image(t), Args: args, Opts: []oci.SpecOpts{spared}})
 		require.NoError(t, c.Stdout.WaitFor("ready", 10*time.Second), name)
 		require.NoError(t, c.Task.Pause(t.Ctx), name)
 		t.RequireStatus(c.Task, client.Paused)
@@ -211,8 +214,6 @@ func resources(t *harness.T, sleepers map[string][]string) {
 		metric, err := c.Task.Metrics(t.Ctx)
 		require.NoError(t, err, name)
 		require.NotEmpty(t, metric.Data.GetValue(), name)
-		// On a machine that is busy the kernel would kill the init as well: it is smaller, and
-		// takes less time to die.
 		eat := "echo 1000 >/proc/self/oom_score_adj; exec /bin/busybox tail /dev/zero"
 		killed := t.ExecOnce(c, harness.ExecConfig{Args: []string{"/bin/sh", "-c", eat}})
 		require.EqualValues(t, 137, killed.Code, name)

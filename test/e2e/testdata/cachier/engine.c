@@ -163,6 +163,9 @@ static int32_t run_wasi(wasm_shim_context *ctx, int32_t *exit_code, void *user_d
         setvbuf(stderr, NULL, _IOLBF, 0);
         try_to_write(ctx);
     }
+    if (count > 1 && strcmp(args[1], "cat") == 0)
+        for (int c = getchar(); c != EOF; c = getchar())
+            putchar(c);
     fflush(stdout);
     if (count > 1 && strcmp(args[1], "sleep") == 0)
         sleep(3600);
