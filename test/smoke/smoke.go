@@ -15,7 +15,7 @@ import (
 
 	apievents "github.com/containerd/containerd/api/events"
 	"github.com/containerd/containerd/v2/client"
-	"github.com/containerd/containerd/v2/pkg/oci"
+	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -200,33 +200,45 @@ func exec(t *harness.T, sleepers map[string][]string, cat []string) {
 // statistics, and what it is told of a want of memory.
 func resources(t *harness.T, sleepers map[string][]string) {
 	for name, args := range sleepers {
-		events := t.Subscribe(t.Ctx)
-		// On a machine that is busy the kernel takes the init as well, unless it must not.
-		spared := harness.WithSpec(func(s *oci.Spec) { s.Process.OOMScoreAdj = new(-1000) })
-		c := t.Run(harness.Config{Image: Image(t), Args: args, Opts: []oci.SpecOpts{spared}})
-		require.NoError(t, c.Stdout.WaitFor("ready", 10*time.Second), name)
-		require.NoError(t, c.Task.Pause(t.Ctx), name)
-		t.RequireStatus(c.Task, client.Paused)
-		require.NoError(t, c.Task.Resume(t.Ctx), name)
-		t.RequireStatus(c.Task, client.Running)
-		limit := int64(32 << 20)
-		require.NoError(t, c.Task.Update(t.Ctx, client.WithResources(&specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit, Swap: &limit}})))
-		metric, err := c.Task.Metrics(t.Ctx)
-		require.NoError(t, err, name)
-		require.NotEmpty(t, metric.Data.GetValue(), name)
-		eat := "echo 1000 >/proc/self/oom_score_adj; exec /bin/busybox tail /dev/zero"
-		killed := t.ExecOnce(c, harness.ExecConfig{Args: []string{"/bin/sh", "-c", eat}})
-		require.EqualValues(t, 137, killed.Code, name)
-		require.NoError(t, c.Task.Kill(t.Ctx, syscall.SIGKILL))
-		_, err = t.Finish(c)
-		require.NoError(t, err)
-		want := []string{"create", "start", "paused", "resumed", "exec-added", "exec-started", "oom", "exit", "exit", "delete"}
-		if t.Runtime != Runc { // its shim tells of a kill when it hears of it, and now and then loses the last event
-			require.Equal(t, want, events.Topics(c.ID(), want...), name)
+		for tries := 1; !limited(t, name, args); tries++ {
+			require.Less(t, tries, 5, "%s: the kernel takes its init, too", name)
 		}
-		events.Close()
 	}
 	t.RequireNothingLeft()
+}
+
+// limited says whether the kernel has killed only what has eaten the memory of a container
+// of this kind. On a machine that is busy it may take the init as well, though it is
+// smaller, and takes less time to die.
+func limited(t *harness.T, name string, args []string) bool {
+	events := t.Subscribe(t.Ctx)
+	defer events.Close()
+	c := t.Run(harness.Config{Image: Image(t), Args: args})
+	require.NoError(t, c.Stdout.WaitFor("ready", 10*time.Second), name)
+	require.NoError(t, c.Task.Pause(t.Ctx), name)
+	t.RequireStatus(c.Task, client.Paused)
+	require.NoError(t, c.Task.Resume(t.Ctx), name)
+	t.RequireStatus(c.Task, client.Running)
+	limit := int64(32 << 20)
+	require.NoError(t, c.Task.Update(t.Ctx, client.WithResources(&specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit, Swap: &limit}})))
+	metric, err := c.Task.Metrics(t.Ctx)
+	require.NoError(t, err, name)
+	require.NotEmpty(t, metric.Data.GetValue(), name)
+	eat := "echo 1000 >/proc/self/oom_score_adj; exec /bin/busybox tail /dev/zero"
+	killed := t.ExecOnce(c, harness.ExecConfig{Args: []string{"/bin/sh", "-c", eat}})
+	require.EqualValues(t, 137, killed.Code, name)
+	err = c.Task.Kill(t.Ctx, syscall.SIGKILL)
+	alone := !errdefs.IsNotFound(err)
+	if alone {
+		require.NoError(t, err)
+	}
+	_, err = t.Finish(c)
+	require.NoError(t, err)
+	want := []string{"create", "start", "paused", "resumed", "exec-added", "exec-started", "oom", "exit", "exit", "delete"}
+	if alone && t.Runtime != Runc { // its shim tells of a kill when it hears of it, and now and then loses the last event
+		require.Equal(t, want, events.Topics(c.ID(), want...), name)
+	}
+	return alone
 }
 
 // terminal: a process has one, of the size that the client says.
