@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -25,6 +26,7 @@ type criHandler struct {
 var criHandlers = []criHandler{
 	{"wasm, our shim, no pause", "test", []string{"/sleep.wasm"}},
 	{"wasm, our shim, pause", "paused", []string{"/sleep.wasm"}},
+	{"wasm, the node's daemon, pause", "node", []string{"/sleep.wasm"}},
 	{"native, runc's shim, pause", "runc", []string{"/native", "sleep"}},
 }
 
@@ -166,6 +168,9 @@ func (b *criBench) podMemory() error {
 			mb(pauses.pss, n), mb(pauses.dirty, n), mb(containers.pss, n), mb(totals[len(totals)-1].pss, n), mb(totals[len(totals)-1].dirty, n)))
 		if err := b.remove(ids...); err != nil {
 			return err
+		}
+		for _, idle := range b.Processes(func(args []string) bool { return strings.Contains(args[0], "containerd-shim-wasmtime") }) {
+			_ = syscall.Kill(idle.Pid, syscall.SIGTERM)
 		}
 	}
 	for i, total := range totals {

@@ -19,6 +19,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/containerd/containerd/api/types/runtimeoptions/v1"
 	"github.com/containerd/containerd/v2/client"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -31,6 +32,9 @@ const (
 	ours = "io.containerd.wasmtime.v1"
 	runc = "io.containerd.runc.v2"
 )
+
+// node are the options of a runtime whose containers one daemon serves.
+var node any = &runtimeoptions.Options{ConfigBody: []byte("daemon = 'node'")}
 
 // subject is a guest on a runtime.
 type subject struct {
@@ -114,11 +118,14 @@ func run(ctx context.Context, n int, gap time.Duration, only []string) (retErr e
 	hellos := []subject{
 		{name: "wasm, our shim", runtime: ours, args: []string{"/hello.wasm"}},
 		{name: "native, our shim", runtime: ours, args: []string{"/native"}},
+		{name: "wasm, the node's daemon", runtime: ours, args: []string{"/hello.wasm"}, options: node},
+		{name: "native, the node's daemon", runtime: ours, args: []string{"/native"}, options: node},
 		baseline,
 	}
 	sleepers := []subject{
 		{name: "wasm, our shim", runtime: ours, args: []string{"/sleep.wasm"}},
 		{name: "native, our shim", runtime: ours, args: []string{"/native", "sleep"}},
+		{name: "wasm, the node's daemon", runtime: ours, args: []string{"/sleep.wasm"}, options: node},
 		{name: "native, runc's shim", runtime: runc, args: []string{"/native", "sleep"}},
 	}
 	cats := []subject{

@@ -117,7 +117,6 @@ static void crash_into_log(void) {
 static int daemon_main(int argc, char **argv, const wasm_shim_engine *engine, struct wasmshim_call *call,
                        int result_fd) {
     setsid();
-    wasmshim_warm_cgroups();
     struct wasmshim_start start = {.result = result_fd, .listener = -1};
     if (!wasmshim_read_input(&start))
         return refuse_start(result_fd, "read bootstrap parameters from standard input");
@@ -127,8 +126,12 @@ static int daemon_main(int argc, char **argv, const wasm_shim_engine *engine, st
     // Without it the line ends with a few NULs more; not all kernels allow it.
     prctl(PR_SET_MM, PR_SET_MM_ARG_END, call->word, 0, 0);
     wasmshim_answer_start(call, engine->shim_name != NULL ? engine->shim_name : engine->name, &start);
-    if (start.listener >= 0 && engine->no_setup_logger == 0)
-        crash_into_log();
+    if (start.listener >= 0) {
+        // Else the daemon may have a cgroup to join, and could be moved back.
+        wasmshim_warm_cgroups();
+        if (engine->no_setup_logger == 0)
+            crash_into_log();
+    }
     return go_main(argc, argv, engine, &start);
 }
 

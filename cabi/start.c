@@ -30,7 +30,7 @@
 
 static const char sandbox_dir[] = "io.containerd.sandbox.controller.v1.shim";
 
-enum { CONFIG_MAX = 4 << 20 };
+enum { CONFIG_MAX = 4 << 20, MAX_SLOTS = 1000 };
 
 struct text {
     const char *at;
@@ -111,9 +111,16 @@ static bool take_field(struct text *in, uint64_t *field, struct text *value) {
     return true;
 }
 
+// What the parameters say besides what is in the call.
+struct params {
+    struct text dir;     // for sockets; empty for the default
+    struct text options; // the runtime's, as they came
+    bool may_share;      // they may ask for a daemon of the node
+};
+
 // Says whether options are the generic ones, written out, which give the daemon no
 // cgroup: to enter that may fail, and is done before the answer.
-static bool are_usual_options(struct text extension) {
+static bool are_usual_options(struct text extension, struct params *params) {
     uint64_t field;
     struct text any, value, options = {"", 0};
     if (!take_field(&extension, &field, &any) || field != FIELD(1, WIRE_TEXT) || extension.size > 0)
@@ -131,11 +138,13 @@ static bool are_usual_options(struct text extension) {
     }
     if (!generic)
         return false;
+    params->options = options;
     while (options.size > 0) {
         if (!take_field(&options, &field, &value) || !is_ascii(value))
             return false;
         if (field == FIELD(3, WIRE_TEXT)) {
-            struct text toml = value, same = value;
+            struct text toml = value, same = value, daemon = value;
+            params->may_share = params->may_share || find(&daemon, "daemon", false);
             if (find(&toml, "shimcgroup", true) || find(&same, "\\", false))
                 return false;
         } else if (field != FIELD(1, WIRE_TEXT)) {
@@ -146,7 +155,7 @@ static bool are_usual_options(struct text extension) {
 }
 
 // Reads BootstrapParams, if the input is that and has nothing unusual.
-static bool read_params(struct text in, const struct wasmshim_call *call, struct text *dir) {
+static bool read_params(struct text in, const struct wasmshim_call *call, struct params *params) {
     uint64_t field;
     struct text value, id = {"", 0}, ns = {"", 0};
     while (in.size > 0) {
@@ -160,7 +169,7 @@ static bool read_params(struct text in, const struct wasmshim_call *call, struct
             ns = value;
             break;
         case FIELD(9, WIRE_TEXT):
-            *dir = value;
+            params->dir = value;
             break;
         case FIELD(3, WIRE_NUMBER): // log level
         case FIELD(4, WIRE_TEXT):   // containerd's version, addresses and binary
@@ -169,7 +178,7 @@ static bool read_params(struct text in, const struct wasmshim_call *call, struct
         case FIELD(7, WIRE_TEXT):
             break;
         case FIELD(8, WIRE_TEXT):
-            if (!are_usual_options(value))
+            if (!are_usual_options(value, params))
                 return false;
             continue;
         default:
@@ -237,10 +246,7 @@ static bool read_file(const char *path, struct text *out) {
     return ok;
 }
 
-static bool has_own_daemon(const char *id) {
-    char bundle[PATH_MAX];
-    if (getcwd(bundle, sizeof(bundle)) == NULL)
-        return false;
+static bool has_own_daemon(const char *id, const char *bundle) {
     if (is_sandbox(bundle))
         return true;
     struct text config;
@@ -279,14 +285,15 @@ static bool is_set(const char *variable) {
     return value != NULL && *value != 0;
 }
 
-// The path of the socket. dir is containerd's; empty for the default.
-static bool name_socket(const struct wasmshim_call *call, const char *shim, struct text dir, struct sockaddr_un *name) {
-    char text[8192], hash[65];
-    int n = snprintf(text, sizeof(text), "io.containerd.%s.v1%c%s%c%s%c%s", shim, 0, call->address, 0, call->ns, 0,
-                     call->id);
-    if (n < 0 || (size_t)n >= sizeof(text))
+// The path of the socket of a group.
+static bool name_socket(const struct wasmshim_call *call, const char *shim, struct text dir, struct text group,
+                        struct sockaddr_un *name) {
+    char text[16384], hash[65];
+    int n = snprintf(text, sizeof(text), "io.containerd.%s.v1%c%s%c%s%c", shim, 0, call->address, 0, call->ns, 0);
+    if (n < 0 || (size_t)n + group.size > sizeof(text))
         return false;
-    wasmshim_sha256(text, (size_t)n, hash);
+    memcpy(text + n, group.at, group.size);
+    wasmshim_sha256(text, (size_t)n + group.size, hash);
     if (dir.size == 0)
         dir = text_of(DEFAULT_SOCKET_DIR);
     struct text odd = dir, dots = dir;
@@ -299,18 +306,97 @@ static bool name_socket(const struct wasmshim_call *call, const char *shim, stru
     return n > 0 && (size_t)n < sizeof(name->sun_path);
 }
 
-// Binds where there is nothing, with the directory's lock.
-static int listen_at(const struct sockaddr_un *name) {
+// The path of a slot, where a daemon of the node gives out places.
+static bool name_slot(const struct wasmshim_call *call, const char *shim, const struct params *params, int i,
+                      struct sockaddr_un *name) {
+    char group[8192];
+    struct stat exe;
+    if (stat("/proc/self/exe", &exe) < 0)
+        return false;
+    int n = snprintf(group, sizeof(group), "%cnode%c%d%c%llu %llu %lld.%ld %lld%c", 0, 0, i, 0,
+                     (unsigned long long)exe.st_dev, (unsigned long long)exe.st_ino, (long long)exe.st_mtim.tv_sec,
+                     exe.st_mtim.tv_nsec, (long long)exe.st_size, 0);
+    if (n < 0 || (size_t)n + params->options.size > sizeof(group))
+        return false;
+    memcpy(group + n, params->options.at, params->options.size);
+    return name_socket(call, shim, params->dir, (struct text){group, (size_t)n + params->options.size}, name);
+}
+
+// Locks the directory of a socket, for those who bind or remove in it. Closed, it is
+// unlocked.
+static int lock_dir(const struct sockaddr_un *name) {
     char dir[sizeof(name->sun_path)];
     snprintf(dir, sizeof(dir), "%s", name->sun_path);
     *strrchr(dir, '/') = 0;
     int lock = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (lock >= 0 && flock(lock, LOCK_EX) < 0) {
+        close(lock);
+        lock = -1;
+    }
+    return lock;
+}
+
+static bool is_free(const struct sockaddr_un *name) {
+    struct stat st;
+    return lstat(name->sun_path, &st) < 0 && errno == ENOENT;
+}
+
+// How long a daemon may take to answer. One that was killed answers never.
+static const struct timeval ask_timeout = {.tv_sec = 2};
+
+enum slot { SLOT_UNUSED, SLOT_FULL, SLOT_ADMITS };
+
+// Asks the daemon in a slot for a place. Its answer is where it serves.
+static enum slot ask(const struct sockaddr_un *slot, const char *id, const char *link, const char *bundle, char *daemon,
+                     size_t size) {
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return SLOT_UNUSED;
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &ask_timeout, sizeof(ask_timeout));
+    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &ask_timeout, sizeof(ask_timeout));
+    char text[2 * PATH_MAX];
+    int n = snprintf(text, sizeof(text), "%s\n%s\n%s\n\n", id, link, bundle);
+    enum slot found = SLOT_UNUSED;
+    if (connect(fd, (const struct sockaddr *)slot, sizeof(*slot)) == 0) {
+        size_t got = 0;
+        ssize_t r = -1;
+        if (wasmshim_write_all(fd, text, (size_t)n) == 0)
+            while (got < size - 1 && (r = read(fd, daemon + got, size - 1 - got)) > 0)
+                got += (size_t)r;
+        daemon[got] = 0;
+        found = r == 0 && got > 0 ? SLOT_ADMITS : SLOT_FULL;
+    }
+    close(fd);
+    return found;
+}
+
+// Finds a place in a daemon of the node that runs, and links it to where the container's
+// socket is. If there is none, it is for Go to start one.
+static bool join_daemon(const struct wasmshim_call *call, const char *shim, const struct params *params,
+                        const struct sockaddr_un *link, const char *bundle) {
+    int lock = lock_dir(link);
+    if (lock < 0)
+        return false;
+    enum slot found = is_free(link) ? SLOT_FULL : SLOT_UNUSED;
+    struct sockaddr_un slot;
+    char daemon[sizeof(slot.sun_path)];
+    for (int i = 0; found == SLOT_FULL && i < MAX_SLOTS; i++) {
+        if (!name_slot(call, shim, params, i, &slot))
+            break;
+        found = ask(&slot, call->id, link->sun_path, bundle, daemon, sizeof(daemon));
+    }
+    bool ok = found == SLOT_ADMITS && symlink(daemon, link->sun_path) == 0;
+    close(lock);
+    return ok;
+}
+
+// Binds where there is nothing, with the directory's lock.
+static int listen_at(const struct sockaddr_un *name) {
+    int lock = lock_dir(name);
     if (lock < 0)
         return -1;
     int fd = -1;
-    struct stat st;
-    if (flock(lock, LOCK_EX) == 0 && lstat(name->sun_path, &st) < 0 && errno == ENOENT &&
-        (fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)) >= 0) {
+    if (is_free(name) && (fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)) >= 0) {
         bool bound = bind(fd, (const struct sockaddr *)name, sizeof(*name)) == 0;
         if (!bound || chmod(name->sun_path, 0600) < 0 || listen(fd, SOMAXCONN) < 0) {
             if (bound)
@@ -397,35 +483,53 @@ bool wasmshim_read_input(struct wasmshim_start *start) {
     }
 }
 
-void wasmshim_answer_start(const struct wasmshim_call *call, const char *shim, struct wasmshim_start *start) {
+// Writes the address into the bundle and gives the answer. It does not return if there is
+// nobody to hear it.
+static bool answer_with(const struct sockaddr_un *name, bool protobuf, struct wasmshim_start *start) {
     static const char scheme[] = "unix://";
-    struct text input = {start->input, start->input_size}, dir = {"", 0};
+    char address[sizeof(scheme) + sizeof(name->sun_path)], answer[256];
+    snprintf(address, sizeof(address), "%s%s", scheme, name->sun_path);
+    if (!write_file("address", address))
+        return false;
+    if (!send_answer(start->result, answer, write_answer(answer, sizeof(answer), address, protobuf))) {
+        unlink(name->sun_path);
+        _exit(1);
+    }
+    close(start->result);
+    start->result = -1;
+    return true;
+}
+
+void wasmshim_answer_start(const struct wasmshim_call *call, const char *shim, struct wasmshim_start *start) {
+    struct text input = {start->input, start->input_size};
+    struct params params = {.dir = {"", 0}, .options = {"", 0}};
     struct sockaddr_un name;
-    char address[sizeof(scheme) + sizeof(name.sun_path)], answer[256];
+    char bundle[PATH_MAX];
     bool protobuf = input.size > 0;
     if (!call->is_usual || call->ns == NULL || *call->ns == 0 || call->id == NULL || *call->id == 0 ||
         call->address == NULL || call->bundle != NULL || !made_of(text_of(call->id), "._-") ||
         strcmp(call->id, ".") == 0 || strcmp(call->id, "..") == 0)
         return;
-    if (protobuf && !read_params(input, call, &dir))
+    if (protobuf && !read_params(input, call, &params))
         return;
-    if (is_set("SCHED_CORE") || !is_usual_machine() || !has_own_daemon(call->id) ||
-        !name_socket(call, shim, dir, &name))
+    if (is_set("SCHED_CORE") || !is_usual_machine() || getcwd(bundle, sizeof(bundle)) == NULL ||
+        !has_own_daemon(call->id, bundle) || !name_socket(call, shim, params.dir, text_of(call->id), &name))
         return;
+    if (params.may_share && !is_sandbox(bundle)) {
+        if (!join_daemon(call, shim, &params, &name, bundle))
+            return;
+        if (answer_with(&name, protobuf, start))
+            _exit(0); // the container's daemon runs already
+        unlink(name.sun_path);
+        return;
+    }
     int fd = listen_at(&name);
     if (fd < 0)
         return;
-    snprintf(address, sizeof(address), "%s%s", scheme, name.sun_path);
-    if (!write_file("address", address) || !worsen_oom_score()) {
+    if (!worsen_oom_score() || !answer_with(&name, protobuf, start)) {
         unlink(name.sun_path);
         close(fd);
         return;
     }
-    if (!send_answer(start->result, answer, write_answer(answer, sizeof(answer), address, protobuf))) {
-        unlink(name.sun_path);
-        _exit(1);
-    }
-    close(start->result);
-    start->result = -1;
     start->listener = fd;
 }

@@ -101,6 +101,8 @@ var optionRows = []row{
 	{"NoPivotRoot", "", "", "", "TestTrust3RuncOptions"},
 	{"NoNewKeyring", "", "", "", "TestTrust3RuncOptions"},
 	{"ShimCgroup", "", "", "", "TestTrust3RuncOptions"},
+	{"daemon", "", yes, yes, "TestNodeDaemon TestNodeDaemonKilled TestNodeDaemonUpgrade TestNodeDaemonLives"},
+	{"daemon_pods", "", yes, yes, "TestNodeDaemonPods"},
 	{"IoUid", "", "", "", "TestTrust3RuncOptions"},
 	{"IoGid", "", "", "", "TestTrust3RuncOptions"},
 	{"BinaryName", "", "this shim's own file; any other is refused, as none is executed", "the same", "TestBinaryName TestTrust3RuncOptions TestTrust3BadOptions"},

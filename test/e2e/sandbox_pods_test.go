@@ -84,7 +84,13 @@ func (r *podsTest) config(change func(*cri.NamespaceOption)) *cri.PodSandboxConf
 // runPod runs a pod, which ends with the test.
 func (r *podsTest) runPod(t *testing.T, config *cri.PodSandboxConfig) *podOf {
 	t.Helper()
-	run, err := r.RunPodSandbox(r.ctx, &cri.RunPodSandboxRequest{Config: config, RuntimeHandler: "test"})
+	return r.runPodBy(t, "test", config)
+}
+
+// runPodBy runs it by a handler.
+func (r *podsTest) runPodBy(t *testing.T, handler string, config *cri.PodSandboxConfig) *podOf {
+	t.Helper()
+	run, err := r.RunPodSandbox(r.ctx, &cri.RunPodSandboxRequest{Config: config, RuntimeHandler: handler})
 	require.NoError(t, err)
 	own := *r
 	own.T = t
@@ -258,6 +264,33 @@ func TestSandboxPaused(t *testing.T) {
 	_, err = r.RemovePodSandbox(r.ctx, &cri.RemovePodSandboxRequest{PodSandboxId: run.PodSandboxId})
 	require.NoError(t, err)
 	require.Empty(t, r.Leaks(r.before))
+}
+
+// Pods around pause containers share a daemon of the node, by the option that CRI hands on
+// of its configuration; each is a pod as ever.
+func TestNodeDaemonCRI(t *testing.T) {
+	r := newPodsTest(t)
+	before := r.before
+	r.before = nil // the daemon stays for a while
+	t.Run("pods", func(t *testing.T) {
+		var pods []*podOf
+		for range 3 {
+			pods = append(pods, r.runPodBy(t, "node", r.config(nil)))
+		}
+		for _, p := range pods {
+			guest, native := p.container("/sleep.wasm"), p.container("/bin/sh", "-c", "sleep 1000")
+			require.Equal(t, "inpod\n", p.sh(native, "cat /proc/sys/kernel/hostname"))
+			require.NotZero(t, p.pidOf(guest))
+		}
+		require.Len(t, r.daemons(), 1)
+		pods[0].remove()
+		pods[1].container("/sleep.wasm")
+		require.Len(t, r.daemons(), 1)
+	})
+	for _, daemon := range r.daemons() {
+		require.NoError(t, syscall.Kill(daemon.Pid, syscall.SIGTERM))
+	}
+	require.Empty(t, r.Leaks(before), "left behind")
 }
 
 // containerd ends, in order or not, and starts again. The pod goes on, and so do its

@@ -415,7 +415,7 @@ func TestStreamsLateReader(t *testing.T) {
 		{"guest", []string{"/cat.wasm"}, text, false, text + "end\n"},
 		{"terminal", []string{"/bin/sh", "-c", "seq 1 8000"}, "", true, strings.ReplaceAll(text, "\n", "\r\n")},
 	} {
-		var stdin func() io.Reader = func() io.Reader { return nil }
+		stdin := func() io.Reader { return nil }
 		if tc.stdin != "" {
 			stdin = func() io.Reader { return strings.NewReader(tc.stdin) }
 		}

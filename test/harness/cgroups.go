@@ -18,6 +18,10 @@ import (
 // WASMSHIM_CGROUPS=systemd asks for; else shims make them.
 var Systemd = os.Getenv("WASMSHIM_CGROUPS") == "systemd"
 
+// NodeDaemon says whether containers of our shims ask for a daemon of the node, as
+// WASMSHIM_DAEMON=node asks for. One that has nothing to do is not taken for left behind.
+var NodeDaemon = os.Getenv("WASMSHIM_DAEMON") == "node"
+
 // Rootless says whether all this runs in a user namespace, by an ordinary user: see
 // TestRootless of test/vm.
 var Rootless = userns.RunningInUserNS()
@@ -60,17 +64,28 @@ func (p *Place) withCgroup() oci.SpecOpts {
 	}
 }
 
-// driver adds the driver of cgroups to a runtime's options.
-func driver(runtimeOptions any) any {
-	if !Systemd {
+// everyContainers adds to a container's options what holds for all of them here: the
+// driver of cgroups, and which daemon serves them.
+func everyContainers(runtimeOptions any) any {
+	text := ""
+	if Systemd {
+		text += "SystemdCgroup = true\n"
+	}
+	if NodeDaemon {
+		text += "daemon = 'node'\n"
+	}
+	if text == "" {
 		return runtimeOptions
 	}
 	switch o := runtimeOptions.(type) {
 	case nil:
-		return &options.Options{SystemdCgroup: true}
+		if !NodeDaemon {
+			return &options.Options{SystemdCgroup: true}
+		}
+		return &runtimeoptions.Options{ConfigBody: []byte(text)}
 	case *runtimeoptions.Options:
 		if o.ConfigPath == "" {
-			return &runtimeoptions.Options{TypeUrl: o.TypeUrl, ConfigBody: append([]byte("SystemdCgroup = true\n"), o.ConfigBody...)}
+			return &runtimeoptions.Options{TypeUrl: o.TypeUrl, ConfigBody: append([]byte(text), o.ConfigBody...)}
 		}
 	}
 	return runtimeOptions // which says it itself

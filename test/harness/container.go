@@ -142,6 +142,10 @@ func (d *Daemon) NewContainer(ctx context.Context, c Config) (client.Container, 
 	if c.Snapshotter == "" {
 		c.Snapshotter = Snapshotter
 	}
+	runtimeOptions := c.RuntimeOptions
+	if Systemd || c.Runtime != runcRuntime {
+		runtimeOptions = everyContainers(c.RuntimeOptions)
+	}
 	snapshot := client.WithNewSnapshot(c.ID, c.Image)
 	if len(c.OwnSpec) > 0 {
 		opts = []oci.SpecOpts{d.withCgroup(), oci.WithProcessArgs(c.OwnSpec...)}
@@ -151,7 +155,7 @@ func (d *Daemon) NewContainer(ctx context.Context, c Config) (client.Container, 
 		client.WithSnapshotter(c.Snapshotter),
 		snapshot,
 		client.WithImage(c.Image),
-		client.WithRuntime(c.Runtime, driver(c.RuntimeOptions)),
+		client.WithRuntime(c.Runtime, runtimeOptions),
 		client.WithNewSpec(append(opts, c.Opts...)...))
 	if err != nil {
 		return nil, fmt.Errorf("new container %s: %w", c.ID, err)
@@ -272,12 +276,14 @@ func (d *Daemon) Finish(ctx context.Context, c *Container) (Result, error) {
 	return result, c.Delete(d.In(ctx), client.WithSnapshotCleanup)
 }
 
+const runcRuntime = "io.containerd.runc.v2"
+
 // awaitOutput waits until the output of a process that has ended was read, where the
 // runtime is runc's: containerd's client closes its ends before it deletes, and then
 // loses what it has not read. (Ours is to see to it that nothing is lost.)
 func awaitOutput(c *Container, output cio.IO) {
 	info, err := c.Info(context.Background(), client.WithoutRefreshedMetadata)
-	if err != nil || info.Runtime.Name != "io.containerd.runc.v2" || output == nil {
+	if err != nil || info.Runtime.Name != runcRuntime || output == nil {
 		return
 	}
 	ended := make(chan struct{})

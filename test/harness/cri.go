@@ -17,7 +17,7 @@ import (
 )
 
 // CRI is a containerd with its CRI plugin, on which a runtime makes pods in several ways,
-// each by a handler: "paused" around a pause container, "test" without one, and "streams"
+// each by a handler: "paused" around a pause container, "node" like it in one daemon for all, "test" without one, and "streams"
 // without one and with streams over ttrpc. "runc" is runc's own.
 type CRI struct {
 	*Daemon
@@ -46,6 +46,10 @@ const podsConfig = `
     conf_dir = %q
   [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.paused]
     runtime_type = %q
+  [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.node]
+    runtime_type = %q
+    [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.node.options]
+      daemon = "node"
   [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.test]
     runtime_type = %q
     sandboxer = "shim"
@@ -91,7 +95,7 @@ func StartCRI(ctx context.Context, v Version, name string) (_ *CRI, retErr error
 			return nil, err
 		}
 	}
-	if c.Daemon, err = start(ctx, v, "info", fmt.Sprintf(podsConfig, PauseImage, dir, dir, name, name, name)); err != nil {
+	if c.Daemon, err = start(ctx, v, "info", fmt.Sprintf(podsConfig, PauseImage, dir, dir, name, name, name, name)); err != nil {
 		return nil, err
 	}
 	inside, place := *c.Daemon, *c.Place

@@ -277,6 +277,15 @@ func (d *Daemon) Restart(ctx context.Context) error {
 	return d.connect(ctx)
 }
 
+// EndIdle ends daemons of the node, which wait for more.
+func (d *Daemon) EndIdle() {
+	for deadline := time.Now().Add(2 * time.Second); len(d.Shims()) > 0 && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		for _, shim := range d.Shims() {
+			_ = syscall.Kill(shim.Pid, syscall.SIGTERM)
+		}
+	}
+}
+
 // Stop stops the daemon and clears away everything of it.
 func (d *Daemon) Stop() error {
 	if d.Client != nil {
@@ -291,6 +300,7 @@ func (d *Daemon) Stop() error {
 			<-d.done
 		}
 	}
+	d.EndIdle()
 	return d.Clear()
 }
 

@@ -23,6 +23,9 @@ func (p *Place) Snapshot() Snapshot {
 		if process.Parent == os.Getpid() {
 			continue // containerd, or a program that the test runs
 		}
+		if NodeDaemon && isShim(p.Namespace, strings.Fields(process.Args)) {
+			continue // it waits for the next
+		}
 		s["process "+process.String()] = true
 	}
 	for _, m := range mounts(p.Namespace) {
@@ -40,6 +43,9 @@ func (p *Place) Snapshot() Snapshot {
 	for _, f := range files(dirs...) {
 		if strings.HasSuffix(f, "/io.containerd.runtime.v2.task/"+p.Namespace) || strings.HasSuffix(f, runcRoot(p.Namespace)) || strings.HasSuffix(f, p.SocketDir) {
 			continue // parents that stay
+		}
+		if NodeDaemon && strings.HasPrefix(f, "S") && strings.Contains(f, " "+p.SocketDir+"/") {
+			continue // of a daemon that waits
 		}
 		s["file "+f] = true
 	}
@@ -137,11 +143,15 @@ func (p *Place) Processes(is func(args []string) bool) []Process {
 	return found
 }
 
+// isShim says whether these are the arguments of a daemon.
+func isShim(namespace string, args []string) bool {
+	return len(args) > 0 && args[len(args)-1] != worker && strings.Contains(filepath.Base(args[0]), "containerd-shim-") &&
+		strings.Contains(strings.Join(args, " "), "-namespace "+namespace)
+}
+
 // Shims are the shim processes of the daemon.
 func (p *Place) Shims() []Process {
-	shims := p.Processes(func(args []string) bool {
-		return args[len(args)-1] != worker && strings.Contains(filepath.Base(args[0]), "containerd-shim-") && strings.Contains(strings.Join(args, " "), "-namespace "+p.Namespace)
-	})
+	shims := p.Processes(func(args []string) bool { return isShim(p.Namespace, args) })
 	for i := range shims {
 		shims[i].State = 'S' // so that one shim equals itself
 	}

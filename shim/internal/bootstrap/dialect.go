@@ -35,6 +35,7 @@ type request struct {
 	ttrpc     string // containerd's ttrpc socket, for events
 	debug     bool
 	options   options.Options
+	given     []byte // the message of options, as it came
 }
 
 // parseRequest reads containerd's standard input. Wrong runtime options are not
@@ -54,6 +55,7 @@ func parseRequest(input []byte, e Engine, c invocation) request {
 		for _, x := range p.Extensions {
 			if options.Are(x.Value) {
 				r.options, _ = options.Parse(x.Value, e.Options, e.Binary())
+				r.given = x.Value.Value
 			}
 		}
 		return r
@@ -64,6 +66,7 @@ func parseRequest(input []byte, e Engine, c invocation) request {
 	var a anypb.Any
 	if err := proto.Unmarshal(input, &a); err == nil {
 		r.options, _ = options.Parse(&a, e.Options, e.Binary())
+		r.given = a.Value
 	}
 	return r
 }

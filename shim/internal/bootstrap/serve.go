@@ -9,7 +9,6 @@ import (
 	"net"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"runtime"
 	"syscall"
 	"time"
@@ -31,9 +30,9 @@ const flushTimeout = 5 * time.Second
 // container. containerd asks at once, or has died.
 const firstCallTimeout = 2 * time.Minute
 
-// serve is the daemon: it answers the Task service on l until containerd shuts
+// serve is the daemon: it answers the Task service in its place until containerd shuts
 // it down. config is the text of the first container's config.json, none for a sandbox.
-func serve(e Engine, c invocation, req request, l *socket, config []byte, took *steps.Steps) int {
+func serve(e Engine, c invocation, req request, p place, config []byte, took *steps.Steps) int {
 	// The bundle goes with its container, the daemon may outlive it: a deleted
 	// working directory would fail every later create.
 	if err := os.Chdir("/"); err != nil {
@@ -41,7 +40,9 @@ func serve(e Engine, c invocation, req request, l *socket, config []byte, took *
 	}
 	container.HurryMoves()
 	collectLate()
+	logs := logs{}
 	if !e.NoLogger {
+		logs.add(c.id, c.bundle)
 		level := e.LogLevel
 		if req.debug {
 			level = "debug"
@@ -49,13 +50,13 @@ func serve(e Engine, c invocation, req request, l *socket, config []byte, took *
 		if req.options.LogLevel != "" {
 			level = req.options.LogLevel
 		}
-		setupLog(c.bundle, level)
+		setupLog(&logs, level)
 	}
 	logger := log.L.WithFields(log.Fields{"namespace": c.namespace, "runtime": e.Runtime()})
 	took.Log(logger.WithField("instance", c.id), "start")
 	ctx, cancel := context.WithCancel(log.WithLogger(context.Background(), logger))
 	defer cancel()
-	defer l.Close()
+	defer p.Close()
 
 	stop := make(chan struct{})
 	trim := newTrimmer()
@@ -64,9 +65,14 @@ func serve(e Engine, c invocation, req request, l *socket, config []byte, took *
 		Engine: e.Code, Options: e.Options, Binary: e.Binary(), Address: cmp.Or(c.address, os.Getenv("GRPC_ADDRESS")), Namespace: c.namespace,
 		Publish: publisher.Publish, Busy: trim.busy,
 		// Before containerd has its answer, and may ask for a successor.
-		Unlist:   l.remove,
+		Unlist:   p.unlist,
 		Shutdown: func() { close(stop) },
 	})
+	if p.slot != nil {
+		service.ServeMany(daemonPods(req.options))
+		service.Admit(c.id, func() {}, func() { left(c.id, p.link, &logs) })
+		go p.giveOut(service, &logs)
+	}
 	service.Prepare(c.id, c.bundle, config)
 	time.AfterFunc(firstCallTimeout, service.StopIfUnused)
 	srv, err := task.NewServer()
@@ -82,7 +88,7 @@ func serve(e Engine, c invocation, req request, l *socket, config []byte, took *
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals, syscall.SIGPIPE, syscall.SIGTERM, syscall.SIGINT, syscall.SIGUSR1)
 	failed := make(chan error, 1)
-	go func() { failed <- task.Serve(ctx, srv, l) }()
+	go func() { failed <- task.Serve(ctx, srv, p.daemon) }()
 
 	for {
 		select {
@@ -127,9 +133,9 @@ func dumpStacks(logger *log.Entry) {
 	logger.Infof("goroutine stacks:\n%s", buf[:n])
 }
 
-// setupLog sends the log to the FIFO in the bundle that containerd reads.
-func setupLog(bundle, level string) {
+// setupLog sends the log to where containerd reads it.
+func setupLog(to *logs, level string) {
 	_ = log.SetFormat(log.TextFormat)
 	_ = log.SetLevel(level)
-	log.L.Logger.SetOutput(openLog(filepath.Join(bundle, "log")))
+	log.L.Logger.SetOutput(to)
 }

@@ -67,22 +67,43 @@ type socket struct {
 
 // listen binds a socket; cabi/start.c does it where there is none. If another daemon serves it, the socket is nil: the
 // container joins that daemon.
-func listen(path string) (_ *socket, retErr error) {
-	dir := filepath.Dir(path)
+func listen(path string) (*socket, error) {
+	unlock, err := lockSockets(filepath.Dir(path))
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if served, err := isServed(path); served || err != nil {
+		return nil, err
+	}
+	return bindSocket(path)
+}
+
+// lockSockets is lockDir of a directory for sockets, which is made if there is none.
+func lockSockets(dir string) (unlock func(), err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("socket directory: %w", err)
 	}
-	unlock, err := lockDir(dir)
-	if err != nil {
+	if unlock, err = lockDir(dir); err != nil {
 		return nil, fmt.Errorf("lock socket directory: %w", err)
 	}
-	defer unlock()
+	return unlock, nil
+}
+
+// isServed says whether a daemon listens at a path. If none does, and the error is nil,
+// the path is free but for a file that a dead one has left.
+func isServed(path string) (bool, error) {
 	switch use := usePastLastHolder(path); use {
 	case served:
-		return nil, nil
+		return true, nil
 	case held:
-		return nil, fmt.Errorf("socket %s is %s: %w", path, use, errdefs.ErrUnavailable)
+		return false, fmt.Errorf("socket %s is %s: %w", path, use, errdefs.ErrUnavailable)
 	}
+	return false, nil
+}
+
+// bindSocket binds at a path that nobody serves. The caller has locked the directory.
+func bindSocket(path string) (_ *socket, retErr error) {
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("remove socket of a dead shim: %w", err)
 	}
@@ -218,8 +239,21 @@ func removeUnused(bundle string) {
 		return
 	}
 	defer unlock()
-	if usePastLastHolder(path) == unused {
+	target, err := os.Readlink(path) // of a daemon that serves many pods
+	linked := err == nil
+	switch use := usePastLastHolder(path); {
+	case use == unused || use == absent && linked:
 		os.Remove(path)
+	default:
+		return
+	}
+	if !linked {
+		return
+	}
+	for _, left := range []string{target, slotOf(target)} {
+		if useOf(left) == unused {
+			os.Remove(left)
+		}
 	}
 }
 

@@ -19,14 +19,8 @@ import (
 	"github.com/libwasmshim/libwasmshim/shim/internal/rootless"
 	"github.com/libwasmshim/libwasmshim/shim/internal/sandbox"
 	"github.com/libwasmshim/libwasmshim/shim/internal/steps"
+	"github.com/libwasmshim/libwasmshim/shim/internal/task"
 )
-
-// groupAnnotations name the group that shares one daemon, the first that is
-// set wins. The order is runc's shim's.
-var groupAnnotations = []string{
-	"io.containerd.runc.v2.group",
-	"io.kubernetes.cri.sandbox-id",
-}
 
 // start answers containerd and, unless the container joins a daemon that runs already,
 // goes on as the daemon.
@@ -43,22 +37,20 @@ func start(e Engine, c invocation, s Start) int {
 	if err != nil {
 		return e.refuse(result, err)
 	}
-	l, req, out, err := bind(e, c, s.Input, config, took)
+	p, req, out, err := bind(e, c, s.Input, config, took)
 	if err != nil {
 		return e.refuse(result, err)
 	}
 	// From here on containerd may connect: the socket listens.
 	if err := reply(result, 0, out); err != nil {
-		if l != nil {
-			l.Close()
-		}
+		p.Close()
 		return 1
 	}
-	if l == nil {
+	if p.daemon == nil {
 		return 0
 	}
 	took.Done("answer")
-	return serve(e, c, req, l, config, took)
+	return serve(e, c, req, p, config, took)
 }
 
 // goOn is the daemon whose start was answered. What goes wrong from here on, containerd
@@ -79,47 +71,51 @@ func goOn(e Engine, c invocation, err error, s Start) int {
 	}
 	req := parseRequest(s.Input, e, c)
 	took.Done("parameters")
-	return serve(e, c, req, l, config, took)
+	return serve(e, c, req, place{daemon: l}, config, took)
 }
 
-func bind(e Engine, c invocation, begun, config []byte, took *steps.Steps) (_ *socket, _ request, _ []byte, retErr error) {
+func bind(e Engine, c invocation, begun, config []byte, took *steps.Steps) (p place, req request, _ []byte, retErr error) {
 	rest, err := io.ReadAll(io.LimitReader(os.Stdin, maxInput))
 	if err != nil {
-		return nil, request{}, nil, fmt.Errorf("read bootstrap parameters from standard input: %w", err)
+		return p, req, nil, fmt.Errorf("read bootstrap parameters from standard input: %w", err)
 	}
 	if err := nullStdin(); err != nil {
-		return nil, request{}, nil, err
+		return p, req, nil, err
 	}
-	req := parseRequest(append(begun, rest...), e, c)
+	req = parseRequest(append(begun, rest...), e, c)
 	took.Done("parameters")
 	group, err := groupOf(c, config)
 	if err != nil {
-		return nil, req, nil, err
+		return p, req, nil, err
 	}
 	path, err := socketPath(req.socketDir, e.Runtime(), c.address, c.namespace, group)
 	if err != nil {
-		return nil, req, nil, err
+		return p, req, nil, err
 	}
-	l, err := listen(path)
+	if sharesDaemon(c, req, group) {
+		p, err = share(e, c, req, path)
+	} else {
+		p.daemon, err = listen(path)
+	}
 	if err != nil {
-		return nil, req, nil, err
+		return p, req, nil, err
 	}
 	took.Done("bind")
 	defer func() {
-		if retErr != nil && l != nil {
-			l.Close()
+		if retErr != nil {
+			p.Close()
 		}
 	}()
 	if err := os.WriteFile(filepath.Join(c.bundle, addressFile), []byte(scheme+path), 0o600); err != nil {
-		return nil, req, nil, fmt.Errorf("write address: %w", err)
+		return p, req, nil, fmt.Errorf("write address: %w", err)
 	}
-	if l != nil {
+	if p.daemon != nil {
 		if err := takePlace(req); err != nil {
-			return nil, req, nil, err
+			return p, req, nil, err
 		}
 	}
 	out, err := req.dialect.answer(scheme + path)
-	return l, req, out, err
+	return p, req, out, err
 }
 
 // readConfig reads a container's config.json. A sandbox has none, or one that says nothing.
@@ -146,12 +142,7 @@ func groupOf(c invocation, config []byte) (string, error) {
 	if err := json.Unmarshal(config, &spec); err != nil {
 		return "", fmt.Errorf("parse %s: %w", filepath.Join(c.bundle, "config.json"), err)
 	}
-	for _, a := range groupAnnotations {
-		if g := spec.Annotations[a]; g != "" {
-			return g, nil
-		}
-	}
-	return c.id, nil
+	return task.GroupOf(c.id, spec.Annotations), nil
 }
 
 // takePlace gives the daemon its place on the machine: scheduling domain, cgroup

@@ -108,6 +108,9 @@ func configText() *template.Template {
     # the cgroup that they are in, a path or a systemd slice.
     # compilers = 1
     # compile_cgroup = '/compilers'
+    # Who serves a pod: a daemon of its own (pod), or one for up to daemon_pods pods (node).
+    # daemon = 'pod'
+    # daemon_pods = 64
     # What a guest sees of /proc: auto, hidden, readonly, full.
     # guest_proc = 'auto'
     # Engine options that annotations {{.Prefix}}KEY may set.

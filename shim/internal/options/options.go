@@ -46,6 +46,11 @@ type Options struct {
 	Compilers     int
 	CompileCgroup string
 
+	// Daemon is one of Daemons; empty is the first. DaemonPods is how many pods, and
+	// containers without one, a daemon of the node serves; 0 is that nobody said it.
+	Daemon     string
+	DaemonPods int
+
 	LogLevel  string // one of LogLevels; empty means the default
 	GuestProc string // one of GuestProcs; empty means the first
 
@@ -61,6 +66,13 @@ var LogLevels = []string{"error", "warn", "info", "debug", "trace"}
 
 // GuestProcs are the accepted ways in which a guest sees /proc.
 var GuestProcs = []string{"auto", "hidden", "readonly", "full"}
+
+// Daemons are the accepted ways in which containers share daemons: a daemon for each pod,
+// or one for many of them.
+var Daemons = []string{"pod", NodeDaemon}
+
+// NodeDaemon is a daemon that serves many pods.
+const NodeDaemon = "node"
 
 // Parse reads the runtime options that containerd hands to a shim: runc's own,
 // or the generic ones, which hold TOML or the path of a file with TOML. engine

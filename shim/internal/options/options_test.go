@@ -115,7 +115,7 @@ func TestParseErrors(t *testing.T) {
 	require.NoError(t, syscall.Mkfifo(filepath.Join(dir, "fifo"), 0o600))
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "large"), make([]byte, maxConfig+1), 0o600))
 	at := func(name string) *anypb.Any { return pack(t, &runtimeoptions.Options{ConfigPath: name}) }
-	const keys = "accepted: IoGid, IoUid, NoNewKeyring, NoPivotRoot, Root, ShimCgroup, SystemdCgroup, allow_annotations, compile_cgroup, compile_memory, compile_timeout, compilers, engine, guest_proc, log_level"
+	const keys = "accepted: IoGid, IoUid, NoNewKeyring, NoPivotRoot, Root, ShimCgroup, SystemdCgroup, allow_annotations, compile_cgroup, compile_memory, compile_timeout, compilers, daemon, daemon_pods, engine, guest_proc, log_level"
 	const known = "the engine knows: flag, fuel, level, memory, preopens, text, timeout"
 	for _, tc := range []struct {
 		any  *anypb.Any

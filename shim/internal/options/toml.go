@@ -67,6 +67,9 @@ func readConfig(name string) ([]byte, error) {
 	return text, nil
 }
 
+// maxDaemonPods bounds what ends with one daemon.
+const maxDaemonPods = 1000
+
 // setters are the keys that a runtime's options may have, with what takes
 // their values.
 var setters = map[string]func(o *Options, v any, engine []Declaration) error{
@@ -82,6 +85,15 @@ var setters = map[string]func(o *Options, v any, engine []Declaration) error{
 	"ShimCgroup": func(o *Options, v any, _ []Declaration) error { return set(&o.ShimCgroup, v) },
 	"IoUid":      func(o *Options, v any, _ []Declaration) error { return setID(&o.IoUID, v) },
 	"IoGid":      func(o *Options, v any, _ []Declaration) error { return setID(&o.IoGID, v) },
+	"daemon":     func(o *Options, v any, _ []Declaration) error { return setWord(&o.Daemon, v, Daemons) },
+	"daemon_pods": func(o *Options, v any, _ []Declaration) error {
+		n, ok := v.(int64)
+		if !ok || n < 1 || n > maxDaemonPods {
+			return invalid("found %s, accepted: a whole number from 1 to %d", show(v), maxDaemonPods)
+		}
+		o.DaemonPods = int(n)
+		return nil
+	},
 	"log_level":  func(o *Options, v any, _ []Declaration) error { return setWord(&o.LogLevel, v, LogLevels) },
 	"guest_proc": func(o *Options, v any, _ []Declaration) error { return setWord(&o.GuestProc, v, GuestProcs) },
 	"compile_timeout": func(o *Options, v any, _ []Declaration) error {

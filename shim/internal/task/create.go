@@ -123,6 +123,7 @@ func (c *creation) readSpecAndOptions(context.Context) (err error) {
 	if c.spec, err = c.readSpec(c.bundle); err != nil {
 		return err
 	}
+	c.attend(c.id, c.spec.Annotations)
 	own := *c.spec.Process
 	c.run = &own
 	if own.Terminal != c.r.Terminal {

@@ -58,6 +58,7 @@ type Service struct {
 	stopping bool             // guarded by mu
 	used     bool             // guarded by mu; a container was asked for
 	holder   string           // guarded by mu; see Hold
+	pods     pods             // guarded by mu
 
 	end sync.Once // of the daemon
 
@@ -184,6 +185,7 @@ func (s *Service) reserve(request context.Context, id string) (*task, context.Co
 // while also if nobody asks it to: whoever deleted its last container may be gone.
 func (s *Service) drop(t *task) {
 	t.init.become(gone)
+	defer s.leave(t.id)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.tasks, t.id)
@@ -267,7 +269,7 @@ const goodbyeTime = 200 * time.Millisecond
 // may forget an answer that comes shortly before the connection is closed.
 func (s *Service) stopIfEmpty(ctx context.Context) {
 	s.mu.Lock()
-	s.stopping = s.stopping || len(s.tasks) == 0 && s.holder == ""
+	s.stopping = s.stopping || len(s.tasks) == 0 && s.holder == "" && !s.isWaiting()
 	stopping := s.stopping
 	s.mu.Unlock()
 	if stopping {
