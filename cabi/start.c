@@ -374,20 +374,16 @@ static enum slot ask(const struct sockaddr_un *slot, const char *id, const char 
 // socket is. If there is none, it is for Go to start one.
 static bool join_daemon(const struct wasmshim_call *call, const char *shim, const struct params *params,
                         const struct sockaddr_un *link, const char *bundle) {
-    int lock = lock_dir(link);
-    if (lock < 0)
-        return false;
+    // Nobody else waits while a daemon is asked, which may take its time.
     enum slot found = is_free(link) ? SLOT_FULL : SLOT_UNUSED;
     struct sockaddr_un slot;
     char daemon[sizeof(slot.sun_path)];
     for (int i = 0; found == SLOT_FULL && i < MAX_SLOTS; i++) {
         if (!name_slot(call, shim, params, i, &slot))
-            break;
+            return false;
         found = ask(&slot, call->id, link->sun_path, bundle, daemon, sizeof(daemon));
     }
-    bool ok = found == SLOT_ADMITS && symlink(daemon, link->sun_path) == 0;
-    close(lock);
-    return ok;
+    return found == SLOT_ADMITS && symlink(daemon, link->sun_path) == 0;
 }
 
 // Binds where there is nothing, with the directory's lock.

@@ -190,6 +190,19 @@ func TestNodeDaemonKilled(t *testing.T) {
 	}
 }
 
+// A daemon that does not answer keeps nobody: the next container has another one.
+func TestNodeDaemonHangs(t *testing.T) {
+	tt := newNodeTest(t)
+	first := tt.start(harness.Config{}, "")
+	hanging := tt.Shims()[0].Pid
+	require.NoError(t, unix.Kill(hanging, unix.SIGSTOP))
+	second := tt.start(harness.Config{}, "")
+	tt.requireLives(second)
+	require.Len(t, tt.Shims(), 2)
+	require.NoError(t, unix.Kill(hanging, unix.SIGCONT))
+	tt.requireLives(first)
+}
+
 // A new binary starts a daemon of its own; the old one ends with its last container.
 func TestNodeDaemonUpgrade(t *testing.T) {
 	tt := newNodeTest(t)

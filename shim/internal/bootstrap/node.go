@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
 	"github.com/libwasmshim/libwasmshim/shim/internal/options"
@@ -73,32 +74,62 @@ func sharesDaemon(c invocation, req request, group string) bool {
 }
 
 // share finds a daemon of the node that has room for a container, or makes a slot for one.
-// path is the link.
+// path is the link. Nobody else waits while a daemon is asked, which may take its time.
 func share(e Engine, c invocation, req request, path string) (place, error) {
-	unlock, err := lockSockets(filepath.Dir(path))
-	if err != nil {
+	if served, err := clearLink(path); served || err != nil {
 		return place{}, err
-	}
-	defer unlock()
-	if served, err := isServed(path); served || err != nil {
-		return place{}, err
-	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return place{}, fmt.Errorf("remove socket of a dead shim: %w", err)
 	}
 	for i := range maxSlots {
 		slot, err := slotPath("/proc/self/exe", e, c, req, i)
 		if err != nil {
 			return place{}, err
 		}
-		if use := useOf(slot); use == absent || use == unused {
-			return makeSlot(slot, path)
+		if p, made, err := takeSlot(slot, path); made || err != nil {
+			return p, err
 		}
 		if daemon := ask(slot, c.id, path, c.bundle); daemon != "" {
 			return place{}, os.Symlink(daemon, path)
 		}
 	}
-	return place{}, fmt.Errorf("%d daemons of the node have no room", maxSlots)
+	return place{}, fmt.Errorf("%d daemons of the node have no room: %w", maxSlots, errdefs.ErrResourceExhausted)
+}
+
+// clearLink says whether a container's link leads to a daemon already. If not, what a dead
+// one has left is removed.
+func clearLink(path string) (bool, error) {
+	unlock, err := lockSockets(filepath.Dir(path))
+	if err != nil {
+		return false, err
+	}
+	defer unlock()
+	if served, err := isServed(path); served || err != nil {
+		return served, err
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return false, fmt.Errorf("remove socket of a dead shim: %w", err)
+	}
+	return false, nil
+}
+
+// takeSlot makes what a daemon needs in a slot where there is none.
+func takeSlot(slot, link string) (_ place, made bool, _ error) {
+	isFree := func() bool {
+		use := useOf(slot)
+		return use == absent || use == unused
+	}
+	if !isFree() {
+		return place{}, false, nil
+	}
+	unlock, err := lockSockets(filepath.Dir(slot))
+	if err != nil {
+		return place{}, false, err
+	}
+	defer unlock()
+	if !isFree() { // any more
+		return place{}, false, nil
+	}
+	p, err := makeSlot(slot, link)
+	return p, err == nil, err
 }
 
 // slotPath names the socket of a slot. Another binary, as after an upgrade, and other
