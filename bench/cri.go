@@ -26,6 +26,7 @@ type criHandler struct {
 var criHandlers = []criHandler{
 	{"wasm, our shim, no pause", "test", []string{"/sleep.wasm"}},
 	{"wasm, our shim, pause", "paused", []string{"/sleep.wasm"}},
+	{"wasm, the node's daemon, no pause", "nodetest", []string{"/sleep.wasm"}},
 	{"wasm, the node's daemon, pause", "node", []string{"/sleep.wasm"}},
 	{"native, runc's shim, pause", "runc", []string{"/native", "sleep"}},
 }

@@ -511,7 +511,7 @@ void wasmshim_answer_start(const struct wasmshim_call *call, const char *shim, s
     if (is_set("SCHED_CORE") || !is_usual_machine() || getcwd(bundle, sizeof(bundle)) == NULL ||
         !has_own_daemon(call->id, bundle) || !name_socket(call, shim, params.dir, text_of(call->id), &name))
         return;
-    if (params.may_share && !is_sandbox(bundle)) {
+    if (params.may_share) {
         if (!join_daemon(call, shim, &params, &name, bundle))
             return;
         if (answer_with(&name, protobuf, start))

@@ -266,30 +266,50 @@ func TestSandboxPaused(t *testing.T) {
 	require.Empty(t, r.Leaks(r.before))
 }
 
-// Pods around pause containers share a daemon of the node, by the option that CRI hands on
-// of its configuration; each is a pod as ever.
+// Pods share a daemon of the node, by the option that CRI hands on of its configuration,
+// with pause containers and without; each is a pod as ever.
 func TestNodeDaemonCRI(t *testing.T) {
 	r := newPodsTest(t)
 	before := r.before
-	r.before = nil // the daemon stays for a while
-	t.Run("pods", func(t *testing.T) {
-		var pods []*podOf
-		for range 3 {
-			pods = append(pods, r.runPodBy(t, "node", r.config(nil)))
-		}
-		for _, p := range pods {
-			guest, native := p.container("/sleep.wasm"), p.container("/bin/sh", "-c", "sleep 1000")
-			require.Equal(t, "inpod\n", p.sh(native, "cat /proc/sys/kernel/hostname"))
-			require.NotZero(t, p.pidOf(guest))
-		}
-		require.Len(t, r.daemons(), 1)
-		pods[0].remove()
-		pods[1].container("/sleep.wasm")
-		require.Len(t, r.daemons(), 1)
-	})
-	for _, daemon := range r.daemons() {
-		require.NoError(t, syscall.Kill(daemon.Pid, syscall.SIGTERM))
+	for name, handler := range map[string]string{"pause": "node", "no pause": "nodetest"} {
+		t.Run(name, func(t *testing.T) {
+			r.before = nil // the daemon stays for a while
+			t.Run("pods", func(t *testing.T) {
+				var pods []*podOf
+				for range 3 {
+					pods = append(pods, r.runPodBy(t, handler, r.config(nil)))
+				}
+				pids := map[int]bool{}
+				for _, p := range pods {
+					guest, native := p.container("/sleep.wasm"), p.container("/bin/sh", "-c", "sleep 1000")
+					require.Equal(t, "inpod\n", p.sh(native, "cat /proc/sys/kernel/hostname"))
+					pids[p.pidOf(guest)] = true
+				}
+				require.Len(t, pids, 3)
+				require.Len(t, r.daemons(), 1)
+				pods[0].remove()
+				for _, p := range pods[1:] {
+					require.Equal(t, "inpod\n", p.sh(p.container("/bin/sh", "-c", "sleep 1000"), "cat /proc/sys/kernel/hostname"))
+				}
+				require.Len(t, r.daemons(), 1)
+			})
+			for _, daemon := range r.daemons() {
+				require.NoError(t, syscall.Kill(daemon.Pid, syscall.SIGTERM))
+			}
+			require.Empty(t, r.Leaks(before), "left behind")
+		})
 	}
+	// A daemon that is killed takes its pods with it, and leaves nothing of them.
+	r.before = nil
+	t.Run("killed", func(t *testing.T) {
+		for range 2 {
+			p := r.runPodBy(t, "nodetest", r.config(nil))
+			p.container("/sleep.wasm")
+			p.killed = true
+		}
+		require.Len(t, r.daemons(), 1)
+		require.NoError(t, syscall.Kill(r.daemons()[0].Pid, syscall.SIGKILL))
+	})
 	require.Empty(t, r.Leaks(before), "left behind")
 }
 

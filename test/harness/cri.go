@@ -17,7 +17,7 @@ import (
 )
 
 // CRI is a containerd with its CRI plugin, on which a runtime makes pods in several ways,
-// each by a handler: "paused" around a pause container, "node" like it in one daemon for all, "test" without one, and "streams"
+// each by a handler: "paused" around a pause container, "node" like it in one daemon for all, "nodetest" like "test" in one, "test" without one, and "streams"
 // without one and with streams over ttrpc. "runc" is runc's own.
 type CRI struct {
 	*Daemon
@@ -49,6 +49,12 @@ const podsConfig = `
   [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.node]
     runtime_type = %q
     [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.node.options]
+      daemon = "node"
+  [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.nodetest]
+    runtime_type = %q
+    sandboxer = "shim"
+    disable_pause_image_pull = true
+    [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.nodetest.options]
       daemon = "node"
   [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.test]
     runtime_type = %q
@@ -95,7 +101,7 @@ func StartCRI(ctx context.Context, v Version, name string) (_ *CRI, retErr error
 			return nil, err
 		}
 	}
-	if c.Daemon, err = start(ctx, v, "info", fmt.Sprintf(podsConfig, PauseImage, dir, dir, name, name, name, name)); err != nil {
+	if c.Daemon, err = start(ctx, v, "info", fmt.Sprintf(podsConfig, PauseImage, dir, dir, name, name, name, name, name)); err != nil {
 		return nil, err
 	}
 	inside, place := *c.Daemon, *c.Place

@@ -18,7 +18,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/libwasmshim/libwasmshim/shim/internal/options"
-	"github.com/libwasmshim/libwasmshim/shim/internal/sandbox"
 	"github.com/libwasmshim/libwasmshim/shim/internal/task"
 )
 
@@ -67,10 +66,10 @@ func (p place) unlist() {
 	p.daemon.remove()
 }
 
-// sharesDaemon says whether a container goes to a daemon of the node. Containers of a pod
-// are where the pod is, and a sandbox without a pause container has a daemon of its own.
+// sharesDaemon says whether a container or sandbox goes to a daemon of the node. Containers
+// of a pod are where the pod is.
 func sharesDaemon(c invocation, req request, group string) bool {
-	return req.options.Daemon == options.NodeDaemon && group == c.id && !sandbox.IsBundle(c.bundle)
+	return req.options.Daemon == options.NodeDaemon && group == c.id
 }
 
 // share finds a daemon of the node that has room for a container, or makes a slot for one.

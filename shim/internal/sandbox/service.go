@@ -43,13 +43,13 @@ const specURL = "types.containerd.io/opencontainers/runtime-spec/1/Spec"
 // time of its own.
 const stopTimeout = 10 * time.Second
 
-// Service serves the one sandbox of a daemon.
+// Service serves the sandboxes of a daemon: one, or many.
 type Service struct {
 	tasks   *task.Service
 	options options.Options
 
-	mu  sync.Mutex
-	pod *pod // guarded by mu; nil without one
+	mu   sync.Mutex
+	pods map[string]*pod // guarded by mu; by their ids
 }
 
 // pod is a sandbox.
@@ -69,7 +69,7 @@ type pod struct {
 
 // New returns a service without a sandbox.
 func New(tasks *task.Service, opts options.Options) *Service {
-	return &Service{tasks: tasks, options: opts}
+	return &Service{tasks: tasks, options: opts, pods: map[string]*pod{}}
 }
 
 // Register offers the service.
@@ -90,33 +90,31 @@ func (s *Service) Register(srv *ttrpc.Server) {
 func (s *Service) get(id string) (*pod, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.pod == nil || s.pod.id != id {
-		return nil, fmt.Errorf("sandbox %s is not in this shim: %w", id, errdefs.ErrNotFound)
+	if p := s.pods[id]; p != nil {
+		return p, nil
 	}
-	return s.pod, nil
+	return nil, fmt.Errorf("sandbox %s is not in this shim: %w", id, errdefs.ErrNotFound)
 }
 
 func (s *Service) create(_ context.Context, r *api.CreateSandboxRequest) (*api.CreateSandboxResponse, error) {
 	if !container.ValidID(r.SandboxID) {
 		return nil, invalid("sandbox id %q is not a name", r.SandboxID)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.pod != nil {
-		return nil, fmt.Errorf("this shim has the sandbox %s already: %w", s.pod.id, errdefs.ErrAlreadyExists)
+	if err := s.tasks.Hold(r.SandboxID, r.BundlePath); err != nil {
+		return nil, err
 	}
 	p, err := newPod(r, s.options)
 	if err == nil {
 		err = p.files.put()
 	}
-	if err == nil {
-		err = s.tasks.Hold(r.BundlePath)
-	}
 	if err != nil {
 		_ = Cleanup(r.BundlePath)
+		s.tasks.Unhold(r.SandboxID)
 		return nil, fmt.Errorf("create sandbox %s: %w", r.SandboxID, err)
 	}
-	s.pod = p
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.pods[p.id] = p
 	return &api.CreateSandboxResponse{}, nil
 }
 
@@ -346,10 +344,10 @@ func (s *Service) ping(_ context.Context, r *api.PingRequest) (*api.PingResponse
 func (s *Service) shutdown(ctx context.Context, r *api.ShutdownSandboxRequest) (*api.ShutdownSandboxResponse, error) {
 	p, err := s.get(r.SandboxID)
 	if errdefs.IsNotFound(err) {
-		s.tasks.StopIfUnused()
+		s.tasks.Forgo(r.SandboxID)
 		return &api.ShutdownSandboxResponse{}, nil
 	}
-	s.tasks.KillAll()
+	s.tasks.KillAll(p.id)
 	stopping, cancel := context.WithTimeout(ctx, stopTimeout)
 	defer cancel()
 	if err := p.stop(stopping); err != nil {
@@ -359,9 +357,9 @@ func (s *Service) shutdown(ctx context.Context, r *api.ShutdownSandboxRequest) (
 		return nil, fmt.Errorf("remove sandbox %s: %w", p.id, err)
 	}
 	s.mu.Lock()
-	s.pod = nil
+	delete(s.pods, p.id)
 	s.mu.Unlock()
-	s.tasks.Release(ctx)
+	s.tasks.Release(ctx, p.id)
 	return &api.ShutdownSandboxResponse{}, nil
 }
 

@@ -39,6 +39,12 @@ type pod struct {
 	over    func()
 }
 
+// has says whether a container is in a pod.
+func (p pods) has(name, id string) bool {
+	pod := p.all[name]
+	return pod != nil && pod.members[id]
+}
+
 // admitTimeout is how long a container that was admitted may take to be created.
 // containerd asks at once, or has died.
 const admitTimeout = 2 * time.Minute
@@ -68,7 +74,7 @@ func (s *Service) Admit(id string, begin, over func()) bool {
 	begin()
 	time.AfterFunc(admitTimeout, func() {
 		s.mu.Lock()
-		came := s.tasks[id] != nil
+		came := s.tasks[id] != nil || s.holders[id] != ""
 		s.mu.Unlock()
 		if !came {
 			s.leave(id)

@@ -5,8 +5,10 @@ package task
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -25,22 +27,36 @@ func Method[Req, Resp any](s *Service, handle func(context.Context, *Req) (*Resp
 	return method(s, handle)
 }
 
-// Hold keeps the daemon also while it has no container, until Release. What kills the
-// containers, if this daemon dies, is found beside what kills the sandbox's own process.
-func (s *Service) Hold(bundle string) error {
+// Hold keeps the daemon also while it has no container, for a sandbox, until Release. What
+// kills the containers, if this daemon dies, is found beside what kills the sandbox's own
+// process.
+func (s *Service) Hold(sandbox, bundle string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.stopping {
+	switch {
+	case s.stopping:
 		return fmt.Errorf("shim is shutting down: %w", errdefs.ErrUnavailable)
+	case s.holders[sandbox] != "":
+		return fmt.Errorf("this shim has the sandbox %s already: %w", sandbox, errdefs.ErrAlreadyExists)
+	case s.pods.places == 0 && len(s.holders) > 0:
+		return fmt.Errorf("this shim has the sandbox %s already: %w", slices.Collect(maps.Keys(s.holders))[0], errdefs.ErrAlreadyExists)
 	}
-	s.holder, s.used = bundle, true
+	s.holders[sandbox], s.used = bundle, true
 	return nil
+}
+
+// Unhold is Hold undone: the sandbox was not made.
+func (s *Service) Unhold(sandbox string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.holders, sandbox)
+	s.used = len(s.tasks) > 0 || len(s.holders) > 0
 }
 
 // noteInSandbox notes a container's cgroup in the sandbox's bundle.
 func (s *Service) noteInSandbox(id, bundle string) error {
 	s.mu.Lock()
-	holder := s.holder
+	holder := s.holderOf(id)
 	s.mu.Unlock()
 	if holder == "" {
 		return nil
@@ -50,33 +66,53 @@ func (s *Service) noteInSandbox(id, bundle string) error {
 
 // forgetInSandbox removes what noteInSandbox has noted. It is called with mu.
 func (s *Service) forgetInSandbox(id string) {
-	if s.holder != "" {
-		_ = os.RemoveAll(filepath.Join(StateRoot(s.holder), id))
+	if holder := s.holderOf(id); holder != "" {
+		_ = os.RemoveAll(filepath.Join(StateRoot(holder), id))
 	}
 }
 
-// Release ends what Hold began, and the daemon, if it has no container: once the client of
+// holderOf is the bundle of the sandbox that a container is in; empty if it is in none. It
+// is called with mu.
+func (s *Service) holderOf(id string) string {
+	for sandbox, bundle := range s.holders {
+		if s.pods.places == 0 || s.pods.has(sandbox, id) {
+			return bundle
+		}
+	}
+	return ""
+}
+
+// Release ends what Hold began, and the daemon, if it has nothing more: once the client of
 // a call, whose context it is, has had its answer and has gone. A server of ttrpc that is
 // shut down earlier may lose the answer.
-func (s *Service) Release(ctx context.Context) {
+func (s *Service) Release(ctx context.Context, sandbox string) {
 	c := connectionOf(ctx)
 	go func() {
 		if c != nil {
 			c.awaitClose(emptyTimeout)
 		}
 		s.mu.Lock()
-		s.holder = ""
+		delete(s.holders, sandbox)
 		s.mu.Unlock()
+		s.leave(sandbox)
 		s.stopIfEmpty(s.ctx)
 	}()
 }
 
-// KillAll kills the daemon's containers. Their exits are told as ever.
-func (s *Service) KillAll() {
+// Forgo is for a sandbox that does not come, after all.
+func (s *Service) Forgo(sandbox string) {
+	s.leave(sandbox)
+	s.StopIfUnused()
+}
+
+// KillAll kills a sandbox's containers. Their exits are told as ever.
+func (s *Service) KillAll(sandbox string) {
 	s.mu.Lock()
-	all := make([]*task, 0, len(s.tasks))
+	var all []*task
 	for _, t := range s.tasks {
-		all = append(all, t)
+		if s.pods.places == 0 || s.pods.has(sandbox, t.id) {
+			all = append(all, t)
+		}
 	}
 	s.mu.Unlock()
 	for _, t := range all {

@@ -54,11 +54,11 @@ type Service struct {
 	ctx context.Context //nolint:containedctx // the daemon's life, for work that outlives a request
 
 	mu       sync.Mutex
-	tasks    map[string]*task // guarded by mu
-	stopping bool             // guarded by mu
-	used     bool             // guarded by mu; a container was asked for
-	holder   string           // guarded by mu; see Hold
-	pods     pods             // guarded by mu
+	tasks    map[string]*task  // guarded by mu
+	stopping bool              // guarded by mu
+	used     bool              // guarded by mu; a container was asked for
+	holders  map[string]string // guarded by mu; the bundles of sandboxes by their ids; see Hold
+	pods     pods              // guarded by mu
 
 	end sync.Once // of the daemon
 
@@ -70,7 +70,7 @@ type Service struct {
 
 // New returns a service without containers.
 func New(ctx context.Context, c Config) *Service {
-	s := &Service{Config: c, ctx: ctx, tasks: map[string]*task{}}
+	s := &Service{Config: c, ctx: ctx, tasks: map[string]*task{}, holders: map[string]string{}}
 	s.code = image.Finder{Address: c.Address, Namespace: c.Namespace, Engine: c.Engine, Exe: s.exe.get}
 	return s
 }
@@ -269,7 +269,7 @@ const goodbyeTime = 200 * time.Millisecond
 // may forget an answer that comes shortly before the connection is closed.
 func (s *Service) stopIfEmpty(ctx context.Context) {
 	s.mu.Lock()
-	s.stopping = s.stopping || len(s.tasks) == 0 && s.holder == "" && !s.isWaiting()
+	s.stopping = s.stopping || len(s.tasks) == 0 && len(s.holders) == 0 && !s.isWaiting()
 	stopping := s.stopping
 	s.mu.Unlock()
 	if stopping {
