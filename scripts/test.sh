@@ -46,6 +46,10 @@ shims() {
 e2e() {
     run e2e go_test -timeout 30m ./test/e2e/...
 }
+# Lives, execs and everything at random once more, with one daemon for all containers.
+node() {
+    WASMSHIM_DAEMON=node run node go_test -timeout 15m -run 'TestTrust7|TestTrust2|TestExec|TestTerminal|TestOOM|TestSoak' ./test/e2e/... ./test/soak/...
+}
 # The contract with any shim binary, and a few seconds of everything at random.
 contract() {
     run contract go_test -timeout 15m ./test/contract/... ./test/soak/...
@@ -162,7 +166,7 @@ fuzz() {
 
 for set in "${@:-}"; do
     case $set in
-    all) shims && unit && abi && pack && engines && contract && e2e && on 1.6.20 ;;
+    all) shims && unit && abi && pack && engines && contract && e2e && node && on 1.6.20 ;;
     abi) abi && pack && engines ;;
     unit | fuzz) "$set" ;;
     contract | e2e | matrix | vm) shims && "$set" ;;

@@ -150,7 +150,7 @@ func (h *ByHand) Request() *task3.CreateTaskRequest {
 	if h.RootFS != "" {
 		r.Rootfs = []*types.Mount{{Type: "bind", Source: h.RootFS, Options: []string{"rbind"}}}
 	}
-	if o := everyContainers(nil); o != nil {
+	if o := everyContainers(nil); Systemd && o != nil {
 		var err error
 		if r.Options, err = typeurl.MarshalAnyToProto(o); err != nil {
 			panic(err) // it is of a type that is known

@@ -41,19 +41,37 @@ func (d *Daemon) Subscribe(ctx context.Context) *Events {
 		<-done
 	}}
 	received, errs := d.Client.Subscribe(ctx, `namespace==`+d.Namespace+`,topic~="^/tasks/"`)
+	begun := make(chan struct{})
+	begin := sync.OnceFunc(func() { close(begun) })
 	go func() {
 		defer close(done)
+		defer begin()
 		for {
 			select {
 			case envelope := <-received:
+				if envelope.Topic == probe {
+					begin()
+					continue
+				}
 				e.add(envelope.Topic, envelope.Event)
 			case <-errs:
 				return
 			}
 		}
 	}()
-	return e
+	// containerd says nothing when it has begun to send events: the first could be missed.
+	for tick := time.Tick(10 * time.Millisecond); ; {
+		_ = d.Client.EventService().Publish(ctx, probe, &apievents.TaskPaused{ContainerID: "probe"})
+		select {
+		case <-begun:
+			return e
+		case <-tick:
+		}
+	}
 }
+
+// probe is the topic of events that are sent to see whether they come.
+const probe = "/tasks/probe"
 
 // ServeEvents is containerd's part where there is none: it takes the events that
 // shims send to the place's address. Close ends it.
