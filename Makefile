@@ -2,10 +2,10 @@
 
 # The engine to build: a directory below engines/ or examples/, or a path.
 ENGINE ?= wasmtime
-# wasmtime's library: prebuilt, or full, which needs cargo; engines/wasmtime/engine.mk
-# says more.
-WASMTIME ?= prebuilt
-export WASMTIME
+# WASMTIME, on the command line or in the environment, says which of wasmtime's libraries is
+# linked: prebuilt, or full, which needs cargo; engines/wasmtime/engine.mk says more. Where
+# it says nothing, what is installed or handed on has the full one, what is tested on
+# Kubernetes has it where it can be built, and the rest the prebuilt one.
 PREFIX ?= /usr/local
 DESTDIR ?=
 MINUTES ?= 10
@@ -56,7 +56,7 @@ test-matrix: deps ## Run the smoke suite on every containerd from 1.6 to 2.4
 	@scripts/deps.sh matrix
 	@scripts/test.sh matrix
 
-test-k8s: ## Run what a kubelet and critest ask of a runtime, on private Kubernetes nodes (builds Kubernetes once)
+test-k8s: ## Run what a kubelet and critest ask of a runtime, on private Kubernetes nodes (builds Kubernetes and wasmtime once)
 	@scripts/deps.sh build daemon
 	@scripts/test.sh k8s
 
@@ -100,10 +100,12 @@ bench-http: deps ## Measure how HTTP services are served, against the wasmtime c
 install: ## Install header, library, pkg-config, CMake files, test kit and manual to DESTDIR/PREFIX
 	@scripts/install.sh $(DESTDIR)$(PREFIX)
 
-install-shim: shim ## Install the shim to DESTDIR/PREFIX/bin
+install-shim: ## Install the shim to DESTDIR/PREFIX/bin (WASMTIME=full unless it says prebuilt)
+	@WASMTIME=$${WASMTIME:-full} scripts/shim.sh $(ENGINE)
 	@scripts/put.sh 0755 $(SHIM) $(DESTDIR)$(PREFIX)/bin/$(notdir $(SHIM))
 
-image: shim ## Make dist/ENGINE-installer.tar, the image that deploy/ has on each node
+image: ## Make dist/ENGINE-installer.tar, the image that deploy/ has on each node (WASMTIME=full unless it says prebuilt)
+	@WASMTIME=$${WASMTIME:-full} scripts/shim.sh $(ENGINE)
 	go run ./scripts/image $(SHIM) localhost/libwasmshim/$(notdir $(ENGINE)):latest dist/$(notdir $(ENGINE))-installer.tar
 
 dist: ## Make dist/libwasmshim-VERSION-linux-ARCH.tar.gz, the same bytes for the same commit

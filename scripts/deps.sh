@@ -196,7 +196,7 @@ if wants test; then
     missing abigail-tools have abidiff
     missing erofs-utils have mkfs.erofs
 fi
-if wants full; then
+if wants full || { wants k8s && have cargo; }; then # those tests take the full library where they can
     missing cmake have cmake
 fi
 if wants k8s; then

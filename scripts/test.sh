@@ -12,6 +12,7 @@ log=$(mktemp -d)
 trap 'rm -rf "$log"' EXIT
 failed=()
 left_out=()
+prebuilt=()
 second_try=()
 
 # run NAME COMMAND...: one step; its output is shown, and again if it failed.
@@ -66,9 +67,6 @@ full() {
     run wasi cargo test "${crate[@]}" -p wasmshim-wasi
     run abi-full go_test -timeout 10m -run 'TestArtifact|TestInitialize' ./abi
     shims && engines && e2e
-    # What of Kubernetes only the full library can do.
-    ! ls "${XDG_CACHE_HOME:-$HOME/.cache}"/libwasmshim/kubernetes-*/bin/kube-proxy >/dev/null 2>&1 ||
-        run k8s-service go_test -timeout 15m -run TestService ./test/k8s/...
 }
 # on VERSION: the smoke suite on another containerd.
 on() {
@@ -86,22 +84,45 @@ matrix() {
         esac
     done
 }
+# enough MINUTES: whether there are so many.
+enough() { [ -z "${WASMSHIM_UNTIL:-}" ] || [ $((WASMSHIM_UNTIL - $(date +%s))) -gt $(($1 * 60)) ]; }
 # time_for NAME MINUTES: whether NAME can be over in time.
 time_for() {
-    [ -z "${WASMSHIM_UNTIL:-}" ] || [ $((WASMSHIM_UNTIL - $(date +%s))) -gt $(($2 * 60)) ] || {
+    enough "$2" || {
         left_out+=("$1")
         return 1
     }
+}
+# prefer_full NAME MINUTES: makes WASMTIME, if it says nothing, full where that library is
+# there, or can be built before NAME, which takes so many minutes. Else it is prebuilt,
+# and the end says so.
+prefer_full() {
+    [ -z "${WASMTIME:-}" ] || return 0
+    local building
+    WASMTIME=prebuilt
+    if ! building=$(scripts/wasmtime.sh minutes 2>"$log/no-full"); then
+        prebuilt+=("$1 ($(tail -n 1 "$log/no-full"))")
+    elif ! enough $((building + $2)); then
+        prebuilt+=("$1 (there is no time to build the full one)")
+    else
+        WASMTIME=full
+    fi
 }
 # Kubernetes is built if it is not in the cache. Nodes are made at once, and most of their
 # tests only wait.
 k8s() {
     local built minutes=15
+    local -x WASMTIME=${WASMTIME:-}
     built=$(ls -d "${XDG_CACHE_HOME:-$HOME/.cache}"/libwasmshim/kubernetes-*/bin/kubectl 2>/dev/null)
     [ -n "$built" ] || minutes=40
     time_for k8s $minutes || return
     run k8s-deps scripts/deps.sh k8s
-    passed k8s-deps && run k8s go_test -timeout 25m -parallel 6 ./test/k8s/...
+    passed k8s-deps || return
+    prefer_full k8s 15
+    [ "$WASMTIME" != full ] || run k8s-deps-full scripts/deps.sh full
+    passed k8s-deps-full || return
+    run k8s-build scripts/shim.sh wasmtime
+    passed k8s-build && run k8s go_test -timeout 25m -parallel 6 ./test/k8s/...
 }
 # in_vm NAME MINUTES VARIABLES BINARY ARGUMENT...: a test binary in the machine, if there
 # are so many minutes. It ends by itself before the machine does.
@@ -170,8 +191,7 @@ for set in "${@:-}"; do
     abi) abi && pack && engines ;;
     unit | fuzz) "$set" ;;
     contract | e2e | matrix | vm) shims && "$set" ;;
-    full) full ;;
-    k8s) run build scripts/shim.sh wasmtime && "$set" ;;
+    full | k8s) "$set" ;;
     *)
         echo "usage: $0 all|unit|contract|e2e|matrix|full|k8s|vm|abi|fuzz" >&2
         exit 2
@@ -180,6 +200,9 @@ for set in "${@:-}"; do
 done
 
 echo "after $SECONDS s"
+for name in "${prebuilt[@]}"; do
+    echo "with wasmtime's prebuilt library, which serves no HTTP: $name"
+done
 for name in "${second_try[@]}"; do
     echo
     echo "== failed at the first try: $name"

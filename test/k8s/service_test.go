@@ -35,7 +35,7 @@ func TestService(t *testing.T) {
 	full, err := harness.IsFull(filepath.Join(repo, "dist/containerd-shim-wasmtime-v1"))
 	require.NoError(t, err)
 	if !full {
-		t.Skip("the prebuilt wasmtime serves no HTTP (docs/engines.md): WASMTIME=full make test-k8s")
+		t.Skip("the prebuilt wasmtime serves no HTTP (docs/engines.md): make test-k8s builds the other where cargo is")
 	}
 	n := newCluster(t, setup{version: harness.Containerd24, images: serviceImages})
 	n.daemon("kube-proxy", "--kubeconfig="+n.Dir+"/config", "--hostname-override=node1", "--proxy-mode=iptables", "--cluster-cidr=10.88.0.0/16",
