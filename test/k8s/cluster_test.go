@@ -63,7 +63,7 @@ func newCluster(t *testing.T, s setup) *node {
 	t.Helper()
 	n := newNode(t, s)
 	n.write("config", clientConfig)
-	n.write("kubelet.yaml", kubeletConfig)
+	n.write("kubelet.yaml", kubeletConfig+s.kubelet)
 	n.write("tokens.csv", `test,admin,1,"system:masters"`+"\n")
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	require.NoError(t, err)

@@ -20,11 +20,7 @@ import (
 func TestFirstStart(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, setup{version: harness.Containerd24, images: formImages})
-	// A second and a half of work takes more than six.
-	compilers := filepath.Join(cgroupFS, "cpu", n.Namespace, "compilers")
-	require.NoError(t, os.Mkdir(compilers, 0o755))
-	require.NoError(t, os.WriteFile(filepath.Join(compilers, "cpu.cfs_quota_us"), []byte("20000"), 0))
-
+	n.starve()
 	n.forms("plain")
 	_, err := n.crictl("pull", "images.invalid/plain:v1")
 	require.NoError(t, err)
@@ -48,6 +44,67 @@ func TestFirstStart(t *testing.T) {
 	})
 	require.Greater(t, tries, 1, "the first has waited for less than compiling takes")
 	require.Equal(t, 1, strings.Count(n.logOf(t), "compiled sha256:"), "compilations")
+}
+
+// A kubelet that waits for little longer than a native pod takes (0.2 s of patience are too
+// little for one, 0.5 s are enough): a pod whose guest takes many times as long to compile
+// becomes ready all the same, around a pause container and without one. containerd ends a
+// start that is given up with StartError, and keeps nothing of the container's name; the
+// kubelet makes another container, at first at once, then ever later. What the first has
+// begun goes on; others wait for it, and a later one finds it.
+func TestImpatientKubelet(t *testing.T) {
+	t.Parallel()
+	n := newCluster(t, setup{version: harness.Containerd24, images: allImages(""), kubelet: "runtimeRequestTimeout: 2s\n"})
+	compilers := n.starve()
+	n.write("runtimeclasses.yaml", `---
+{apiVersion: node.k8s.io/v1, kind: RuntimeClass, metadata: {name: native}, handler: runc}
+---
+{apiVersion: node.k8s.io/v1, kind: RuntimeClass, metadata: {name: starved}, handler: starved}
+---
+{apiVersion: node.k8s.io/v1, kind: RuntimeClass, metadata: {name: starved-sandboxes}, handler: starved-sandboxes}
+`)
+	_, err := n.run(time.Minute, "kubectl", "apply", "-f", n.Dir+"/runtimeclasses.yaml")
+	require.NoError(t, err)
+	native := newKind(t, n, "native")
+	native.pod("native", `
+containers: [{name: app, image: $app, args: [tick]}]`)
+	native.ready("native")
+
+	k := newKind(t, n, "guest")
+	classes := []string{"starved", "starved-sandboxes"}
+	for _, class := range classes {
+		k.apply(strings.ReplaceAll(podManifest(class, `
+containers: [{name: app, image: $app, args: [tick]}]`), "$class", class))
+	}
+	for _, class := range classes {
+		k.ready(class)
+		require.Equal(t, "StartError", k.field("pod/"+class, ".status.containerStatuses[0].lastState.terminated.reason"), "a start was given up")
+		k.logged(class, "tick")
+	}
+	log := n.logOf(t)
+	require.Equal(t, 1, strings.Count(log, "compiled sha256:"), "compilations")
+	require.Equal(t, 1, strings.Count(log, "compiling goes on without this container"), "starts that had begun to compile")
+	require.NotContains(t, log, "is reserved for", "a container's name, by a create that goes on")
+	for _, kind := range []kind{native, k} {
+		kind.kubectl("delete", "pod", "--all", "--timeout=100s")
+	}
+	n.eventually(2*time.Minute, func() error { // the kubelet removes what is left of pods once in a minute
+		left := n.left()
+		for _, p := range n.Processes(func(args []string) bool { return strings.Contains(strings.Join(args, " "), "containerd-shim-wasmtime") }) {
+			left = append(left, p.String())
+		}
+		if own, err := os.ReadDir(compilers); err == nil {
+			for _, e := range own {
+				if e.IsDir() {
+					left = append(left, filepath.Join(compilers, e.Name()))
+				}
+			}
+		}
+		if len(left) > 0 {
+			return fmt.Errorf("left behind:\n%s", strings.Join(left, "\n"))
+		}
+		return nil
+	})
 }
 
 // precompiled makes of the files in deploy/ what has an image compiled before a pod needs

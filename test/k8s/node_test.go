@@ -104,6 +104,11 @@ disabled_plugins = [
 [plugins.'{{$runtime}}'.containerd.runtimes.starved]
   runtime_type = "io.containerd.wasmtime.v1"
   options.compile_cgroup = "/compilers"
+[plugins.'{{$runtime}}'.containerd.runtimes.starved-sandboxes]
+  runtime_type = "io.containerd.wasmtime.v1"
+  options.compile_cgroup = "/compilers"
+  sandboxer = "shim"
+  disable_pause_image_pull = true
 {{- end}}
 {{- end}}
 `))
@@ -136,7 +141,18 @@ func TestMain(m *testing.M) {
 type setup struct {
 	version harness.Version
 	images  func() ([][]byte, error)
-	bare    bool // this runtime is not there
+	bare    bool   // this runtime is not there
+	kubelet string // more of its configuration
+}
+
+// starve gives compilers of the runtimes "starved" and "starved-sandboxes" a fifth of a CPU:
+// a second and a half of work takes more than seven.
+func (n *node) starve() (cgroup string) {
+	n.t.Helper()
+	cgroup = filepath.Join(cgroupFS, "cpu", n.Namespace, "compilers")
+	require.NoError(n.t, os.Mkdir(cgroup, 0o755))
+	require.NoError(n.t, os.WriteFile(filepath.Join(cgroup, "cpu.cfs_quota_us"), []byte("20000"), 0))
+	return cgroup
 }
 
 // newNode starts a node with a containerd and a registry of images, or skips the test.

@@ -136,10 +136,16 @@ func (f *Finder) withArtifacts(ctx context.Context, r Request, w *Work, g *Guest
 	if err == nil && result.Failed == nil {
 		err = w.openArtifacts(ctx, result, g)
 	}
-	if err != nil && ctx.Err() == nil {
+	if gone := ctx.Err(); gone != nil {
+		if err == nil {
+			err = gone
+		}
+		return nil, err // which says that compiling goes on
+	}
+	if err != nil {
 		r.Log.WithError(err).Warn("the guest's original is run, without an artifact")
 	}
-	return g, ctx.Err()
+	return g, nil
 }
 
 // recall opens what is remembered of a guest's artifacts, and says whether that is
