@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/opencontainers/cgroups"
+
+	"github.com/libwasmshim/libwasmshim/test/harness"
 )
 
 // spent is CPU time: of everything, and of parts of it.
@@ -26,22 +28,22 @@ func (s spent) since(before spent) spent {
 	return spent{s.user - before.user, s.system - before.system, s.containerd - before.containerd, s.commands - before.commands}
 }
 
-// group is the cgroup in which containerd, its shims and their containers are while their
-// CPU time is measured.
+// group is the cgroup in which containerd, its shims and their containers are while
+// something of theirs is measured.
 type group struct{ dir string }
 
-// measured moves containerd into a cgroup beside those of its containers. Shims follow
-// it: they are its children.
-func (b *bench) measured() (*group, error) {
-	root := "/sys/fs/cgroup/cpuacct"
-	if cgroups.IsCgroup2UnifiedMode() {
-		root = "/sys/fs/cgroup"
+// measured moves a containerd into a cgroup of a controller's beside those of its
+// containers. Shims follow it: they are its children.
+func measured(d *harness.Daemon, controller string) (*group, error) {
+	root := "/sys/fs/cgroup"
+	if !cgroups.IsCgroup2UnifiedMode() {
+		root = filepath.Join(root, controller)
 	}
-	g := &group{filepath.Join(root, b.Namespace)}
+	g := &group{filepath.Join(root, d.Namespace)}
 	if err := os.MkdirAll(g.daemon(), 0o755); err != nil {
 		return nil, err
 	}
-	return g, cgroups.WriteCgroupProc(g.daemon(), b.Pid())
+	return g, cgroups.WriteCgroupProc(g.daemon(), d.Pid())
 }
 
 func (g *group) daemon() string { return filepath.Join(g.dir, "containerd") }
@@ -77,19 +79,24 @@ func (g *group) read(containerd int) (s spent, err error) {
 	return s, nil
 }
 
+// number is one in a file of the cgroup's.
+func (g *group) number(file, key string) (int64, error) {
+	text, err := os.ReadFile(filepath.Join(g.dir, file))
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(text)) {
+		if value, found := strings.CutPrefix(strings.TrimSpace(line), key); found {
+			return strconv.ParseInt(value, 10, 64)
+		}
+	}
+	return 0, fmt.Errorf("%s has no %s", file, key)
+}
+
 func (g *group) usage() (user, system time.Duration, _ error) {
 	number := func(file, key string, unit time.Duration) (time.Duration, error) {
-		text, err := os.ReadFile(filepath.Join(g.dir, file))
-		if err != nil {
-			return 0, err
-		}
-		for line := range strings.Lines(string(text)) {
-			if value, found := strings.CutPrefix(strings.TrimSpace(line), key); found {
-				n, err := strconv.ParseInt(value, 10, 64)
-				return time.Duration(n) * unit, err
-			}
-		}
-		return 0, fmt.Errorf("%s has no %s", file, key)
+		n, err := g.number(file, key)
+		return time.Duration(n) * unit, err
 	}
 	var err1, err2 error
 	if cgroups.IsCgroup2UnifiedMode() {
@@ -105,7 +112,7 @@ func (g *group) usage() (user, system time.Duration, _ error) {
 // cpu measures what whole lives cost, some at once: a machine that starts many containers
 // waits for its processors.
 func (b *bench) cpu(subjects []subject) (retErr error) {
-	g, err := b.measured()
+	g, err := measured(b.Daemon, "cpuacct")
 	if err != nil {
 		return err
 	}

@@ -4,13 +4,19 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
 
+	"github.com/opencontainers/cgroups"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	criapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -89,6 +95,18 @@ func (b *criBench) run(h criHandler) (id string, pod, container time.Duration, _
 	return run.PodSandboxId, pod, time.Since(begun) - pod, err
 }
 
+// runs runs n pods, one after the other.
+func (b *criBench) runs(h criHandler, n int) (ids []string, _ error) {
+	for range n {
+		id, _, _, err := b.run(h)
+		if err != nil {
+			return nil, err
+		}
+		ids = append(ids, id)
+	}
+	return ids, nil
+}
+
 func (b *criBench) remove(ids ...string) error {
 	for _, id := range ids {
 		if _, err := b.StopPodSandbox(b.ctx, &criapi.StopPodSandboxRequest{PodSandboxId: id}); err != nil {
@@ -134,21 +152,41 @@ func (b *criBench) starts(n int) error {
 }
 
 // podMemory measures pods of one sleeping container.
-func (b *criBench) podMemory() error {
+func (b *criBench) podMemory() (retErr error) {
 	const n = 10
 	rows := []string{fmt.Sprintf("%d pods\tshim PSS\tdirty\tpause PSS\tdirty\tcontainer PSS\tpod PSS\tdirty\tratio", n)}
+	kinds := []string{"process\tGo's heap\tother anonymous\tprogram's data\tprogram's file\tPSS\tpage tables"}
+	costs := []string{"pod\tkernel's memory\tprocesses\tthreads\tcgroups\tmounts\tin namespaces of\tPSS and kernel's memory\tratio"}
+	g, err := measured(b.Daemon, "memory")
+	if err != nil {
+		return err
+	}
+	defer func() { retErr = errors.Join(retErr, g.leave()) }()
 	var totals []memory
+	var alls []int // with the kernel's
 	for _, h := range criHandlers {
-		var ids []string
-		for range n {
-			id, _, _, err := b.run(h)
-			if err != nil {
-				return err
-			}
-			ids = append(ids, id)
+		ids, err := b.runs(h, n)
+		if err == nil {
+			err = b.remove(ids...) // what the kernel and containerd keep of the first pods is there now
+		}
+		if err != nil {
+			return err
+		}
+		time.Sleep(3 * time.Second) // what is left of pods goes
+		before, err := b.has(g)
+		if err != nil {
+			return err
+		}
+		if ids, err = b.runs(h, n); err != nil {
+			return err
 		}
 		time.Sleep(3 * time.Second) // caches drain, collectors run
+		after, err := b.has(g)
+		if err != nil {
+			return err
+		}
 		var shims, pauses, containers memory
+		own := map[*memory]*pages{&shims: {}, &pauses: {}, &containers: {}}
 		for _, p := range b.Processes(func([]string) bool { return true }) {
 			kind := &containers
 			args := strings.Fields(p.Args)
@@ -163,7 +201,24 @@ func (b *criBench) podMemory() error {
 			if err := kind.add(p.Pid); err != nil {
 				return err
 			}
+			its, err := pagesOf(p.Pid)
+			if err != nil {
+				return err
+			}
+			own[kind].add(its)
 		}
+		for _, part := range []struct {
+			name string
+			kind *memory
+		}{{"shim", &shims}, {"pause", &pauses}, {"container", &containers}} {
+			p := own[part.kind]
+			kinds = append(kinds, fmt.Sprintf("%s: %s\t%.2f\t%.2f\t%.2f\t%.2f\t%.2f\t%.2f", h.name, part.name,
+				mb(p.heap, n), mb(p.other, n), mb(p.data, n), mb(p.file, n), mb(part.kind.pss, n), mb(p.tables, n)))
+		}
+		per := func(after, before int) float64 { return float64(after-before) / n }
+		alls = append(alls, shims.pss+pauses.pss+containers.pss+after.kernel-before.kernel)
+		costs = append(costs, fmt.Sprintf("%s\t%.2f\t%.1f\t%.1f\t%.1f\t%.1f\t%.1f\t%.2f", h.name, mb(after.kernel-before.kernel, n), per(after.processes, before.processes),
+			per(after.threads, before.threads), per(after.cgroups, before.cgroups), per(after.mounts, before.mounts), per(after.inside, before.inside), mb(alls[len(alls)-1], n)))
 		totals = append(totals, memory{shims.pss + pauses.pss + containers.pss, shims.dirty + pauses.dirty + containers.dirty})
 		rows = append(rows, fmt.Sprintf("%s\t%.2f\t%.2f\t%.2f\t%.2f\t%.2f\t%.2f\t%.2f", h.name, mb(shims.pss, n), mb(shims.dirty, n),
 			mb(pauses.pss, n), mb(pauses.dirty, n), mb(containers.pss, n), mb(totals[len(totals)-1].pss, n), mb(totals[len(totals)-1].dirty, n)))
@@ -176,9 +231,58 @@ func (b *criBench) podMemory() error {
 	}
 	for i, total := range totals {
 		rows[i+1] += fmt.Sprintf("\t%.2f", float64(total.pss)/float64(totals[1].pss))
+		costs[i+1] += fmt.Sprintf("\t%.2f", float64(alls[i])/float64(alls[1]))
 	}
 	table("Memory in MB of a pod through CRI; ratio of its PSS to our shim's with a pause container", rows...)
+	table("The same by process and kind of page", kinds...)
+	table("What a pod has, of the kernel's memory in MB and in number; cgroups in one hierarchy", costs...)
 	return nil
+}
+
+// has is what containerd and all that it has started have.
+type has struct {
+	kernel             int // the kernel's memory, in kB
+	processes, threads int
+	cgroups            int
+	mounts, inside     int // in the machine's namespace, and in others
+}
+
+func (b *criBench) has(g *group) (h has, _ error) {
+	file, key := "memory.kmem.usage_in_bytes", ""
+	if cgroups.IsCgroup2UnifiedMode() {
+		file, key = "memory.stat", "kernel "
+	}
+	bytes, err := g.number(file, key)
+	if err != nil {
+		return h, err
+	}
+	h.kernel = int(bytes / 1024)
+	host, err := os.Readlink("/proc/self/ns/mnt")
+	if err != nil {
+		return h, err
+	}
+	lines := func(pid string) int {
+		text, _ := os.ReadFile("/proc/" + pid + "/mountinfo")
+		return strings.Count(string(text), "\n")
+	}
+	h.mounts = lines("self")
+	seen := map[string]bool{host: true}
+	for _, p := range b.Processes(func([]string) bool { return true }) {
+		pid := strconv.Itoa(p.Pid)
+		h.processes++
+		threads, _ := os.ReadDir("/proc/" + pid + "/task")
+		h.threads += len(threads)
+		if namespace, err := os.Readlink("/proc/" + pid + "/ns/mnt"); err == nil && !seen[namespace] {
+			seen[namespace] = true
+			h.inside += lines(pid)
+		}
+	}
+	return h, filepath.WalkDir(g.dir, func(_ string, e fs.DirEntry, err error) error {
+		if err == nil && e.IsDir() {
+			h.cgroups++
+		}
+		return err
+	})
 }
 
 // atOnce starts many pods at once.

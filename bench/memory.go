@@ -65,6 +65,69 @@ func (b *bench) memory(subjects []subject) error {
 	return nil
 }
 
+// pages are those that a process has, in kB, by kind; of those that others have, too, its share.
+type pages struct {
+	heap   int // of Go
+	other  int // anonymous memory else: stacks, what Go's runtime and libc have, an engine's
+	data   int // the program's variables, of which each process has its own
+	file   int // of the program, shared by all that run it
+	tables int // page tables: the kernel's memory, and not in PSS
+}
+
+func (p *pages) add(o pages) {
+	p.heap, p.other, p.data, p.file, p.tables = p.heap+o.heap, p.other+o.other, p.data+o.data, p.file+o.file, p.tables+o.tables
+}
+
+// pagesOf sorts a process's pages.
+func pagesOf(pid int) (p pages, _ error) {
+	maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps", pid))
+	if err != nil {
+		return p, err
+	}
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return p, err
+	}
+	_, rest, _ := strings.Cut(string(status), "\nVmPTE:")
+	fmt.Sscan(rest, &p.tables)
+	var (
+		begin, end, dataEnd uint64
+		name                string
+		pss                 int
+	)
+	for line := range strings.Lines(string(maps)) {
+		fields := strings.Fields(line)
+		if !strings.HasSuffix(fields[0], ":") {
+			if _, err := fmt.Sscanf(fields[0], "%x-%x", &begin, &end); err != nil {
+				return p, fmt.Errorf("smaps of %d: %w", pid, err)
+			}
+			name = strings.Join(fields[5:], " ")
+			continue
+		}
+		var kB int
+		if len(fields) > 1 {
+			fmt.Sscan(fields[1], &kB)
+		}
+		switch fields[0] {
+		case "Pss:":
+			pss = kB
+		case "Anonymous:":
+			switch {
+			case strings.HasPrefix(name, "/"):
+				p.data, p.file = p.data+kB, p.file+pss-kB
+				dataEnd = end
+			case name == "" && begin == dataEnd: // variables that begin as zero
+				p.data += pss
+			case name == "" && begin > 1<<32 && end < 0x7000_0000_0000: // where nothing else is, Go has its heap
+				p.heap += pss
+			default:
+				p.other += pss
+			}
+		}
+	}
+	return p, nil
+}
+
 func mb(kB, n int) float64 { return float64(kB) / float64(n) / 1024 }
 
 func (b *bench) sleepers(s subject, pods, each int) (shims, containers memory, retErr error) {
