@@ -9,6 +9,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -35,6 +36,11 @@ var notHere = []string{
 	"should return image digest in ContainerStatus mounts",
 }
 
+// raced is what containerd answers who removes a container that has just ended by itself,
+// in the moment after it has deleted the task and before it has noted that: of whatever
+// runtime. One test does that. It is tried again.
+const raced = "is still running, to stop first"
+
 // TestCritest runs critest on a node. Each test that runc passes has to pass, by its
 // name: some skip themselves where something goes wrong, and count as failed.
 //
@@ -58,13 +64,20 @@ func TestCritest(t *testing.T) {
 			t.Parallel()
 			n := newNode(t, setup{version: harness.Containerd24, images: allImages(run.kind)})
 			passed := critest(t, n, run.handler)
-			for name := range strings.Lines(string(list)) {
-				if name = strings.TrimSpace(name); !slices.Contains(passed, name) {
-					t.Errorf("not passed: %s", name)
+			missing := slices.DeleteFunc(strings.Split(strings.TrimSpace(string(list)), "\n"), func(name string) bool { return slices.Contains(passed, name) })
+			text, err := os.ReadFile(filepath.Join(n.Dir, "critest.log"))
+			require.NoError(t, err)
+			if len(missing) == 1 && strings.Contains(string(text), raced) {
+				t.Logf("once more: %s", missing[0])
+				focus := regexp.QuoteMeta(strings.TrimSuffix(missing[0], " [Serial]")) // a label, which is not in its text
+				if slices.Contains(critest(t, n, run.handler, "--ginkgo.focus", focus), missing[0]) {
+					missing = nil
 				}
 			}
+			for _, name := range missing {
+				t.Errorf("not passed: %s", name)
+			}
 			if t.Failed() {
-				text, _ := os.ReadFile(filepath.Join(n.Dir, "critest.log"))
 				t.Log(string(text))
 			}
 		})
@@ -72,14 +85,16 @@ func TestCritest(t *testing.T) {
 }
 
 // critest runs it with a handler, and says which tests have passed.
-func critest(t *testing.T, n *node, handler string) (passed []string) {
+func critest(t *testing.T, n *node, handler string, more ...string) (passed []string) {
 	t.Helper()
 	endpoint := "unix://" + address
 	report := n.Dir + "/junit.xml"
 	// Its exit status says that a test has failed, and not that another is missing.
-	text, err := n.run(20*time.Minute, "critest", "--runtime-endpoint", endpoint, "--image-endpoint", endpoint, "--runtime-handler", handler,
+	text, err := n.run(20*time.Minute, append([]string{
+		"critest", "--runtime-endpoint", endpoint, "--image-endpoint", endpoint, "--runtime-handler", handler,
 		"--nri-socket", "/run/nri/nri.sock", "--ginkgo.no-color", "--ginkgo.seed=1", "--ginkgo.timeout=20m", "--ginkgo.junit-report", report,
-		"--ginkgo.skip", strings.Join(notHere, "|"))
+		"--ginkgo.skip", strings.Join(notHere, "|"),
+	}, more...)...)
 	n.write("critest.log", text)
 	file, readErr := os.ReadFile(report)
 	require.NoError(t, readErr, "%v", err)

@@ -317,7 +317,8 @@ func (n *node) command(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, bare.Path, bare.Args[1:]...)
 	cmd.Env, cmd.SysProcAttr = bare.Env, bare.SysProcAttr
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) } // nsenter forks
-	cmd.WaitDelay = time.Second
+	// Another child of this process has its pipes, too, until it is executed: seconds, on a busy machine.
+	cmd.WaitDelay = 20 * time.Second
 	return cmd
 }
 
