@@ -172,6 +172,12 @@ func (b *criBench) podMemory() (retErr error) {
 		if err != nil {
 			return err
 		}
+		isShim := func(args []string) bool { return strings.Contains(args[0], "containerd-shim-") }
+		for begun := time.Now(); len(b.Processes(isShim)) > 0; time.Sleep(100 * time.Millisecond) { // the node's own stays for a while
+			if time.Since(begun) > time.Minute {
+				return fmt.Errorf("without pods, shims go on: %v", b.Processes(isShim))
+			}
+		}
 		time.Sleep(3 * time.Second) // what is left of pods goes
 		before, err := b.has(g)
 		if err != nil {
