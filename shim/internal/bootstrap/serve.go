@@ -39,7 +39,13 @@ func serve(e Engine, c invocation, req request, p place, config []byte, took *st
 		return 1
 	}
 	container.HurryMoves()
-	collectLate()
+	pace := collectEarly
+	if p.slot == nil {
+		collectLate()
+	} else {
+		pace = collectMany
+		pace()
+	}
 	logs := logs{}
 	if !e.NoLogger {
 		logs.add(c.id, c.bundle)
@@ -59,7 +65,7 @@ func serve(e Engine, c invocation, req request, p place, config []byte, took *st
 	defer p.Close()
 
 	stop := make(chan struct{})
-	trim := newTrimmer()
+	trim := newTrimmer(pace)
 	publisher := task.NewPublisher(req.ttrpc, c.namespace)
 	service := task.New(ctx, task.Config{
 		Engine: e.Code, Options: e.Options, Binary: e.Binary(), Address: cmp.Or(c.address, os.Getenv("GRPC_ADDRESS")), Namespace: c.namespace,

@@ -31,9 +31,13 @@ type trimmer struct {
 	last  atomic.Uint64 // bytes that had been allocated when garbage was collected
 }
 
-func newTrimmer() *trimmer {
+// newTrimmer begins. pace says how often garbage is collected from then on.
+func newTrimmer(pace func()) *trimmer {
 	t := &trimmer{}
-	t.timer = time.AfterFunc(trimDelay, func() { t.collect(giveBack); dropConstants() })
+	t.timer = time.AfterFunc(trimDelay, func() {
+		t.collect(func() { giveBack(pace) })
+		dropConstants()
+	})
 	return t
 }
 
@@ -71,9 +75,16 @@ func collectEarly() {
 	debug.SetMemoryLimit(math.MaxInt64)
 }
 
+// collectMany is for a daemon that creates containers of many pods: with less garbage than
+// this, a moment in which it is idle comes soon.
+func collectMany() {
+	debug.SetGCPercent(300)
+	debug.SetMemoryLimit(math.MaxInt64)
+}
+
 // giveBack returns free heap to the kernel.
-func giveBack() {
-	collectEarly()
+func giveBack(pace func()) {
+	pace()
 	debug.FreeOSMemory()
 }
 

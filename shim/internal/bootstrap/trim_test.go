@@ -24,7 +24,7 @@ func TestConstantRanges(t *testing.T) {
 
 // The program must live through it, constants and all.
 func TestTrim(t *testing.T) {
-	giveBack()
+	giveBack(collectEarly)
 	dropConstants()
 	require.Equal(t, "io.containerd.x.v1", Engine{ShimName: "x"}.Runtime())
 }
