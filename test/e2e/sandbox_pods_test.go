@@ -35,6 +35,12 @@ func newPodsTest(t *testing.T) *podsTest {
 	tt := harness.New(t, smoke.Ours) // skips where it has to
 	c, err := harness.StartCRI(tt.Ctx, harness.Containerd24, smoke.Ours)
 	require.NoError(t, err)
+	return podsTestOn(tt, c)
+}
+
+func podsTestOn(tt *harness.T, c *harness.CRI) *podsTest {
+	t := tt.T
+	t.Helper()
 	r := &podsTest{T: t, CRI: c, ctx: tt.Ctx}
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -45,7 +51,7 @@ func newPodsTest(t *testing.T) *podsTest {
 	r.image = smoke.Image(&harness.T{T: t, Daemon: c.Inside(), Ctx: c.Inside().In(tt.Ctx)}).Name()
 	// For pods around a pause container.
 	d := r.Inside()
-	_, err = d.Image(d.In(r.ctx), "pause", map[string]harness.File{"pause": smoke.Files(t)["native"]}, ocispec.ImageConfig{Entrypoint: []string{"/pause", "sleep"}})
+	_, err := d.Image(d.In(r.ctx), "pause", map[string]harness.File{"pause": smoke.Files(t)["native"]}, ocispec.ImageConfig{Entrypoint: []string{"/pause", "sleep"}})
 	require.NoError(t, err)
 	// What containerd makes once for all pods stays.
 	t.Run("warm", func(t *testing.T) { r.runPod(t, r.config(nil)).container("/hello.wasm") })

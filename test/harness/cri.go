@@ -81,8 +81,9 @@ ADD) echo '{"cniVersion": "1.0.0", "interfaces": [{"name": "eth0", "sandbox": "'
 esac
 `
 
-// StartCRI starts a containerd with its CRI plugin for a runtime.
-func StartCRI(ctx context.Context, v Version, name string) (_ *CRI, retErr error) {
+// StartCRI starts a containerd with its CRI plugin for a runtime, with more in its
+// configuration, if there is.
+func StartCRI(ctx context.Context, v Version, name string, more ...string) (_ *CRI, retErr error) {
 	dir, err := os.MkdirTemp("", "wst-cni")
 	if err != nil {
 		return nil, err
@@ -101,7 +102,8 @@ func StartCRI(ctx context.Context, v Version, name string) (_ *CRI, retErr error
 			return nil, err
 		}
 	}
-	if c.Daemon, err = start(ctx, v, "info", fmt.Sprintf(podsConfig, PauseImage, dir, dir, name, name, name, name, name)); err != nil {
+	config := fmt.Sprintf(podsConfig, PauseImage, dir, dir, name, name, name, name, name) + strings.Join(more, "\n")
+	if c.Daemon, err = start(ctx, v, "info", config); err != nil {
 		return nil, err
 	}
 	inside, place := *c.Daemon, *c.Place
@@ -113,6 +115,12 @@ func StartCRI(ctx context.Context, v Version, name string) (_ *CRI, retErr error
 	}
 	c.RuntimeServiceClient = cri.NewRuntimeServiceClient(c.conn)
 	return c, c.await(ctx)
+}
+
+// NetworkBy has a program make the pods' networks, as a CNI plugin.
+func (c *CRI) NetworkBy(program string) error {
+	plugin := filepath.Join(c.cni, "nowhere")
+	return errors.Join(os.Remove(plugin), os.Symlink(program, plugin))
 }
 
 // await waits until the plugin answers and has its network.
