@@ -267,7 +267,7 @@ if wants full; then
     # Built or found, it says which.
     say "wasmtime's full library is in $(scripts/wasmtime.sh)"
     # For guests of its tests. Another Rust than rustup's has it or has not.
-    for target in wasm32-wasip2 wasm32-wasip1-threads; do
+    for target in wasm32-wasip1 wasm32-wasip2 wasm32-wasip1-threads; do
         if command -v rustup >/dev/null && [ ! -d "$(rustc --print target-libdir --target $target)" ]; then
             rustup --quiet target add $target || say "no guests for $target in Rust: their tests will skip"
         fi

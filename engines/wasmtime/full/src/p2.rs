@@ -5,7 +5,7 @@
 
 use crate::streams::Stream;
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{FileType, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, fstat};
+use rustix::fs::{FileType, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, fstat};
 use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -125,13 +125,20 @@ fn follow(flags: PathFlags) -> bool {
     flags.contains(PathFlags::SYMLINK_FOLLOW)
 }
 
+/// Where they are more than a second, the kernel says so; but to it two numbers of them are
+/// no times.
+pub fn nanoseconds(n: u32) -> i64 {
+    n.min(1_000_000_000).into()
+}
+
 fn time(t: NewTimestamp) -> Timespec {
     match t {
         NewTimestamp::NoChange => Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
         NewTimestamp::Now => Timespec { tv_sec: 0, tv_nsec: UTIME_NOW },
-        NewTimestamp::Timestamp(t) => {
-            Timespec { tv_sec: i64::try_from(t.seconds).unwrap_or(i64::MAX), tv_nsec: t.nanoseconds.into() }
-        }
+        NewTimestamp::Timestamp(t) => Timespec {
+            tv_sec: i64::try_from(t.seconds).unwrap_or(i64::MAX),
+            tv_nsec: nanoseconds(t.nanoseconds),
+        },
     }
 }
 
@@ -186,6 +193,27 @@ impl View<'_> {
         Ok(self.0.table.push(Descriptor::File(found))?)
     }
 
+    /// All that the kernel knows of it.
+    pub fn fstat(&self, fd: &Resource<Descriptor>) -> FsResult<Stat> {
+        let stat = match self.0.table.get(fd)? {
+            Descriptor::Dir(d) => fstat(&d.dir),
+            Descriptor::File(f) => fstat(&f.file),
+        };
+        stat.map_err(|e| failed(e.into()))
+    }
+
+    pub fn set_both_times_at(
+        &self,
+        fd: &Resource<Descriptor>,
+        flags: PathFlags,
+        path: &str,
+        last_access: Timespec,
+        last_modification: Timespec,
+    ) -> FsResult<()> {
+        let times = Timestamps { last_access, last_modification };
+        self.at(fd, |p| p.set_times(path.as_bytes(), follow(flags), &times))
+    }
+
     /// Does something that wasmtime has for descriptors alone, with what a path names.
     fn with<T>(
         &mut self,
@@ -217,9 +245,13 @@ impl View<'_> {
         }
     }
 
-    /// A file that is read and written without saying where: a pipe, a terminal.
-    fn pipe(&self, fd: &Resource<Descriptor>) -> FsResult<Option<Arc<std::fs::File>>> {
+    /// A file that is read and written without saying where: a pipe, a terminal. Each has
+    /// to be opened for what is to be done.
+    fn pipe(&self, fd: &Resource<Descriptor>, mode: OpenMode) -> FsResult<Option<Arc<std::fs::File>>> {
         let Descriptor::File(f) = self.0.table.get(fd)? else { return Ok(None) };
+        if !f.open_mode.contains(mode) {
+            return Err(ErrorCode::BadDescriptor.into());
+        }
         let stat = fstat(&f.file).map_err(|e| failed(e.into()))?;
         Ok(match file_type(&stat) {
             FileType::Fifo | FileType::CharacterDevice | FileType::Socket => Some(f.file.clone()),
@@ -277,8 +309,7 @@ impl HostDescriptor for View<'_> {
         atime: NewTimestamp,
         mtime: NewTimestamp,
     ) -> FsResult<()> {
-        let times = Timestamps { last_access: time(atime), last_modification: time(mtime) };
-        self.at(&fd, |p| p.set_times(path.as_bytes(), follow(flags), &times))
+        self.set_both_times_at(&fd, flags, &path, time(atime), time(mtime))
     }
 
     fn link_at(
@@ -362,7 +393,7 @@ impl HostDescriptor for View<'_> {
     }
 
     fn read_via_stream(&mut self, fd: Resource<Descriptor>, at: Filesize) -> FsResult<Resource<InputStream>> {
-        match self.pipe(&fd)? {
+        match self.pipe(&fd, OpenMode::READ)? {
             Some(file) => Ok(self.0.table.push(Box::new(Stream::input(file)) as InputStream)?),
             None => HostDescriptor::read_via_stream(&mut self.0, fd, at),
         }
@@ -373,14 +404,14 @@ impl HostDescriptor for View<'_> {
         fd: Resource<Descriptor>,
         at: Filesize,
     ) -> FsResult<Resource<OutputStream>> {
-        match self.pipe(&fd)? {
+        match self.pipe(&fd, OpenMode::WRITE)? {
             Some(file) => Ok(self.0.table.push(Box::new(Stream::output(file)) as OutputStream)?),
             None => HostDescriptor::write_via_stream(&mut self.0, fd, at),
         }
     }
 
     fn append_via_stream(&mut self, fd: Resource<Descriptor>) -> FsResult<Resource<OutputStream>> {
-        match self.pipe(&fd)? {
+        match self.pipe(&fd, OpenMode::WRITE)? {
             Some(_) => self.write_via_stream(fd, 0),
             None => HostDescriptor::append_via_stream(&mut self.0, fd),
         }

@@ -3,7 +3,8 @@
 //! The file system of preview 3: paths are what they are to preview 2, which is asked;
 //! streams and what else is about a descriptor are wasmtime's.
 
-use crate::p2::{Files, View, view};
+use crate::p2::{Files, View, nanoseconds, view};
+use rustix::fs::{Timespec, UTIME_NOW, UTIME_OMIT};
 use wasmtime::AsContextMut;
 use wasmtime::component::{Access, Accessor, FutureReader, Linker, Resource, StreamReader};
 use wasmtime_wasi::WasiView;
@@ -11,6 +12,7 @@ use wasmtime_wasi::filesystem::{Descriptor, WasiFilesystem, WasiFilesystemView};
 use wasmtime_wasi::p2::bindings::filesystem::types::ErrorCode as Code2;
 use wasmtime_wasi::p2::bindings::sync::filesystem::types as p2;
 use wasmtime_wasi::p2::{FsError, FsResult};
+use wasmtime_wasi::p3::bindings::clocks::system_clock::Instant;
 use wasmtime_wasi::p3::bindings::filesystem::preopens;
 use wasmtime_wasi::p3::bindings::filesystem::types::{
     self, Advice, DescriptorFlags, DescriptorStat, DescriptorType, DirectoryEntry, ErrorCode, Filesize,
@@ -45,6 +47,17 @@ fn ask<S: WasiView, T>(
         Ok(code) => self::code(code).into(),
         Err(trap) => FilesystemError::trap(trap),
     })
+}
+
+/// wasmtime's, with the kernel's own times: it has wrong ones for what is before 1970.
+async fn stat<S: WasiView>(store: &Ours<S>, fd: &Resource<Descriptor>) -> FilesystemResult<DescriptorStat> {
+    let mut stat = WasiFilesystem::stat(&theirs(store), Resource::new_borrow(fd.rep())).await?;
+    let exact = ask(store, |v| v.fstat(fd))?;
+    let instant = |seconds, nanoseconds| Some(Instant { seconds, nanoseconds: nanoseconds as u32 });
+    stat.data_access_timestamp = instant(exact.st_atime, exact.st_atime_nsec);
+    stat.data_modification_timestamp = instant(exact.st_mtime, exact.st_mtime_nsec);
+    stat.status_change_timestamp = instant(exact.st_ctime, exact.st_ctime_nsec);
+    Ok(stat)
 }
 
 macro_rules! codes {
@@ -82,16 +95,13 @@ flags! { descriptor_flags: DescriptorFlags
     READ WRITE FILE_INTEGRITY_SYNC DATA_INTEGRITY_SYNC REQUESTED_WRITE_SYNC MUTATE_DIRECTORY
 }
 
-fn time(t: NewTimestamp) -> Result<p2::NewTimestamp, FilesystemError> {
-    Ok(match t {
-        NewTimestamp::NoChange => p2::NewTimestamp::NoChange,
-        NewTimestamp::Now => p2::NewTimestamp::Now,
-        // What is before 1970 has no number in preview 2.
-        NewTimestamp::Timestamp(t) => p2::NewTimestamp::Timestamp(p2::Datetime {
-            seconds: u64::try_from(t.seconds).map_err(|_| ErrorCode::Overflow)?,
-            nanoseconds: t.nanoseconds,
-        }),
-    })
+/// Unlike preview 2 this one has numbers for what is before 1970.
+fn time(t: NewTimestamp) -> Timespec {
+    match t {
+        NewTimestamp::NoChange => Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+        NewTimestamp::Now => Timespec { tv_sec: 0, tv_nsec: UTIME_NOW },
+        NewTimestamp::Timestamp(t) => Timespec { tv_sec: t.seconds, tv_nsec: nanoseconds(t.nanoseconds) },
+    }
 }
 
 impl preopens::Host for View<'_> {
@@ -128,7 +138,7 @@ impl<S: WasiView> HostDescriptorWithStore<S> for Files {
         path: String,
     ) -> FilesystemResult<DescriptorStat> {
         let found = ask(store, |v| v.find(&fd, path_flags(flags), &path))?;
-        let stat = WasiFilesystem::stat(&theirs(store), Resource::new_borrow(found.rep())).await;
+        let stat = stat(store, &found).await;
         ask(store, |v| p2::HostDescriptor::drop(v, found).map_err(FsError::trap))?;
         stat
     }
@@ -141,8 +151,7 @@ impl<S: WasiView> HostDescriptorWithStore<S> for Files {
         atime: NewTimestamp,
         mtime: NewTimestamp,
     ) -> FilesystemResult<()> {
-        let (atime, mtime) = (time(atime)?, time(mtime)?);
-        ask(store, |v| p2::HostDescriptor::set_times_at(v, fd, path_flags(flags), path, atime, mtime))
+        ask(store, |v| v.set_both_times_at(&fd, path_flags(flags), &path, time(atime), time(mtime)))
     }
 
     async fn link_at(
@@ -286,7 +295,7 @@ impl<S: WasiView> HostDescriptorWithStore<S> for Files {
     }
 
     async fn stat(store: &Ours<S>, fd: Resource<Descriptor>) -> FilesystemResult<DescriptorStat> {
-        WasiFilesystem::stat(&theirs(store), fd).await
+        stat(store, &fd).await
     }
 
     async fn is_same_object(

@@ -6,7 +6,8 @@
 use bytes::{Bytes, BytesMut};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd};
-use rustix::io::Errno;
+use rustix::io::{Errno, ioctl_fionread};
+use rustix::pipe::fcntl_getpipe_size;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, Interest};
 use wasmtime_wasi::cli::{IsTerminal, StdinStream, StdoutStream};
@@ -15,23 +16,31 @@ use wasmtime_wasi::p2::{InputStream, OutputStream, Pollable, StreamError, Stream
 /// The most that one call moves: so much memory it may take.
 const PIECE: usize = 64 << 10;
 
+/// What a pipe or terminal takes without waiting, if it takes anything.
+const LEAST: usize = 4 << 10;
+
 /// A descriptor that is read or written, as its flags say.
 pub struct Stream<F> {
     fd: F,
     flags: PollFlags,
+    /// It has ended or failed, of which there is no way back.
+    is_closed: bool,
 }
 
 impl<F: AsFd> Stream<F> {
     pub fn input(fd: F) -> Stream<F> {
-        Stream { fd, flags: PollFlags::IN }
+        Stream { fd, flags: PollFlags::IN, is_closed: false }
     }
 
     pub fn output(fd: F) -> Stream<F> {
-        Stream { fd, flags: PollFlags::OUT }
+        Stream { fd, flags: PollFlags::OUT, is_closed: false }
     }
 
     /// Says whether a call would not wait; or waits until it is so.
     fn is_ready(&self, wait: bool) -> bool {
+        if self.is_closed {
+            return true;
+        }
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         let mut fds = [PollFd::new(&self.fd, self.flags)];
         loop {
@@ -43,29 +52,67 @@ impl<F: AsFd> Stream<F> {
         }
     }
 
-    fn read_now(&self, size: usize) -> StreamResult<Bytes> {
+    fn read_now(&mut self, size: usize) -> StreamResult<Bytes> {
         let mut piece = BytesMut::zeroed(size.min(PIECE));
         loop {
             match rustix::io::read(&self.fd, &mut piece[..]) {
-                Ok(0) => return Err(StreamError::Closed),
+                Ok(0) => return Err(self.closed()),
                 Ok(n) => {
                     piece.truncate(n);
                     return Ok(piece.freeze());
                 }
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => return Ok(Bytes::new()),
-                Err(e) => return Err(failed(e)),
+                Err(e) => return Err(self.failed(e)),
             }
         }
     }
-}
 
-/// The guest asks the file system for the reason, which knows it by this type. The
-/// end of a pipe has a name of its own.
-fn failed(e: Errno) -> StreamError {
-    match e {
-        Errno::PIPE => StreamError::Closed,
-        e => StreamError::LastOperationFailed(std::io::Error::from(e).into()),
+    fn write_now(&mut self, mut bytes: &[u8]) -> StreamResult<()> {
+        self.open()?;
+        while !bytes.is_empty() {
+            match rustix::io::write(&self.fd, bytes) {
+                Ok(n) => bytes = &bytes[n..],
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => {
+                    self.is_ready(true);
+                }
+                Err(e) => return Err(self.failed(e)),
+            }
+        }
+        Ok(())
+    }
+
+    /// How much can be written now, and nothing waits for it.
+    fn room(&self) -> usize {
+        if !self.is_ready(false) {
+            return 0;
+        }
+        match fcntl_getpipe_size(&self.fd) {
+            // Of one that has something in it nobody knows how it lies there.
+            Ok(size) if ioctl_fionread(&self.fd) == Ok(0) => size.min(PIECE),
+            Ok(_) => LEAST,
+            Err(_) if rustix::termios::isatty(&self.fd) => LEAST,
+            Err(_) => PIECE,
+        }
+    }
+
+    fn open(&self) -> StreamResult<()> {
+        if self.is_closed { Err(StreamError::Closed) } else { Ok(()) }
+    }
+
+    fn closed(&mut self) -> StreamError {
+        self.is_closed = true;
+        StreamError::Closed
+    }
+
+    /// The guest asks the file system for the reason, which knows it by this type. The
+    /// end of a pipe has a name of its own.
+    fn failed(&mut self, e: Errno) -> StreamError {
+        match (self.closed(), e) {
+            (closed, Errno::PIPE) => closed,
+            (_, e) => StreamError::LastOperationFailed(std::io::Error::from(e).into()),
+        }
     }
 }
 
@@ -95,6 +142,7 @@ impl<F: AsFd + Send + Sync + 'static> Pollable for Stream<F> {
 #[wasmtime_wasi::async_trait]
 impl<F: AsFd + Send + Sync + 'static> InputStream for Stream<F> {
     fn read(&mut self, size: usize) -> StreamResult<Bytes> {
+        self.open()?;
         if size == 0 || !self.is_ready(false) {
             return Ok(Bytes::new());
         }
@@ -104,6 +152,7 @@ impl<F: AsFd + Send + Sync + 'static> InputStream for Stream<F> {
     /// The guest waits, and nothing else runs in its thread: the call may, too.
     async fn blocking_read(&mut self, size: usize) -> StreamResult<Bytes> {
         loop {
+            self.open()?;
             self.is_ready(true);
             if size == 0 {
                 return Ok(Bytes::new());
@@ -118,30 +167,21 @@ impl<F: AsFd + Send + Sync + 'static> InputStream for Stream<F> {
 
 #[wasmtime_wasi::async_trait]
 impl<F: AsFd + Send + Sync + 'static> OutputStream for Stream<F> {
-    fn write(&mut self, mut bytes: Bytes) -> StreamResult<()> {
-        while !bytes.is_empty() {
-            match rustix::io::write(&self.fd, &bytes) {
-                Ok(n) => bytes = bytes.split_off(n),
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => {
-                    self.is_ready(true);
-                }
-                Err(e) => return Err(failed(e)),
-            }
-        }
-        Ok(())
+    fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
+        self.write_now(&bytes)
     }
 
     fn flush(&mut self) -> StreamResult<()> {
-        Ok(())
+        self.open()
     }
 
     fn check_write(&mut self) -> StreamResult<usize> {
-        Ok(if self.is_ready(false) { PIECE } else { 0 })
+        self.open()?;
+        Ok(self.room())
     }
 
     async fn blocking_write_and_flush(&mut self, bytes: Bytes) -> StreamResult<()> {
-        self.write(bytes)
+        self.write_now(&bytes)
     }
 }
 

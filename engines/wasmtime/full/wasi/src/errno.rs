@@ -14,6 +14,7 @@ impl Errno {
     pub const FAULT: Errno = Errno(21);
     pub const INVAL: Errno = Errno(28);
     pub const IO: Errno = Errno(29);
+    pub const ISDIR: Errno = Errno(31);
     pub const LOOP: Errno = Errno(32);
     pub const MFILE: Errno = Errno(33);
     pub const NAMETOOLONG: Errno = Errno(37);
@@ -22,6 +23,7 @@ impl Errno {
     pub const NOTSUP: Errno = Errno(58);
     pub const OVERFLOW: Errno = Errno(61);
     pub const PERM: Errno = Errno(63);
+    pub const NOTCAPABLE: Errno = Errno(76);
 }
 
 macro_rules! table {

@@ -4,7 +4,7 @@
 
 use crate::errno::Errno;
 use std::cell::{Cell, UnsafeCell};
-use std::io::IoSlice;
+use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 
 /// Threads of the guest may write to it at any time: what is looked at is copied first,
@@ -103,16 +103,27 @@ impl Memory<'_> {
         Ok(pieces)
     }
 
-    /// The first piece to read to that is not empty. One is enough: a read may be
-    /// short, and the guest's pieces may overlap.
-    pub fn first_piece(&mut self, at: u32, count: u32) -> Result<&mut [MaybeUninit<u8>], Errno> {
-        for i in 0..count {
+    /// The pieces to read to, as many as the kernel takes at once. What the guest has lying
+    /// over another one ends them: a read may be short.
+    pub fn places(&mut self, at: u32, count: u32) -> Result<Vec<IoSliceMut<'_>>, Errno> {
+        let mut places: Vec<IoSliceMut<'_>> = Vec::new();
+        for i in 0..count.min(MOST_PIECES) {
             let (to, len) = self.piece(at, i)?;
-            if len > 0 {
-                return self.place(to, len);
+            let cells = self.cells(to, len)?;
+            let range = cells.as_ptr_range();
+            let is_over = |p: &IoSliceMut<'_>| {
+                let p = p.as_ptr_range();
+                p.start < range.end.cast() && range.start.cast() < p.end
+            };
+            if places.iter().any(is_over) {
+                break;
             }
+            // SAFETY: only the kernel writes to them, and each byte is in one of them.
+            let bytes =
+                unsafe { std::slice::from_raw_parts_mut(UnsafeCell::raw_get(cells.as_ptr()), cells.len()) };
+            places.push(IoSliceMut::new(bytes));
         }
-        Ok(&mut [])
+        Ok(places)
     }
 
     fn piece(&self, at: u32, i: u32) -> Result<(u32, u32), Errno> {
@@ -140,7 +151,28 @@ mod tests {
         assert_eq!(m.pieces(0, 1, 9).map(|p| p[0].len()), Ok(4));
         assert_eq!(m.pieces(0, 1, 3).map(|p| p[0].len()), Ok(3));
         assert_eq!(m.pieces(0, 3, 9).map(|p| p.len()), Err(Errno::FAULT));
-        assert_eq!(m.first_piece(u32::MAX - 3, 1).map(|_| ()), Err(Errno::FAULT));
+        assert_eq!(m.places(u32::MAX - 3, 1).map(|_| ()), Err(Errno::FAULT));
         assert_eq!(m.text(0, 8), Err(Errno::INVAL));
+    }
+
+    #[test]
+    fn no_place_twice() {
+        for (pieces, want) in [
+            ([(32, 4), (36, 4), (40, 8)], vec![4, 4, 8]),
+            ([(40, 8), (32, 4), (36, 4)], vec![8, 4, 4]),
+            ([(32, 4), (35, 4), (44, 4)], vec![4]),
+            ([(32, 4), (40, 4), (32, 1)], vec![4, 4]),
+            ([(32, 8), (32, 0), (40, 8)], vec![8, 0, 8]),
+            ([(32, 0), (32, 4), (32, 4)], vec![0, 4]),
+        ] {
+            let mut bytes = vec![0; 48];
+            for (i, (at, len)) in pieces.into_iter().enumerate() {
+                bytes[8 * i] = at;
+                bytes[8 * i + 4] = len;
+            }
+            let mut m = Memory::from(&mut bytes[..]);
+            let places = m.places(0, 3).unwrap();
+            assert_eq!(places.iter().map(|p| p.len()).collect::<Vec<_>>(), want, "{pieces:?}");
+        }
     }
 }

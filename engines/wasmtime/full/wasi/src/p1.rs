@@ -12,7 +12,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{self, Advice, FallocateFlags, FileType, Mode, OFlags, SeekFrom, Stat, Timestamps};
 use rustix::io::Errno as Kernel;
-use rustix::net::{self, RecvFlags, SendFlags, Shutdown, SocketFlags};
+use rustix::net::{
+    self, RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, SocketFlags,
+};
 use rustix::time::{ClockId, clock_getres, clock_gettime};
 use std::mem::MaybeUninit;
 use std::num::NonZeroU64;
@@ -86,6 +88,25 @@ impl Descriptor {
         }
     }
 
+    /// Those of it, and of what is opened below it.
+    fn rights(&self, filetype: FileType, flags: OFlags) -> (u64, u64) {
+        let (mut base, inheriting) = match filetype {
+            FileType::Directory => (rights::DIR, rights::DIR | rights::FILE),
+            FileType::Socket => (rights::SOCKET, rights::SOCKET),
+            // By this a C library knows a terminal from other devices.
+            FileType::CharacterDevice if self.is_terminal() => {
+                (rights::FILE & !(rights::SEEK | rights::TELL), 0)
+            }
+            _ => (rights::FILE, 0),
+        };
+        match flags & OFlags::RWMODE {
+            OFlags::WRONLY => base &= !(rights::READ | rights::READDIR),
+            OFlags::RDONLY => base &= !rights::WRITE,
+            _ => {}
+        }
+        (base, inheriting)
+    }
+
     /// Waits until the descriptor is ready, or says EAGAIN if the guest does not
     /// want to wait.
     fn wait(&self, flags: PollFlags) -> Result {
@@ -127,12 +148,15 @@ mod rights {
     pub const READDIR: u64 = 1 << 14;
     pub const ALL: u64 = (1 << 30) - 1;
     /// Of those of a directory; guests ask for no more below it.
-    pub const DIR: u64 = ALL & !(READ | SEEK | TELL | WRITE | SET_SIZE | PATH_SET_SIZE | SOCKETS);
+    pub const DIR: u64 =
+        ALL & !(READ | SEEK | TELL | WRITE | ADVISE | ALLOCATE | SET_SIZE | PATH_SET_SIZE | SOCKETS);
     pub const FILE: u64 = ALL & !SOCKETS;
     pub const SOCKET: u64 = READ | WRITE | FDSTAT_SET_FLAGS | FILESTAT_GET | POLL | SOCKETS;
     const FDSTAT_SET_FLAGS: u64 = 1 << 3;
     const FILESTAT_GET: u64 = 1 << 21;
     const POLL: u64 = 1 << 27;
+    const ADVISE: u64 = 1 << 7;
+    const ALLOCATE: u64 = 1 << 8;
     const PATH_SET_SIZE: u64 = 1 << 19;
     const SET_SIZE: u64 = 1 << 22;
     const SOCKETS: u64 = 3 << 28;
@@ -147,6 +171,11 @@ mod fdflags {
 }
 
 const FOLLOW: u32 = 1;
+
+/// Bits that the specification has no name for are no flags.
+fn known(flags: u32, all: u32) -> Result {
+    if flags & !all == 0 { Ok(()) } else { Err(Errno::INVAL) }
+}
 
 const UNPOISONED: &str = "no panic is survived";
 
@@ -253,9 +282,7 @@ fn timestamps(atime: u64, mtime: u64, flags: u32) -> Result<Timestamps> {
         (false, true) => Ok(Timespec { tv_sec: 0, tv_nsec: fs::UTIME_NOW }),
         (false, false) => Ok(Timespec { tv_sec: 0, tv_nsec: fs::UTIME_OMIT }),
     };
-    if flags > 15 {
-        return Err(Errno::INVAL);
-    }
+    known(flags, 15)?;
     Ok(Timestamps { last_access: time(1, 2, atime)?, last_modification: time(4, 8, mtime)? })
 }
 
@@ -354,20 +381,7 @@ impl Guest {
         let d = &*self.get(fd)?;
         let stat = fs::fstat(d)?;
         let flags = fs::fcntl_getfl(d)?;
-        let (mut base, inheriting) = match file_type(&stat) {
-            FileType::Directory => (rights::DIR, rights::DIR | rights::FILE),
-            FileType::Socket => (rights::SOCKET, rights::SOCKET),
-            // By this a C library knows a terminal from other devices.
-            FileType::CharacterDevice if d.is_terminal() => {
-                (rights::FILE & !(rights::SEEK | rights::TELL), 0)
-            }
-            _ => (rights::FILE, 0),
-        };
-        match flags & OFlags::RWMODE {
-            OFlags::WRONLY => base &= !(rights::READ | rights::READDIR),
-            OFlags::RDONLY => base &= !rights::WRITE,
-            _ => {}
-        }
+        let (base, inheriting) = d.rights(file_type(&stat), flags);
         let mut set = 0;
         for (flag, bit) in [
             (OFlags::APPEND, fdflags::APPEND),
@@ -390,9 +404,7 @@ impl Guest {
     }
 
     pub fn fd_fdstat_set_flags(&self, _m: &mut Memory<'_>, fd: u32, flags: u32) -> Result {
-        if flags & !(fdflags::APPEND | fdflags::NONBLOCK) != 0 {
-            return Err(Errno::INVAL);
-        }
+        known(flags, fdflags::APPEND | fdflags::NONBLOCK)?;
         let d = &*self.get(fd)?;
         d.nonblock.store(flags & fdflags::NONBLOCK != 0, Ordering::Relaxed);
         if let Fd::Own(own) = &d.fd {
@@ -403,9 +415,15 @@ impl Guest {
         Ok(())
     }
 
-    /// Rights are what the descriptor's own mode leaves; nothing else is kept.
-    pub fn fd_fdstat_set_rights(&self, _m: &mut Memory<'_>, fd: u32, _base: u64, _inheriting: u64) -> Result {
-        self.get(fd).map(|_| ())
+    /// Rights are what the descriptor's own mode leaves. None are added; those that are given
+    /// up are not missed.
+    pub fn fd_fdstat_set_rights(&self, _m: &mut Memory<'_>, fd: u32, base: u64, inheriting: u64) -> Result {
+        let d = &*self.get(fd)?;
+        let (has, below) = d.rights(file_type(&fs::fstat(d)?), fs::fcntl_getfl(d)?);
+        if base & !has != 0 || inheriting & !below != 0 {
+            return Err(Errno::NOTCAPABLE);
+        }
+        Ok(())
     }
 
     pub fn fd_filestat_get(&self, m: &mut Memory<'_>, fd: u32, out: u32) -> Result {
@@ -439,8 +457,8 @@ impl Guest {
         out: u32,
     ) -> Result {
         let d = &*self.get(fd)?;
-        let piece = m.first_piece(iovs, count)?;
-        let n = d.patiently(PollFlags::IN, || Ok(rustix::io::pread(d, &mut *piece, offset)?.0.len()))?;
+        let mut places = m.places(iovs, count)?;
+        let n = d.patiently(PollFlags::IN, || rustix::io::preadv(d, &mut places, offset))?;
         m.write_u32(out, n as u32)
     }
 
@@ -477,9 +495,14 @@ impl Guest {
 
     pub fn fd_read(&self, m: &mut Memory<'_>, fd: u32, iovs: u32, count: u32, out: u32) -> Result {
         let d = &*self.get(fd)?;
-        let piece = m.first_piece(iovs, count)?;
-        let n = d.patiently(PollFlags::IN, || Ok(rustix::io::read(d, &mut *piece)?.0.len()))?;
-        m.write_u32(out, n as u32)
+        let mut places = m.places(iovs, count)?;
+        match d.patiently(PollFlags::IN, || rustix::io::readv(d, &mut places)) {
+            Ok(n) => m.write_u32(out, n as u32),
+            // Where a directory has been listed to its end, the kernel's first objection is to
+            // its position.
+            Err(Errno::INVAL) if file_type(&fs::fstat(d)?) == FileType::Directory => Err(Errno::ISDIR),
+            Err(e) => Err(e),
+        }
     }
 
     /// A cookie is the kernel's own: the position behind an entry.
@@ -497,7 +520,10 @@ impl Guest {
         let mut buffer = vec![MaybeUninit::<u8>::uninit(); (len as usize).clamp(4 << 10, 64 << 10)];
         let mut listing = Vec::new();
         let _reading = d.reading.lock().expect(UNPOISONED);
-        fs::seek(d, SeekFrom::Start(cookie))?;
+        match fs::seek(d, SeekFrom::Start(cookie)) {
+            Err(Kernel::SPIPE) => return Err(Errno::NOTDIR),
+            sought => sought?,
+        };
         let mut entries = fs::RawDir::new(d, &mut buffer);
         while listing.len() < len as usize {
             let Some(entry) = entries.next() else { break };
@@ -573,6 +599,7 @@ impl Guest {
         len: u32,
         out: u32,
     ) -> Result {
+        known(flags, FOLLOW)?;
         let stat = self.get(fd)?.place().stat(&m.text(at, len)?, flags & FOLLOW != 0)?;
         write_filestat(m, out, &stat, filetype_of(file_type(&stat)))
     }
@@ -588,6 +615,7 @@ impl Guest {
         mtime: u64,
         which: u32,
     ) -> Result {
+        known(flags, FOLLOW)?;
         let times = timestamps(atime, mtime, which)?;
         self.get(fd)?.place().set_times(&m.text(at, len)?, flags & FOLLOW != 0, &times)
     }
@@ -603,9 +631,7 @@ impl Guest {
         new_at: u32,
         new_len: u32,
     ) -> Result {
-        if flags & FOLLOW != 0 {
-            return Err(Errno::INVAL);
-        }
+        known(flags, 0)?; // none is followed
         self.get(fd)?.place().link(&m.text(at, len)?, self.get(new_fd)?.place(), &m.text(new_at, new_len)?)
     }
 
@@ -622,6 +648,9 @@ impl Guest {
         set: u32,
         out: u32,
     ) -> Result {
+        known(lookup, FOLLOW)?;
+        known(oflags, 15)?;
+        known(set, 31)?;
         let path = m.text(at, len)?;
         let mut flags = OFlags::NOCTTY;
         for (bit, flag) in
@@ -641,8 +670,6 @@ impl Guest {
         }
         flags.set(OFlags::NOFOLLOW, lookup & FOLLOW == 0);
         flags |= match (base & rights::READ != 0, base & rights::WRITE != 0) {
-            // A directory is only ever read.
-            _ if oflags & 2 != 0 => OFlags::RDONLY,
             (_, false) => OFlags::RDONLY,
             (true, true) => OFlags::RDWR,
             (false, true) => OFlags::WRONLY,
@@ -740,9 +767,7 @@ impl Guest {
     }
 
     pub fn sock_accept(&self, m: &mut Memory<'_>, fd: u32, flags: u32, out: u32) -> Result {
-        if flags & !fdflags::NONBLOCK != 0 {
-            return Err(Errno::INVAL);
-        }
+        known(flags, fdflags::NONBLOCK)?;
         let d = &*self.get(fd)?;
         let socket = loop {
             let (socket, peer) =
@@ -771,12 +796,11 @@ impl Guest {
         let mut how = RecvFlags::empty();
         how.set(RecvFlags::PEEK, flags & 1 != 0);
         how.set(RecvFlags::WAITALL, flags & 2 != 0);
-        if flags > 3 {
-            return Err(Errno::INVAL);
-        }
+        known(flags, 3)?;
         let d = &*self.get(fd)?;
-        let piece = m.first_piece(iovs, count)?;
-        let n = d.patiently(PollFlags::IN, || Ok(net::recv(d, &mut *piece, how)?.0.0.len()))?;
+        let mut places = m.places(iovs, count)?;
+        let none = &mut RecvAncillaryBuffer::default();
+        let n = d.patiently(PollFlags::IN, || Ok(net::recvmsg(d, &mut places, none, how)?.bytes))?;
         m.write_u32(out, n as u32)?;
         m.write(flags_out, &0u16.to_le_bytes()) // a stream cuts nothing off
     }
@@ -790,15 +814,13 @@ impl Guest {
         flags: u32,
         out: u32,
     ) -> Result {
-        if flags != 0 {
-            return Err(Errno::INVAL);
-        }
+        known(flags, 0)?;
         let d = &*self.get(fd)?;
         let pieces = m.pieces(iovs, count, usize::MAX)?;
-        let first = pieces.iter().find(|p| !p.is_empty()).map_or(&[][..], |p| p);
+        let none = &mut SendAncillaryBuffer::default();
         // The kernel takes what there is room for; who does not want to wait gets that.
         let how = SendFlags::NOSIGNAL | if d.nonblock() { SendFlags::DONTWAIT } else { SendFlags::empty() };
-        let n = d.patiently(PollFlags::OUT, || net::send(d, first, how))?;
+        let n = d.patiently(PollFlags::OUT, || net::sendmsg(d, &pieces, none, how))?;
         m.write_u32(out, n as u32)
     }
 
@@ -871,8 +893,10 @@ impl Guest {
 
 /// Waits for the first of what is subscribed to, and says all that is there then.
 fn wait_for(subscriptions: &[Subscription]) -> Result<Vec<Event>> {
-    if subscriptions.is_empty() {
-        return Err(Errno::INVAL);
+    // Where there is nothing to wait for, the call has the error. Beside others one is told of.
+    if subscriptions.iter().all(|s| s.subject.is_err()) {
+        let first = subscriptions.first().and_then(|s| s.subject.as_ref().err());
+        return Err(*first.unwrap_or(&Errno::INVAL));
     }
     let begun = now(ClockId::Monotonic);
     let mut timeout = u64::MAX;

@@ -13,6 +13,10 @@ use wasip3::sockets::ip_name_lookup::resolve_addresses;
 use wasip3::sockets::types::{IpAddress, IpAddressFamily, IpSocketAddress, Ipv4SocketAddress, TcpSocket};
 use wasip3::{wit_future, wit_stream};
 
+#[path = "../../cases.rs"]
+mod cases;
+mod wasi3;
+
 struct Guest;
 
 async fn say(text: String) {
@@ -127,6 +131,19 @@ impl wasip3::exports::cli::run::Guest for Guest {
             Some("GET" | "POST") => {
                 let said = send(&args[1..]).await.unwrap_or_else(|e| format!("{e:?}"));
                 say(format!("{said}\n")).await;
+            }
+            Some("cases") => {
+                let mut t = cases::Cases::default();
+                match args[2].as_str() {
+                    "clocks" => wasi3::clocks(&mut t).await,
+                    "files" => wasi3::files(&mut t).await,
+                    "streams" => wasi3::streams(&mut t, &args[3]).await,
+                    _ => {
+                        wasi3::udp(&mut t).await;
+                        wasi3::tcp(&mut t).await;
+                    }
+                }
+                t.end();
             }
             Some("exit") => exit::exit_with_code(args[2].parse().expect("a code")),
             Some("trap") => panic!("oops"),
