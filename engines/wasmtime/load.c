@@ -114,6 +114,21 @@ static void warn_of_memory(struct guest *g) {
 }
 
 #ifdef WASMSHIM_WASMTIME_FULL
+// What a guest writes while it is initialised has no stream to go to: the log has it, and
+// of a guest that fails the error has its end. Sets note to that.
+static void log_written(struct guest *g, const wasm_byte_vec_t *written, char *note, size_t size) {
+    enum { MOST = 600 };
+    char line[2048];
+    snprintf(line, sizeof(line), "%s wrote while it was initialised: %.*s", g->path, (int)written->size, written->data);
+    wasm_shim_log(g->ctx, WASM_SHIM_LOG_INFO, line, NULL);
+    size_t from = written->size > MOST ? written->size - MOST : 0;
+    // Not amid a character.
+    while (from < written->size && from > 0 && ((unsigned char)written->data[from] & 0xC0) == 0x80)
+        from++;
+    snprintf(note, size, ", which wrote \"%s%.*s\"", from > 0 ? "..." : "", (int)(written->size - from),
+             written->data + from);
+}
+
 // Makes of the guest's bytes those that begin where the function that the operator
 // names has ended: ahead where artifacts are made, else at each start, with one result.
 static int32_t initialize(struct guest *g) {
@@ -122,12 +137,16 @@ static int32_t initialize(struct guest *g) {
         return WASM_SHIM_OK;
     uint64_t begun = now_us();
     const wasm_byte_vec_t from = {.size = g->size, .data = (char *)g->bytes};
-    wasm_byte_vec_t made;
+    wasm_byte_vec_t made, written;
     bool trapped = false;
-    wasmtime_error_t *error = wasmshim_initialize(g->engine, &from, function, &made, &trapped);
+    wasmtime_error_t *error = wasmshim_initialize(g->engine, &from, function, &made, &written, &trapped);
+    char note[768] = "";
+    if (written.size > 0)
+        log_written(g, &written, note, sizeof(note));
+    wasm_byte_vec_delete(&written);
     if (error != NULL)
         return fail_with(g, trapped ? WASM_SHIM_ERROR_TRAP : WASM_SHIM_ERROR_LOAD, error,
-                         "cannot initialise %s by its function \"%s\"", g->path, function);
+                         "cannot initialise %s by its function \"%s\"%s", g->path, function, note);
     g->bytes = (const uint8_t *)made.data;
     g->size = made.size;
     say(g, "initialised", g->size, begun);
@@ -164,7 +183,7 @@ static int32_t compile(struct guest *g, const char *entry) {
 // compares leaves out how code was optimised.
 static uint64_t compatibility(const struct guest *g) {
 #ifdef WASMSHIM_WASMTIME_FULL
-    return wasmshim_compatibility(g->engine);
+    return wasmshim_compatibility(g->engine, wasm_shim_option_value(g->ctx, "initialize"));
 #else
     (void)g;
     return 0; // it has none

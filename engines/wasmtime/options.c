@@ -55,8 +55,8 @@ OPTION(
     flags, "wasmtime", STRING, COMPILES, NULL,
     "options of wasmtime's command, -C, -D, -O and -W, as in -O opt-level=s,-W gc=n; those of this table come after");
 OPTION(initialize, "initialize", STRING, COMPILES, NULL,
-       "a function that the guest exports: it is called once, ahead, without imports, and all containers start from "
-       "what it leaves in memory (none)");
+       "a function that the guest exports: it is called once, ahead, without arguments, variables, files or network, "
+       "and all containers start from what it leaves in memory (none)");
 OPTION(connect_to, "connect-to", STRING, 0, NULL,
        "the addresses that it may connect and send to, as in 10.0.0.0/8,192.0.2.1 (any)");
 OPTION(connect_ports, "connect-ports", STRING, 0, NULL,

@@ -18,14 +18,16 @@ extern "C" {
 wasmtime_error_t *wasmshim_config_flags(wasm_config_t *config, const char *text);
 
 // What an engine's artifacts depend on, as a number: those of another number do not fit.
-uint64_t wasmshim_compatibility(wasm_engine_t *engine);
+// function: what initialises their guests; NULL if nothing does.
+uint64_t wasmshim_compatibility(wasm_engine_t *engine, const char *function);
 
 // Calls a function that a module or a component exports (of an exported instance:
-// INSTANCE.FUNCTION), without any imports, and makes code that begins where it has ended.
-// The caller frees made. The error begins as the end of a sentence about the guest; trapped
-// says that the function did not return.
+// INSTANCE.FUNCTION), with WASI as on a machine on which there is nothing, and makes code
+// that begins where it has ended. The caller frees made, and written: the end of what the
+// guest wrote to its standard streams, as one line. The error begins as the end of a
+// sentence about the guest; trapped says that the guest trapped.
 wasmtime_error_t *wasmshim_initialize(wasm_engine_t *engine, const wasm_byte_vec_t *wasm, const char *function,
-                                      wasm_byte_vec_t *made, bool *trapped);
+                                      wasm_byte_vec_t *made, wasm_byte_vec_t *written, bool *trapped);
 
 // What a guest may do in the network: nothing, as it is new.
 typedef struct wasmshim_network wasmshim_network_t;

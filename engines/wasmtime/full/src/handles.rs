@@ -2,6 +2,7 @@
 
 //! The functions of include/wasmshim_wasmtime.h.
 
+use crate::clock::Clock;
 use crate::streams::Standard;
 use crate::{client, component, flags, initialize, net, p2, p3};
 use std::ffi::{CStr, c_char, c_int};
@@ -89,6 +90,7 @@ pub unsafe extern "C" fn wasmshim_component_config(
         .stderr(Standard(rustix::stdio::stderr()))
         // One guest, one thread: nobody else waits.
         .allow_blocking_current_thread(true)
+        .monotonic_clock(Clock(0))
         .initial_cwd(String::from_utf8_lossy(&cwd));
     net::configure(builder_of(config), &network.0);
 }
@@ -162,10 +164,17 @@ pub unsafe extern "C" fn wasmshim_config_flags(
 }
 
 /// The hasher is this binary's, as what it is compared with.
+///
+/// # Safety
+///
+/// function is a C string or NULL.
 #[unsafe(no_mangle)]
-pub extern "C" fn wasmshim_compatibility(engine: &mut wasm_engine_t) -> u64 {
+pub unsafe extern "C" fn wasmshim_compatibility(engine: &mut wasm_engine_t, function: *const c_char) -> u64 {
     let mut hasher = DefaultHasher::new();
     engine_of(engine).precompile_compatibility_hash().hash(&mut hasher);
+    if !function.is_null() {
+        (initialize::VERSION, unsafe { bytes(function) }).hash(&mut hasher);
+    }
     hasher.finish()
 }
 
@@ -178,11 +187,14 @@ pub unsafe extern "C" fn wasmshim_initialize(
     wasm: &wasm_byte_vec_t,
     function: *const c_char,
     made: &mut wasm_byte_vec_t,
+    written: &mut wasm_byte_vec_t,
     trapped: &mut bool,
 ) -> Option<Box<wasmtime_error_t>> {
     let function = unsafe { bytes(function) };
     let function = String::from_utf8_lossy(&function);
-    let done = initialize::initialize(engine_of(engine), wasm.as_slice(), &function, trapped);
+    let mut line = String::new();
+    let done = initialize::initialize(engine_of(engine), wasm.as_slice(), &function, &mut line, trapped);
+    written.set_buffer(line.into_bytes());
     error(done.map(|code| made.set_buffer(code)))
 }
 
@@ -295,8 +307,8 @@ pub extern "C" fn wasmshim_p1_define(
 }
 
 /// Does what a guest has called, on its memory.
-fn call(
-    caller: &mut Caller<'_, WasmtimeStoreData>,
+fn call<T>(
+    caller: &mut Caller<'_, T>,
     guest: &Guest,
     act: impl FnOnce(&Guest, &mut Memory<'_>) -> Result<(), Errno>,
 ) -> wasmtime::Result<u32> {
@@ -314,15 +326,15 @@ macro_rules! define {
         $linker.func_wrap(
             "wasi_snapshot_preview1",
             stringify!($name),
-            move |mut caller: Caller<'_, WasmtimeStoreData>, $($arg: $type),*| {
+            move |mut caller: Caller<'_, T>, $($arg: $type),*| {
                 call(&mut caller, &guest, |g, m| g.$name(m, $($arg),*))
             },
         )?;
     })*};
 }
 
-/// proc_exit is not among them: the engine has its own.
-fn define(linker: &mut Linker<WasmtimeStoreData>, guest: Guest) -> wasmtime::Result<()> {
+/// proc_exit is not among them: each caller has its own.
+pub fn define<T: 'static>(linker: &mut Linker<T>, guest: Guest) -> wasmtime::Result<()> {
     let guest = Arc::new(guest);
     define! { linker, guest:
         args_get(a u32, b u32)

@@ -3,15 +3,55 @@
 //! Guests that are initialised ahead: a function of theirs is called, and what it leaves
 //! in memories and globals becomes part of the code.
 //!
-//! The function has no imports: what a host could tell it here (environment, files, time,
-//! randomness) would be the same in all containers that are made of the code later.
+//! The function finds WASI as a machine has it on which there is nothing: clocks and
+//! randomness, but no arguments, variables, files or network. What it is told here is the
+//! same in all containers that are made of the code later.
 
+use crate::clock::{self, Clock};
+use crate::handles;
+use crate::streams::Said;
 use std::pin::pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use wasmshim_wasi::kept::Kept;
+use wasmshim_wasi::p1::Guest;
 use wasmtime::component::types::{self, ComponentItem};
-use wasmtime::component::{self, Component, ComponentExportIndex, Lift, ResourceType, WasmList};
+use wasmtime::component::{
+    self, Component, ComponentExportIndex, Lift, ResourceTable, ResourceType, WasmList,
+};
 use wasmtime::{Engine, ExternType, Func, Instance, Linker, Module, Result, Store, Val, bail};
+use wasmtime_wasi::filesystem::Descriptor;
+use wasmtime_wasi::p2::bindings::sync::io::streams::{Error, InputStream, OutputStream};
+use wasmtime_wasi::p2::{DynPollable, add_to_linker_sync};
+use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wizer::{ComponentInstanceState, InstanceState, SnapshotVal, ValType, Wizer};
+
+/// Of what a guest finds here. Artifacts of guests that found something else are not used.
+pub const VERSION: u32 = 2;
+
+/// The machine on which there is nothing.
+struct Machine {
+    wasi: WasiCtx,
+    table: ResourceTable,
+}
+
+impl Machine {
+    fn new(kept: &Arc<Kept>) -> Machine {
+        let mut wasi = WasiCtx::builder();
+        wasi.stdout(Said(kept.clone()))
+            .stderr(Said(kept.clone()))
+            .allow_blocking_current_thread(true)
+            // Less than any machine's, so that it does not go back later.
+            .monotonic_clock(Clock(clock::now()));
+        Machine { wasi: wasi.build(), table: ResourceTable::new() }
+    }
+}
+
+impl WasiView for Machine {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+}
 
 /// The import that a guest has called, which nobody has here.
 #[derive(Debug)]
@@ -31,13 +71,32 @@ impl std::fmt::Display for Import {
 impl std::error::Error for Import {}
 
 /// Initialises a module or a component by the function that it exports under this name;
-/// one of an exported instance is INSTANCE.FUNCTION. Returns the guest as it is then; sets
-/// trapped where the function did not return.
-pub fn initialize(engine: &Engine, wasm: &[u8], function: &str, trapped: &mut bool) -> Result<Vec<u8>> {
+/// one of an exported instance is INSTANCE.FUNCTION. Returns the guest as it is then. Sets
+/// written to the end of what it wrote, as one line, and trapped where it trapped.
+pub fn initialize(
+    engine: &Engine,
+    wasm: &[u8],
+    function: &str,
+    written: &mut String,
+    trapped: &mut bool,
+) -> Result<Vec<u8>> {
+    let kept = Arc::new(Kept::new()?);
+    let made = make(engine, wasm, function, &kept, trapped);
+    *written = kept.line();
+    made
+}
+
+fn make(
+    engine: &Engine,
+    wasm: &[u8],
+    function: &str,
+    kept: &Arc<Kept>,
+    trapped: &mut bool,
+) -> Result<Vec<u8>> {
     let mut wizer = Wizer::new();
     // It may be the entrypoint, too.
     wizer.init_func(function).keep_init_func(true);
-    let mut store = Store::new(engine, ());
+    let mut store = Store::new(engine, Machine::new(kept));
     // As long as the guest's own time; and what it counts is not this.
     store.set_epoch_deadline(1);
     let _ = store.set_fuel(u64::MAX);
@@ -49,7 +108,7 @@ pub fn initialize(engine: &Engine, wasm: &[u8], function: &str, trapped: &mut bo
     } else {
         let (context, instrumented) = wizer.instrument(wasm)?;
         let module = Module::new(engine, instrumented)?;
-        let instance = call_module(&mut store, &module, function, trapped)?;
+        let instance = call_module(&mut store, &module, function, kept, trapped)?;
         at_once(wizer.snapshot(&context, &mut ModuleState { store, instance }))
     }
 }
@@ -62,19 +121,23 @@ fn at_once<T>(future: impl Future<Output = T>) -> T {
     }
 }
 
-/// The error of a call: an import that is not there is no trap.
+/// The error of a call: an import that is not there is no trap, nor is an exit.
 fn failed(e: wasmtime::Error, trapped: &mut bool) -> wasmtime::Error {
     if let Some(Import(name)) = e.downcast_ref() {
         return Import(name.clone()).into();
+    }
+    if let Some(I32Exit(code)) = e.downcast_ref() {
+        return wasmtime::format_err!("it exited, with status {code}, where a function that initialises returns");
     }
     *trapped = true;
     e
 }
 
 fn call_module(
-    store: &mut Store<()>,
+    store: &mut Store<Machine>,
     module: &Module,
     function: &str,
+    kept: &Arc<Kept>,
     trapped: &mut bool,
 ) -> Result<Instance> {
     match module.get_export(function) {
@@ -89,9 +152,17 @@ fn call_module(
             bail!("it has no export \"{function}\"; exported functions: {}", list(&functions))
         }
     }
-    let mut linker = Linker::new(store.engine());
+    if module.exports().any(|e| e.ty().memory().is_some_and(|m| m.is_shared())) {
+        bail!("it has a memory that threads share, which is not kept");
+    }
+    let mut linker = preview1(store.engine(), kept)?;
     for import in module.imports() {
         let ExternType::Func(ty) = import.ty() else { continue };
+        let served = linker.get(&mut *store, import.module(), import.name()).is_ok();
+        // What is about sockets is not served, though there it is: none is open.
+        if served && !import.name().starts_with("sock_") {
+            continue;
+        }
         let name = format!("{}::{}", import.module(), import.name());
         let stub = Func::new(&mut *store, ty, move |_, _, _| Err(Import(name.clone()).into()));
         linker.define(&mut *store, import.module(), import.name(), stub)?;
@@ -109,8 +180,22 @@ fn call_module(
     Ok(instance)
 }
 
+/// WASI preview 1 of the machine on which there is nothing.
+fn preview1(engine: &Engine, kept: &Arc<Kept>) -> Result<Linker<Machine>> {
+    let mut linker = Linker::new(engine);
+    linker.allow_shadowing(true);
+    let mut guest = Guest::default();
+    guest.since = clock::now();
+    guest.give_kept_streams(kept).map_err(|e| wasmtime::format_err!("it gets no streams: error {}", e.0))?;
+    handles::define(&mut linker, guest)?;
+    linker.func_wrap("wasi_snapshot_preview1", "proc_exit", |code: i32| -> Result<()> {
+        Err(I32Exit(code).into())
+    })?;
+    Ok(linker)
+}
+
 fn call_component(
-    store: &mut Store<()>,
+    store: &mut Store<Machine>,
     component: &Component,
     function: &str,
     trapped: &mut bool,
@@ -133,14 +218,57 @@ fn call_component(
         }
         _ => bail!("its export \"{function}\" is not a function"),
     }
-    let mut linker = component::Linker::<()>::new(&engine);
+    let mut linker = component::Linker::<Machine>::new(&engine);
+    add_to_linker_sync(&mut linker)?;
+    linker.allow_shadowing(true);
+    let lent = lent(&engine, component);
     for (name, item) in component.component_type().imports(&engine) {
-        stub(&engine, &mut linker.root(), "", name, &item.ty)?;
+        if !is_served(name) {
+            stub(&engine, &lent, &mut linker.root(), "", name, &item.ty)?;
+        }
     }
     let instance = linker.instantiate(&mut *store, component).map_err(|e| failed(e, trapped))?;
     let func = instance.get_typed_func::<(), ()>(&mut *store, index)?;
     func.call(&mut *store, ()).map_err(|e| failed(e, trapped))?;
+    if !store.data().table.is_empty() {
+        bail!(
+            "it has kept a stream, or another resource of WASI's, which is not there later: accepted is what drops \
+             them before it returns"
+        );
+    }
     Ok(instance)
+}
+
+/// What a component finds here: WASI 0.2 without its network.
+fn is_served(import: &str) -> bool {
+    let parts = import.strip_prefix("wasi:").and_then(|rest| rest.split_once('/'));
+    parts.is_some_and(|(package, rest)| {
+        matches!(package, "cli" | "clocks" | "filesystem" | "io" | "random")
+            && rest.split_once('@').is_some_and(|(_, version)| version.starts_with("0.2."))
+    })
+}
+
+/// The resources of what is served that other interfaces speak of, as the component and as
+/// the machine calls them.
+fn lent(engine: &Engine, component: &Component) -> Vec<(ResourceType, ResourceType)> {
+    let mut all = Vec::new();
+    let ty = component.component_type();
+    for (_, item) in ty.imports(engine).filter(|(name, _)| is_served(name)) {
+        let ComponentItem::ComponentInstance(instance) = item.ty else { continue };
+        for (name, item) in instance.exports(engine) {
+            let ComponentItem::Resource(theirs) = item.ty else { continue };
+            let own = match name {
+                "pollable" => ResourceType::host::<DynPollable>(),
+                "input-stream" => ResourceType::host::<InputStream>(),
+                "output-stream" => ResourceType::host::<OutputStream>(),
+                "error" => ResourceType::host::<Error>(),
+                "descriptor" => ResourceType::host::<Descriptor>(),
+                _ => continue,
+            };
+            all.push((theirs, own));
+        }
+    }
+    all
 }
 
 /// Functions' names have no dot, the versions of instances have.
@@ -155,7 +283,8 @@ fn find(component: &Component, name: &str) -> Option<(ComponentItem, ComponentEx
 /// Defines an import as what fails when it is called.
 fn stub(
     engine: &Engine,
-    linker: &mut component::LinkerInstance<'_, ()>,
+    lent: &[(ResourceType, ResourceType)],
+    linker: &mut component::LinkerInstance<'_, Machine>,
     within: &str,
     name: &str,
     item: &ComponentItem,
@@ -168,17 +297,20 @@ fn stub(
         ComponentItem::ComponentInstance(instance) => {
             let mut inner = linker.instance(name)?;
             for (export, item) in instance.exports(engine) {
-                stub(engine, &mut inner, name, export, &item.ty)?;
+                stub(engine, lent, &mut inner, name, export, &item.ty)?;
             }
             Ok(())
         }
-        ComponentItem::Resource(_) => linker.resource(name, ResourceType::host::<()>(), |_, _| Ok(())),
+        ComponentItem::Resource(theirs) => {
+            let own = lent.iter().find(|(t, _)| t == theirs).map(|(_, own)| *own);
+            linker.resource(name, own.unwrap_or_else(ResourceType::host::<()>), |_, _| Ok(()))
+        }
         _ => Ok(()),
     }
 }
 
 fn define(
-    linker: &mut component::LinkerInstance<'_, ()>,
+    linker: &mut component::LinkerInstance<'_, Machine>,
     ty: &types::ComponentFunc,
     name: &str,
     full: String,
@@ -197,7 +329,7 @@ fn list(names: &[&str]) -> String {
 }
 
 struct ModuleState {
-    store: Store<()>,
+    store: Store<Machine>,
     instance: Instance,
 }
 
@@ -221,7 +353,7 @@ impl InstanceState for ModuleState {
 }
 
 struct ComponentState {
-    store: Store<()>,
+    store: Store<Machine>,
     instance: component::Instance,
 }
 

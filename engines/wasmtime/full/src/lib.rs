@@ -7,6 +7,7 @@
 pub use wasmtime_c_api::*;
 
 mod client;
+mod clock;
 mod component;
 mod flags;
 mod handles;
@@ -15,4 +16,5 @@ mod initialize;
 mod net;
 mod p2;
 mod p3;
+mod random;
 mod streams;

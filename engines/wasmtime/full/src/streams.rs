@@ -8,8 +8,11 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd};
 use rustix::io::{Errno, ioctl_fionread};
 use rustix::pipe::fcntl_getpipe_size;
+use std::io::IoSlice;
+use std::sync::Arc;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, Interest};
+use wasmshim_wasi::kept::Kept;
 use wasmtime_wasi::cli::{IsTerminal, StdinStream, StdoutStream};
 use wasmtime_wasi::p2::{InputStream, OutputStream, Pollable, StreamError, StreamResult};
 
@@ -214,5 +217,46 @@ impl StdoutStream for Standard {
             return Box::new(tokio::io::stderr());
         }
         Box::new(tokio::io::stdout())
+    }
+}
+
+/// A standard stream that nobody reads.
+#[derive(Clone)]
+pub struct Said(pub Arc<Kept>);
+
+impl IsTerminal for Said {
+    fn is_terminal(&self) -> bool {
+        false
+    }
+}
+
+impl StdoutStream for Said {
+    fn p2_stream(&self) -> Box<dyn OutputStream> {
+        Box::new(self.clone())
+    }
+
+    fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
+        unreachable!("only preview 3 asks for it, and is not there")
+    }
+}
+
+#[wasmtime_wasi::async_trait]
+impl Pollable for Said {
+    async fn ready(&mut self) {}
+}
+
+#[wasmtime_wasi::async_trait]
+impl OutputStream for Said {
+    fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
+        self.0.add(&[IoSlice::new(&bytes)]);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> StreamResult<()> {
+        Ok(())
+    }
+
+    fn check_write(&mut self) -> StreamResult<usize> {
+        Ok(PIECE)
     }
 }

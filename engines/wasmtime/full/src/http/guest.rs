@@ -4,6 +4,7 @@
 
 use super::options::Options;
 use crate::client::{self, Client};
+use crate::clock::Clock;
 use crate::streams::Standard;
 use crate::{net, p2, p3};
 use std::sync::Arc;
@@ -71,6 +72,7 @@ impl Setup {
             .envs(&self.env)
             .stdout(Standard(rustix::stdio::stdout()))
             .stderr(Standard(rustix::stdio::stderr()))
+            .monotonic_clock(Clock(0))
             .initial_cwd(self.cwd.clone());
         net::configure(&mut b, &self.network);
         let mut context = b.build();

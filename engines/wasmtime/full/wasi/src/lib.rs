@@ -4,6 +4,7 @@
 
 pub mod errno;
 pub mod files;
+pub mod kept;
 pub mod memory;
 pub mod names;
 pub mod network;

@@ -6,6 +6,7 @@
 
 use crate::errno::Errno;
 use crate::files::{Place, Scope, file_type};
+use crate::kept::Kept;
 use crate::memory::Memory;
 use crate::network::{Policy, Use};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -15,6 +16,7 @@ use rustix::io::Errno as Kernel;
 use rustix::net::{
     self, RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, SocketFlags,
 };
+use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::time::{ClockId, clock_getres, clock_gettime};
 use std::mem::MaybeUninit;
 use std::num::NonZeroU64;
@@ -33,6 +35,8 @@ pub struct Guest {
     table: RwLock<Vec<Option<Arc<Descriptor>>>>,
     /// Whose connections it may accept.
     network: Arc<Policy>,
+    /// What the kernel's clock said when the guest's own, which only goes on, was zero.
+    pub since: u64,
 }
 
 struct Descriptor {
@@ -52,13 +56,15 @@ enum Fd {
     /// One of the process's standard streams, which stays open for its own messages.
     Stream(BorrowedFd<'static>),
     Own(OwnedFd),
+    /// What is written to it is kept; the descriptor is for everything else.
+    Kept(Arc<Kept>, OwnedFd),
 }
 
 impl AsFd for Descriptor {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match &self.fd {
             Fd::Stream(fd) => *fd,
-            Fd::Own(fd) => fd.as_fd(),
+            Fd::Own(fd) | Fd::Kept(_, fd) => fd.as_fd(),
         }
     }
 }
@@ -192,6 +198,17 @@ impl Guest {
         }
     }
 
+    /// Gives it streams of nobody: an input that is at its end, and outputs that are kept.
+    pub fn give_kept_streams(&mut self, kept: &Arc<Kept>) -> Result {
+        let (input, _) = pipe_with(PipeFlags::CLOEXEC)?;
+        self.give(Descriptor::new(Fd::Own(input), Scope::Beneath, false));
+        for _ in 0..2 {
+            let fd = rustix::io::fcntl_dupfd_cloexec(kept, 3)?;
+            self.give(Descriptor::new(Fd::Kept(kept.clone(), fd), Scope::Beneath, false));
+        }
+        Ok(())
+    }
+
     /// Gives it a socket that listens; comes between the streams and the directories.
     pub fn give_listener(&mut self, fd: OwnedFd, network: &Arc<Policy>) {
         self.network = network.clone();
@@ -218,6 +235,11 @@ impl Guest {
             FileType::Directory => Err(Errno::BADF),
             _ => Ok(d),
         }
+    }
+
+    fn now(&self, id: ClockId) -> u64 {
+        let since = if id == ClockId::Monotonic { self.since } else { 0 };
+        now(id).saturating_sub(since)
     }
 
     /// The lowest number that is free, as everywhere.
@@ -346,7 +368,7 @@ impl Guest {
     }
 
     pub fn clock_time_get(&self, m: &mut Memory<'_>, id: u32, _precision: u64, out: u32) -> Result {
-        m.write_u64(out, now(clock(id)?))
+        m.write_u64(out, self.now(clock(id)?))
     }
 
     pub fn fd_advise(&self, _m: &mut Memory<'_>, fd: u32, offset: u64, len: u64, advice: u32) -> Result {
@@ -582,7 +604,10 @@ impl Guest {
         // A pipe that is ready takes so much without waiting, and maybe no more.
         let most = if d.nonblock() { 4 << 10 } else { usize::MAX };
         let pieces = m.pieces(iovs, count, most)?;
-        let n = d.patiently(PollFlags::OUT, || rustix::io::writev(d, &pieces))?;
+        let n = match &d.fd {
+            Fd::Kept(kept, _) => kept.add(&pieces),
+            _ => d.patiently(PollFlags::OUT, || rustix::io::writev(d, &pieces))?,
+        };
         m.write_u32(out, n as u32)
     }
 
@@ -878,7 +903,7 @@ impl Guest {
                         let timeout = timeout.unwrap_or(0);
                         match absolute.unwrap_or(0) & 1 {
                             0 => Subject::Clock(timeout),
-                            _ => Subject::Clock(timeout.saturating_sub(now(id))),
+                            _ => Subject::Clock(timeout.saturating_sub(self.now(id))),
                         }
                     }),
                     1 => self.get(m.u32(at + 16)?).map(|d| Subject::Ready(d, PollFlags::IN)),
