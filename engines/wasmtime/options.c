@@ -242,6 +242,8 @@ int32_t set_config(struct guest *g, wasm_config_t *config) {
     wasmtime_error_t *error = text == NULL ? NULL : wasmshim_config_flags(config, text);
     if (error != NULL)
         return fail_with(g, WASM_SHIM_ERROR_LOAD, error, "engine option %s", flags.key);
+    if (wasm_shim_option_value(g->ctx, initialize.key) != NULL)
+        wasmshim_config_initialized(config);
 #endif
     const char *level = wasm_shim_option_value(g->ctx, opt_level.key);
     if (level != NULL)

@@ -30,6 +30,38 @@ __attribute__((export_name("forever"))) void forever(void) {
         ;
 }
 
+__attribute__((export_name("deep"))) void deep(void) {
+    static volatile int n;
+    deep();
+    n++;
+}
+
+__attribute__((export_name("greedy"))) void greedy(void) {
+    enum { PAGE = 64 << 10, PAGES = 256 };
+    for (;;) {
+        __SIZE_TYPE__ had = __builtin_wasm_memory_grow(0, PAGES);
+        if (had == (__SIZE_TYPE__)-1)
+            __builtin_trap();
+        for (__SIZE_TYPE__ i = 0; i < PAGES * PAGE; i += 4096)
+            ((volatile char *)(had * PAGE))[i] = 1;
+    }
+}
+
+__attribute__((import_module("wasi_snapshot_preview1"), import_name("poll_oneoff"))) int
+poll_oneoff(const void *subscriptions, void *events, int count, __SIZE_TYPE__ *happened);
+
+__attribute__((export_name("asleep"))) void asleep(void) {
+    struct {
+        unsigned long long userdata;
+        unsigned tag, pad, clock, pad2;
+        unsigned long long timeout, precision;
+        unsigned flags, pad3;
+    } forever = {.clock = 1, .timeout = 1ULL << 60};
+    char event[32];
+    __SIZE_TYPE__ happened;
+    poll_oneoff(&forever, event, 1, &happened);
+}
+
 __attribute__((export_name("_start"))) void start(void) {
     if (!prepared)
         prepare();

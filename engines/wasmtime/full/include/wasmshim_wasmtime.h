@@ -17,6 +17,10 @@ extern "C" {
 // -W, with commas or spaces between them. What is set before is lost.
 wasmtime_error_t *wasmshim_config_flags(wasm_config_t *config, const char *text);
 
+// Sets a configuration for guests that are initialised: a memory that is full from the
+// beginning is mapped, where it would be copied at each start.
+void wasmshim_config_initialized(wasm_config_t *config);
+
 // What an engine's artifacts depend on, as a number: those of another number do not fit.
 // function: what initialises their guests; NULL if nothing does.
 uint64_t wasmshim_compatibility(wasm_engine_t *engine, const char *function);

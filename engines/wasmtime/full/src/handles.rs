@@ -163,6 +163,15 @@ pub unsafe extern "C" fn wasmshim_config_flags(
     error(made.map_err(wasmtime::Error::msg).map(|made| *config_of(config) = made))
 }
 
+/// An interpreter has some 20 MB in memory, with gaps. wasmtime maps up to 16 MiB of that,
+/// and copies more at each start, unless most of it is full.
+const MAPPED: u64 = 64 << 20;
+
+#[unsafe(no_mangle)]
+pub extern "C" fn wasmshim_config_initialized(config: &mut wasm_config_t) {
+    config_of(config).memory_guaranteed_dense_image_size(MAPPED);
+}
+
 /// The hasher is this binary's, as what it is compared with.
 ///
 /// # Safety

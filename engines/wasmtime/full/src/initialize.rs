@@ -127,7 +127,9 @@ fn failed(e: wasmtime::Error, trapped: &mut bool) -> wasmtime::Error {
         return Import(name.clone()).into();
     }
     if let Some(I32Exit(code)) = e.downcast_ref() {
-        return wasmtime::format_err!("it exited, with status {code}, where a function that initialises returns");
+        return wasmtime::format_err!(
+            "it exited, with status {code}, where a function that initialises returns"
+        );
     }
     *trapped = true;
     e
