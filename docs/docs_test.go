@@ -46,6 +46,7 @@ var fromOthers = []string{
 	"no runtime for … is configured",
 	"RuntimeClass … not found",
 	"text file busy",
+	"failed to get runtime v2 options: can't unmarshal type …",
 	"wasm trap: …",
 	"image might be filtered out",
 	"mismatched image rootfs and manifest layers",

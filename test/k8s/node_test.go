@@ -101,6 +101,11 @@ disabled_plugins = [
   runtime_type = "io.containerd.wasmtime.v1"
   sandboxer = "shim"
   disable_pause_image_pull = true
+[plugins.'{{$runtime}}'.containerd.runtimes.node]
+  runtime_type = "io.containerd.wasmtime.v1"
+  options.daemon = "node"
+  sandboxer = "shim"
+  disable_pause_image_pull = true
 [plugins.'{{$runtime}}'.containerd.runtimes.starved]
   runtime_type = "io.containerd.wasmtime.v1"
   options.compile_cgroup = "/compilers"
