@@ -117,6 +117,7 @@ func (b *bench) cpu(subjects []subject) (retErr error) {
 		return err
 	}
 	defer func() { retErr = errors.Join(retErr, g.leave()) }()
+	b.EndIdle() // it would not be counted
 	rows := []string{"hello\tat once\tlives/s\tCPU\tuser\tsystem\tcontainerd\tcommands\tdaemons, containers\tratio"}
 	for _, workers := range []int{1, 4, 32} {
 		lives := max(b.n, 4*workers)

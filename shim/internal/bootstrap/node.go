@@ -226,9 +226,16 @@ func (p place) answer(conn net.Conn, s *task.Service, logs *logs) {
 		return
 	}
 	id, link, bundle := asked[0], asked[1], asked[2]
-	if s.Admit(id, func() { logs.add(id, bundle) }, func() { left(id, link, logs) }) {
-		_, _ = io.WriteString(conn, p.daemon.path)
+	if !s.Admit(id, func() { logs.add(id, bundle) }, func() { left(id, link, logs) }) {
+		return
 	}
+	_, _ = io.WriteString(conn, p.daemon.path)
+	conn.Close()
+	config, err := readConfig(bundle)
+	if err != nil {
+		config = nil // create meets it again, and says so
+	}
+	s.Prepare(id, bundle, config)
 }
 
 // left is called once a pod is gone, of the container that has begun it.

@@ -34,8 +34,7 @@ type Finder struct {
 
 	expected struct {
 		sync.Mutex
-		id     string             // guarded by Mutex; of the container
-		answer chan answerOrError // guarded by Mutex; to be taken once
+		answers map[string]chan answerOrError // guarded by Mutex; by container, each to be taken once
 	}
 }
 
@@ -61,11 +60,26 @@ func (f *Finder) Expect(ctx context.Context, id, entrypoint string) {
 	f.expected.Lock()
 	defer f.expected.Unlock()
 	expected := make(chan answerOrError, 1)
-	f.expected.id, f.expected.answer = id, expected
+	if f.expected.answers == nil {
+		f.expected.answers = map[string]chan answerOrError{}
+	}
+	f.expected.answers[id] = expected
 	go func() {
 		a, err := f.ask(ctx, id)
 		expected <- answerOrError{a, err}
 	}()
+}
+
+// Forget is for a container that does not come, after all.
+func (f *Finder) Forget(id string) { f.take(id) }
+
+// take takes what was asked ahead; nil if nothing was.
+func (f *Finder) take(id string) chan answerOrError {
+	f.expected.Lock()
+	defer f.expected.Unlock()
+	expected := f.expected.answers[id]
+	delete(f.expected.answers, id)
+	return expected
 }
 
 func (f *Finder) memory() memory { return memoryOf(f.Address, f.Namespace) }
@@ -73,14 +87,8 @@ func (f *Finder) memory() memory { return memoryOf(f.Address, f.Namespace) }
 // about is what containerd says of a container. It is asked at every start that
 // needs it, because the answer may change.
 func (f *Finder) about(ctx context.Context, id string) (answer, error) {
-	f.expected.Lock()
-	expected := f.expected.answer
-	mine := expected != nil && f.expected.id == id
-	if mine {
-		f.expected.answer = nil
-	}
-	f.expected.Unlock()
-	if !mine {
+	expected := f.take(id)
+	if expected == nil {
 		return f.ask(ctx, id)
 	}
 	select {

@@ -18,16 +18,17 @@ import (
 	"github.com/libwasmshim/libwasmshim/shim/internal/container"
 )
 
-// Prepare does what can be done for the first container before containerd asks
-// for it: while containerd connects, the other processor has nothing to do.
-// id and config, the text of the bundle's config.json, are that container's.
+// Prepare does what can be done for a container before containerd asks for it: while
+// containerd connects, the other processor has nothing to do. config is the text of the
+// bundle's config.json.
 func (s *Service) Prepare(id, bundle string, config []byte) {
-	s.prepared.Lock()
+	container.HurryMoves()
+	p := s.prepared.add(id)
 	go func() {
-		defer s.prepared.Unlock()
+		defer close(p.done)
 		spec := &specs.Spec{}
 		if json.Unmarshal(config, spec) == nil {
-			s.prepared.text, s.prepared.spec = config, spec
+			p.text, p.spec = config, spec
 		}
 		if spec.Process != nil && len(spec.Process.Args) > 0 {
 			s.code.Expect(s.ctx, id, spec.Process.Args[0])
@@ -36,24 +37,52 @@ func (s *Service) Prepare(id, bundle string, config []byte) {
 	}()
 }
 
-// prepared is a spec that was parsed ahead, to be taken once.
+// prepared are specs that were parsed ahead, each to be taken once.
 type prepared struct {
-	sync.Mutex
-	text []byte      // guarded by Mutex
-	spec *specs.Spec // guarded by Mutex
+	mu  sync.Mutex
+	all map[string]*preparedSpec // guarded by mu; by container
 }
 
-func (p *prepared) take(text []byte) *specs.Spec {
-	p.Lock()
-	defer p.Unlock()
-	defer func() { p.text, p.spec = nil, nil }()
-	if p.spec == nil || !bytes.Equal(text, p.text) {
+type preparedSpec struct {
+	done chan struct{} // closed when it is parsed; the rest is set then
+	text []byte
+	spec *specs.Spec
+}
+
+func (p *prepared) add(id string) *preparedSpec {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.all == nil {
+		p.all = map[string]*preparedSpec{}
+	}
+	p.all[id] = &preparedSpec{done: make(chan struct{})}
+	return p.all[id]
+}
+
+// take returns the spec of a text, nil if there is none.
+func (p *prepared) take(id string, text []byte) *specs.Spec {
+	p.mu.Lock()
+	found := p.all[id]
+	delete(p.all, id)
+	p.mu.Unlock()
+	if found == nil {
 		return nil
 	}
-	return p.spec
+	<-found.done
+	if !bytes.Equal(text, found.text) {
+		return nil
+	}
+	return found.spec
 }
 
-func (s *Service) readSpec(bundle string) (*specs.Spec, error) {
+// forget is for a container that does not come, after all.
+func (s *Service) forget(id string) {
+	s.prepared.take(id, nil)
+	s.code.Forget(id)
+}
+
+// readSpec reads the spec of a container that is to be, or with an empty id of one that is.
+func (s *Service) readSpec(id, bundle string) (*specs.Spec, error) {
 	if !filepath.IsAbs(bundle) {
 		return nil, fmt.Errorf("bundle %q is not an absolute path: %w", bundle, errdefs.ErrInvalidArgument)
 	}
@@ -65,7 +94,7 @@ func (s *Service) readSpec(bundle string) (*specs.Spec, error) {
 	if err != nil {
 		return nil, err
 	}
-	spec := s.prepared.take(text)
+	spec := s.prepared.take(id, text)
 	if spec == nil {
 		spec = &specs.Spec{}
 		if err := json.Unmarshal(text, spec); err != nil {

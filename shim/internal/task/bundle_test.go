@@ -34,7 +34,7 @@ func FuzzBundle(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text []byte) {
 		require.NoError(t, os.WriteFile(filepath.Join(bundle, "config.json"), text, 0o600))
 		s := New(context.Background(), Config{})
-		spec, err := s.readSpec(bundle)
+		spec, err := s.readSpec("id", bundle)
 		if err != nil {
 			require.True(t, errdefs.IsInvalidArgument(err), "%v", err)
 			return
@@ -62,7 +62,7 @@ func TestBundle(t *testing.T) {
 	bundle := t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(bundle, "config.json"), []byte(goodConfig), 0o600))
 	s := New(context.Background(), Config{})
-	spec, err := s.readSpec(bundle)
+	spec, err := s.readSpec("id", bundle)
 	require.NoError(t, err)
 	c, _ := preparationOf(s, spec, bundle).context()
 	require.EqualValues(t, 1<<20, c.Memory)

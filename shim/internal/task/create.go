@@ -120,7 +120,7 @@ func (c *creation) readSpecAndOptions(context.Context) (err error) {
 	if c.opts, err = options.Parse(c.r.Options, c.Options, c.Binary); err != nil {
 		return err
 	}
-	if c.spec, err = c.readSpec(c.bundle); err != nil {
+	if c.spec, err = c.readSpec(c.id, c.bundle); err != nil {
 		return err
 	}
 	c.attend(c.id, c.spec.Annotations)

@@ -78,7 +78,7 @@ func (e *execution) make(ctx context.Context) error {
 // readSpecs reads the container's spec anew: to keep it would be most of what an idle
 // container costs.
 func (e *execution) readSpecs(context.Context) (err error) {
-	if e.spec, err = e.readSpec(e.bundle); err != nil {
+	if e.spec, err = e.readSpec("", e.bundle); err != nil {
 		return err
 	}
 	own := *e.p.spec

@@ -77,6 +77,7 @@ func (s *Service) Admit(id string, begin, over func()) bool {
 		came := s.tasks[id] != nil || s.holders[id] != ""
 		s.mu.Unlock()
 		if !came {
+			s.forget(id)
 			s.leave(id)
 		}
 	})

@@ -4,6 +4,7 @@ package task
 
 import (
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -15,12 +16,23 @@ import (
 // while. A daemon of many pods ends once it has had none for a while.
 func TestPods(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var over []string
+		var mu sync.Mutex
+		var gone []string // guarded by mu
+		over := func() []string {
+			synctest.Wait()
+			mu.Lock()
+			defer mu.Unlock()
+			return slices.Clone(gone)
+		}
 		ended := make(chan struct{})
 		s := New(t.Context(), Config{Unlist: func() {}, Shutdown: func() { close(ended) }})
 		s.ServeMany(2)
 		admit := func(id string) bool {
-			return s.Admit(id, func() {}, func() { over = append(over, id) })
+			return s.Admit(id, func() {}, func() {
+				mu.Lock()
+				defer mu.Unlock()
+				gone = append(gone, id)
+			})
 		}
 		require.True(t, admit("pod"))
 		require.False(t, admit("pod"), "it is here already")
@@ -33,12 +45,12 @@ func TestPods(t *testing.T) {
 		require.NoError(t, err)
 		s.attend("mate", map[string]string{podAnnotation: "pod"})
 		s.drop(task)
-		require.Empty(t, over, "its mate is there")
+		require.Empty(t, over(), "its mate is there")
 
 		time.Sleep(admitTimeout + time.Second)
-		require.Equal(t, []string{"other"}, over, "it did not come")
+		require.Equal(t, []string{"other"}, over(), "it did not come")
 		s.drop(mate)
-		require.Equal(t, []string{"other", "pod"}, over)
+		require.Equal(t, []string{"other", "pod"}, over())
 
 		s.stopIfEmpty(t.Context()) // as containerd asks
 		time.Sleep(idleTime - time.Second)
@@ -47,7 +59,7 @@ func TestPods(t *testing.T) {
 		require.NoError(t, err)
 		time.Sleep(time.Hour)
 		s.drop(next)
-		require.True(t, slices.Contains(over, "next"))
+		require.True(t, slices.Contains(over(), "next"))
 		time.Sleep(idleTime - time.Second)
 		select {
 		case <-ended:
