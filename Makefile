@@ -100,12 +100,12 @@ bench-http: deps ## Measure how HTTP services are served, against the wasmtime c
 install: ## Install header, library, pkg-config, CMake files, test kit and manual to DESTDIR/PREFIX
 	@scripts/install.sh $(DESTDIR)$(PREFIX)
 
-install-shim: ## Install the shim to DESTDIR/PREFIX/bin (WASMTIME=full unless it says prebuilt)
-	@WASMTIME=$${WASMTIME:-full} scripts/shim.sh $(ENGINE)
+install-shim image: export WASMTIME := $(or $(WASMTIME),full)
+
+install-shim: shim ## Install the shim to DESTDIR/PREFIX/bin (WASMTIME=full unless it says prebuilt)
 	@scripts/put.sh 0755 $(SHIM) $(DESTDIR)$(PREFIX)/bin/$(notdir $(SHIM))
 
-image: ## Make dist/ENGINE-installer.tar, the image that deploy/ has on each node (WASMTIME=full unless it says prebuilt)
-	@WASMTIME=$${WASMTIME:-full} scripts/shim.sh $(ENGINE)
+image: shim ## Make dist/ENGINE-installer.tar, the image that deploy/ has on each node (WASMTIME=full unless it says prebuilt)
 	go run ./scripts/image $(SHIM) localhost/libwasmshim/$(notdir $(ENGINE)):latest dist/$(notdir $(ENGINE))-installer.tar
 
 dist: ## Make dist/libwasmshim-VERSION-linux-ARCH.tar.gz, the same bytes for the same commit
