@@ -5,7 +5,6 @@ package bootstrap
 import (
 	"bufio"
 	"cmp"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -17,6 +16,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"github.com/libwasmshim/libwasmshim/shim/internal/container"
 	"github.com/libwasmshim/libwasmshim/shim/internal/options"
 	"github.com/libwasmshim/libwasmshim/shim/internal/task"
 )
@@ -101,13 +101,7 @@ func clearLink(path string) (bool, error) {
 		return false, err
 	}
 	defer unlock()
-	if served, err := isServed(path); served || err != nil {
-		return served, err
-	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return false, fmt.Errorf("remove socket of a dead shim: %w", err)
-	}
-	return false, nil
+	return isServed(path)
 }
 
 // takeSlot makes what a daemon needs in a slot where there is none.
@@ -153,8 +147,8 @@ func makeSlot(slot, link string) (_ place, retErr error) {
 	if len(daemon) > socketPathLimit {
 		return place{}, fmt.Errorf("socket path %s has %d bytes, the kernel takes %d: choose a shorter socket directory", daemon, len(daemon), socketPathLimit)
 	}
-	left, _ := filepath.Glob(slot + "-*") // of daemons that were killed
-	for _, socket := range left {
+	left, _ := filepath.Glob(slot + "-*")
+	for _, socket := range append(left, slot) { // of daemons that were killed
 		if useOf(socket) == unused {
 			os.Remove(socket)
 		}
@@ -231,6 +225,7 @@ func (p place) answer(conn net.Conn, s *task.Service, logs *logs) {
 	}
 	_, _ = io.WriteString(conn, p.daemon.path)
 	conn.Close()
+	container.HurryMoves()
 	config, err := readConfig(bundle)
 	if err != nil {
 		config = nil // create meets it again, and says so

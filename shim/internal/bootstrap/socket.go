@@ -90,8 +90,8 @@ func lockSockets(dir string) (unlock func(), err error) {
 	return unlock, nil
 }
 
-// isServed says whether a daemon listens at a path. If none does, and the error is nil,
-// the path is free but for a file that a dead one has left.
+// isServed says whether a daemon listens at a path. If none does, and the error is nil, the
+// path is free: what a dead one has left is removed. The caller has locked the directory.
 func isServed(path string) (bool, error) {
 	switch use := usePastLastHolder(path); use {
 	case served:
@@ -99,14 +99,14 @@ func isServed(path string) (bool, error) {
 	case held:
 		return false, fmt.Errorf("socket %s is %s: %w", path, use, errdefs.ErrUnavailable)
 	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return false, fmt.Errorf("remove socket of a dead shim: %w", err)
+	}
 	return false, nil
 }
 
-// bindSocket binds at a path that nobody serves. The caller has locked the directory.
+// bindSocket binds at a path that is free. The caller has locked the directory.
 func bindSocket(path string) (_ *socket, retErr error) {
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("remove socket of a dead shim: %w", err)
-	}
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
 		return nil, fmt.Errorf("bind shim socket: %w", err)

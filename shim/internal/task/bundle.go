@@ -22,7 +22,6 @@ import (
 // containerd connects, the other processor has nothing to do. config is the text of the
 // bundle's config.json.
 func (s *Service) Prepare(id, bundle string, config []byte) {
-	container.HurryMoves()
 	p := s.prepared.add(id)
 	go func() {
 		defer close(p.done)
@@ -73,12 +72,6 @@ func (p *prepared) take(id string, text []byte) *specs.Spec {
 		return nil
 	}
 	return found.spec
-}
-
-// forget is for a container that does not come, after all.
-func (s *Service) forget(id string) {
-	s.prepared.take(id, nil)
-	s.code.Forget(id)
 }
 
 // readSpec reads the spec of a container that is to be, or with an empty id of one that is.

@@ -2,10 +2,7 @@
 
 package task
 
-import (
-	"cmp"
-	"time"
-)
+import "time"
 
 // What a daemon that serves many pods has besides.
 
@@ -17,9 +14,8 @@ var groupAnnotations = []string{"io.containerd.runc.v2.group", podAnnotation}
 // group of its own.
 func GroupOf(id string, annotations map[string]string) string {
 	for _, a := range groupAnnotations {
-		id = cmp.Or(annotations[a], id)
-		if annotations[a] != "" {
-			break
+		if group := annotations[a]; group != "" {
+			return group
 		}
 	}
 	return id
@@ -77,7 +73,6 @@ func (s *Service) Admit(id string, begin, over func()) bool {
 		came := s.tasks[id] != nil || s.holders[id] != ""
 		s.mu.Unlock()
 		if !came {
-			s.forget(id)
 			s.leave(id)
 		}
 	})
@@ -93,8 +88,11 @@ func (s *Service) attend(id string, annotations map[string]string) {
 	}
 }
 
-// leave takes a container, which is gone, out of its pod, and ends a pod that has no other.
+// leave takes a container, which is gone or has not come, out of its pod, with what was
+// prepared for it, and ends a pod that has no other.
 func (s *Service) leave(id string) {
+	s.prepared.take(id, nil)
+	s.code.Forget(id)
 	s.mu.Lock()
 	var over []func()
 	for name, p := range s.pods.all {
