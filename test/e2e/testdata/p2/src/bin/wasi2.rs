@@ -71,12 +71,7 @@ fn ready(all: &[&Pollable]) -> Vec<u32> {
 
 fn clocks(t: &mut Cases) {
     t.yes("resolution", monotonic::resolution() > 0);
-    let mut last = monotonic::now();
-    for _ in 0..1000 {
-        let next = monotonic::now();
-        t.yes(format!("{next} after {last}"), next >= last);
-        last = next;
-    }
+    t.goes_on(monotonic::now);
     let (wall, least) = (wall_clock::now(), wall_clock::resolution());
     let host: u64 = std::env::var("NOW").expect("the time").parse().expect("a number");
     t.yes("the time of day is the host's", wall.seconds.abs_diff(host / 1_000_000_000) < 600);
@@ -421,32 +416,7 @@ fn files(t: &mut Cases) {
     );
 }
 
-fn v4(a: [u8; 4], port: u16) -> IpSocketAddress {
-    IpSocketAddress::Ipv4(Ipv4SocketAddress { port, address: a.into() })
-}
-
-fn v6(ip: &str, port: u16) -> IpSocketAddress {
-    let [a, b, c, d, e, f, g, h] = ip.parse::<Ipv6Addr>().expect("an address").segments();
-    IpSocketAddress::Ipv6(Ipv6SocketAddress {
-        port,
-        flow_info: 0,
-        address: (a, b, c, d, e, f, g, h),
-        scope_id: 0,
-    })
-}
-
-fn address(a: IpSocketAddress) -> SocketAddr {
-    match a {
-        IpSocketAddress::Ipv4(a) => {
-            let (b, c, d, e) = a.address;
-            (Ipv4Addr::new(b, c, d, e), a.port).into()
-        }
-        IpSocketAddress::Ipv6(a) => {
-            let (b, c, d, e, f, g, h, i) = a.address;
-            (Ipv6Addr::new(b, c, d, e, f, g, h, i), a.port).into()
-        }
-    }
-}
+include!("../../../addresses.rs");
 
 type Done<T = ()> = Result<T, &'static str>;
 
@@ -475,21 +445,9 @@ fn code(e: ErrorCode) -> &'static str {
     }
 }
 
-const LOOPBACK: [u8; 4] = [127, 0, 0, 1];
 const STATE: Done = Err("invalid-state");
 const ARGUMENT: Done = Err("invalid-argument");
 const NOT_IN_PROGRESS: Done = Err("not-in-progress");
-
-/// Addresses that no socket of IPv4 is connected to, and with "." those that none is
-/// bound to, either.
-fn wrong() -> Vec<(&'static str, IpSocketAddress)> {
-    vec![
-        (".another family", v6("::1", 80)),
-        (".an IPv4 address in IPv6's form", v6("::ffff:127.0.0.1", 80)),
-        ("no address", v4([0; 4], 80)),
-        ("no port", v4(LOOPBACK, 0)),
-    ]
-}
 
 fn options<T>(
     t: &mut Cases,
