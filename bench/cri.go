@@ -13,7 +13,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/opencontainers/cgroups"
@@ -230,9 +229,6 @@ func (b *criBench) podMemory() (retErr error) {
 			mb(pauses.pss, n), mb(pauses.dirty, n), mb(containers.pss, n), mb(totals[len(totals)-1].pss, n), mb(totals[len(totals)-1].dirty, n)))
 		if err := b.remove(ids...); err != nil {
 			return err
-		}
-		for _, idle := range b.Processes(func(args []string) bool { return strings.Contains(args[0], "containerd-shim-wasmtime") }) {
-			_ = syscall.Kill(idle.Pid, syscall.SIGTERM)
 		}
 	}
 	for i, total := range totals {

@@ -30,7 +30,7 @@ import (
 
 const (
 	ours = "io.containerd.wasmtime.v1"
-	runc = "io.containerd.runc.v2"
+	runc = harness.Runc
 )
 
 // node are the options of a runtime whose containers one daemon serves.

@@ -75,9 +75,7 @@ func rustGuest(t testing.TB, crate, name string) []byte {
 // A command of WASI 0.3 does several things at once, and is otherwise as others are.
 func TestWASI3(t *testing.T) {
 	tt := harness.New(t, smoke.Ours)
-	if !isFull(t) {
-		t.Skip("the prebuilt wasmtime has no WASI 0.3: docs/engines.md")
-	}
+	needsFull(t, "has no WASI 0.3")
 	files := smoke.Files(t)
 	files["p3.wasm"] = harness.File{Data: rustGuest(t, "p3", "p3")}
 	files["etc/hosts"] = harness.File{Data: []byte("127.0.0.1 server\n")}

@@ -28,9 +28,7 @@ import (
 // specification has it: testdata/p1.rs, testdata/p2/src/bin/wasi2.rs, testdata/p3/src/wasi3.rs.
 func conformance(t *harness.T) map[string][]byte {
 	t.Helper()
-	if !isFull(t) {
-		t.Skip("the prebuilt wasmtime is as its makers have it: docs/engines.md")
-	}
+	needsFull(t, "is as its makers have it")
 	canBuild(t, "wasm32-wasip1")
 	p1, err := rustcGuest("p1.rs", "wasm32-wasip1")
 	require.NoError(t, err)

@@ -25,6 +25,14 @@ func isFull(t testing.TB) bool {
 	return full
 }
 
+// needsFull skips a test of what the prebuilt library is not: why says how that one is.
+func needsFull(t testing.TB, why string) {
+	t.Helper()
+	if !isFull(t) {
+		t.Skipf("the prebuilt wasmtime %s: docs/engines.md", why)
+	}
+}
+
 // goNames are errors whose names Go writes otherwise for Linux than for WASI.
 var goNames = strings.NewReplacer("too many levels of symbolic links", "too many symbolic links",
 	"invalid cross-device link", "cross-device link")
@@ -32,9 +40,7 @@ var goNames = strings.NewReplacer("too many levels of symbolic links", "too many
 // One program, as a guest and natively: the kernel tells both the same. In a container
 // with a read-only mount and another file system.
 func TestFilesAsNative(t *testing.T) {
-	if !isFull(t) {
-		t.Skip("the prebuilt wasmtime resolves paths by itself: docs/engines.md")
-	}
+	needsFull(t, "resolves paths by itself")
 	native := filepath.Join(t.TempDir(), "native")
 	build := exec.Command("go", "build", "-o", native, "../guests/src/go/main.go")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
@@ -123,9 +129,7 @@ func TestEnvironmentOfComponent(t *testing.T) {
 // specification says, and all else is what the kernel answers.
 func TestWASIPaths(t *testing.T) {
 	tt := harness.New(t, smoke.Ours)
-	if !isFull(t) {
-		t.Skip("the prebuilt wasmtime resolves paths in its own way: docs/engines.md")
-	}
+	needsFull(t, "resolves paths in its own way")
 	files := smoke.Files(tt)
 	files["paths.wasm"] = harness.File{Data: rustGuest(t, "p2", "paths")}
 	files["work/d/"] = harness.File{Mode: 0o755}

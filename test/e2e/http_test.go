@@ -51,9 +51,7 @@ var hostNetwork = oci.WithHostNamespace(specs.NetworkNamespace)
 
 // needsHTTP skips where the shim serves no HTTP.
 func needsHTTP(t *testing.T) {
-	if !isFull(t) {
-		t.Skip("the prebuilt wasmtime serves no HTTP: docs/engines.md")
-	}
+	needsFull(t, "serves no HTTP")
 }
 
 // freePort is a port that nobody listens at.

@@ -37,9 +37,7 @@ func sieve(t testing.TB) []byte {
 // what its function does is not done again, and takes none of their fuel.
 func TestInitialize(t *testing.T) {
 	tt := harness.New(t, smoke.Ours)
-	if !isFull(t) {
-		t.Skip("the prebuilt wasmtime initialises nothing: docs/engines.md")
-	}
+	needsFull(t, "initialises nothing")
 	files := smoke.Files(tt)
 	files["sieve.wasm"] = harness.File{Data: sieve(t)}
 	image := tt.Image("sieve", files, ocispec.ImageConfig{})
@@ -134,25 +132,13 @@ func cGuest(t testing.TB) []byte {
 	})
 }
 
-func goReactor(t testing.TB) []byte {
-	t.Helper()
-	file := filepath.Join(t.TempDir(), "app.wasm")
-	cmd := exec.Command("go", "build", "-buildmode=c-shared", "-o", file, "./testdata/initialize-go")
-	cmd.Env = append(os.Environ(), "GOOS=wasip1", "GOARCH=wasm", "GOFLAGS=")
-	out, err := cmd.CombinedOutput()
-	require.NoError(t, err, "%s", out)
-	guest, err := os.ReadFile(file)
-	require.NoError(t, err)
-	return guest
-}
+func goReactor(t testing.TB) []byte { return goGuest(t, "initialize-go", "-buildmode=c-shared") }
 
 // What guests of two languages find later, by what they have asked for while they were
 // initialised: docs/operators.md says it.
 func TestInitializeLanguages(t *testing.T) {
 	tt := harness.New(t, smoke.Ours)
-	if !isFull(t) {
-		t.Skip("the prebuilt wasmtime initialises nothing: docs/engines.md")
-	}
+	needsFull(t, "initialises nothing")
 	for language, test := range map[string]struct {
 		guest func(testing.TB) []byte
 		entry string
@@ -195,9 +181,7 @@ func TestInitializeLanguages(t *testing.T) {
 // once; and it reads the container's files.
 func TestInitializeRuby(t *testing.T) {
 	tt := harness.New(t, smoke.Ours)
-	if !isFull(t) {
-		t.Skip("the prebuilt wasmtime initialises nothing: docs/engines.md")
-	}
+	needsFull(t, "initialises nothing")
 	ctx, cancel := context.WithTimeout(tt.In(context.Background()), harness.Slow(10*time.Minute))
 	t.Cleanup(cancel)
 	tt.Ctx = ctx

@@ -86,6 +86,19 @@ func output(t testing.TB, dir, reason, name string, args ...string) []byte {
 	return out
 }
 
+// goGuest is a program in testdata as a module, built with these flags.
+func goGuest(t testing.TB, program string, flags ...string) []byte {
+	t.Helper()
+	wasm := filepath.Join(t.TempDir(), "app.wasm")
+	build := exec.Command("go", append(append([]string{"build", "-o", wasm}, flags...), "./testdata/"+program)...)
+	build.Env = append(os.Environ(), "GOOS=wasip1", "GOARCH=wasm", "CGO_ENABLED=0")
+	out, err := build.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	guest, err := os.ReadFile(wasm)
+	require.NoError(t, err)
+	return guest
+}
+
 // pythonGuest is a program in testdata as a component.
 func pythonGuest(t testing.TB, sources, wit, world string) []byte {
 	return languageGuest(t, sources, componentizePy, func(dir string) {

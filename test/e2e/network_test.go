@@ -11,8 +11,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"regexp"
 	"runtime"
 	"slices"
@@ -38,9 +36,7 @@ var netGuest = sync.OnceValues(func() ([]byte, error) { return rustcGuest("net.r
 // netImage has the guest, and files about names.
 func netImage(t *harness.T, more map[string]string) client.Image {
 	t.Helper()
-	if !isFull(t) {
-		t.Skip("the prebuilt wasmtime has no network for guests: docs/engines.md")
-	}
+	needsFull(t, "has no network for guests")
 	canBuild(t, "wasm32-wasip2")
 	guest, err := netGuest()
 	require.NoError(t, err)
@@ -384,18 +380,9 @@ func TestNetworkPrebuilt(t *testing.T) {
 // A module of preview 1, which cannot make sockets, is started with some.
 func TestNetworkListener(t *testing.T) {
 	tt := harness.New(t, smoke.Ours)
-	if !isFull(t) {
-		t.Skip("the prebuilt wasmtime has no network for guests: docs/engines.md")
-	}
-	wasm := filepath.Join(t.TempDir(), "listener.wasm")
-	build := exec.Command("go", "build", "-ldflags=-s -w", "-o", wasm, "./testdata/listener")
-	build.Env = append(os.Environ(), "GOOS=wasip1", "GOARCH=wasm", "CGO_ENABLED=0")
-	out, err := build.CombinedOutput()
-	require.NoError(t, err, "%s", out)
-	guest, err := os.ReadFile(wasm)
-	require.NoError(t, err)
+	needsFull(t, "has no network for guests")
 	files := smoke.Files(t)
-	files["listener.wasm"] = harness.File{Data: guest}
+	files["listener.wasm"] = harness.File{Data: goGuest(t, "listener", "-ldflags=-s -w")}
 	image := tt.Image("listener", files, ocispec.ImageConfig{})
 	n := newNetwork(tt)
 	const socket = "network = 'all'\ntcplisten = '127.0.0.1:8080'\n"

@@ -30,16 +30,8 @@ type nodeTest struct {
 
 func newNodeTest(t *testing.T) *nodeTest {
 	tt := harness.New(t, smoke.Ours)
-	n := &nodeTest{tt, smoke.Image(tt)}
-	t.Cleanup(n.endDaemons)
-	return n
-}
-
-// endDaemons ends daemons that have nothing to do, which would end by themselves later.
-func (t *nodeTest) endDaemons() {
-	for _, shim := range t.Shims() {
-		_ = unix.Kill(shim.Pid, unix.SIGTERM)
-	}
+	t.Cleanup(tt.EndIdle)
+	return &nodeTest{tt, smoke.Image(tt)}
 }
 
 // onNode are the options of containers that are served by one daemon.

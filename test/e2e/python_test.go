@@ -19,9 +19,7 @@ import (
 // Python's own library finds the network as it is.
 func TestNetworkPython(t *testing.T) {
 	tt := harness.New(t, smoke.Ours)
-	if !isFull(t) {
-		t.Skip("the prebuilt wasmtime has no network for guests: docs/engines.md")
-	}
+	needsFull(t, "has no network for guests")
 	files := smoke.Files(t)
 	files["app.wasm"] = harness.File{Data: pythonGuest(t, "python", "wit", "app")}
 	files["etc/hosts"] = harness.File{Data: []byte("127.0.0.1 server\n")}

@@ -155,9 +155,7 @@ func TestTrust3Proposals(t *testing.T) {
 // Options as wasmtime's command has them, with its errors; what they would do but change
 // the configuration is refused by name.
 func TestTrust3Flags(t *testing.T) {
-	if !isFull(t) {
-		t.Skip("the prebuilt wasmtime knows no options of its command: docs/engines.md")
-	}
+	needsFull(t, "knows no options of its command")
 	tt := harness.New(t, smoke.Ours)
 	for flags, want := range map[string]string{
 		`["-O opt-level=s", "-W simd=n,relaxed-simd=n"]`: "SIMD support is not enabled",

@@ -143,7 +143,7 @@ func (d *Daemon) NewContainer(ctx context.Context, c Config) (client.Container, 
 		c.Snapshotter = Snapshotter
 	}
 	runtimeOptions := c.RuntimeOptions
-	if Systemd || c.Runtime != runcRuntime {
+	if Systemd || c.Runtime != Runc {
 		runtimeOptions = everyContainers(c.RuntimeOptions)
 	}
 	snapshot := client.WithNewSnapshot(c.ID, c.Image)
@@ -276,14 +276,15 @@ func (d *Daemon) Finish(ctx context.Context, c *Container) (Result, error) {
 	return result, c.Delete(d.In(ctx), client.WithSnapshotCleanup)
 }
 
-const runcRuntime = "io.containerd.runc.v2"
+// Runc is the runtime of runc's shim.
+const Runc = "io.containerd.runc.v2"
 
 // awaitOutput waits until the output of a process that has ended was read, where the
 // runtime is runc's: containerd's client closes its ends before it deletes, and then
 // loses what it has not read. (Ours is to see to it that nothing is lost.)
 func awaitOutput(c *Container, output cio.IO) {
 	info, err := c.Info(context.Background(), client.WithoutRefreshedMetadata)
-	if err != nil || info.Runtime.Name != runcRuntime || output == nil {
+	if err != nil || info.Runtime.Name != Runc || output == nil {
 		return
 	}
 	ended := make(chan struct{})

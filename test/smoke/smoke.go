@@ -28,7 +28,7 @@ import (
 // The runtimes under test.
 const (
 	Ours = "io.containerd.wasmtime.v1"
-	Runc = "io.containerd.runc.v2"
+	Runc = harness.Runc
 	// Go is the example of an engine in Go, which runs no components.
 	Go = "io.containerd.go-engine.v1"
 )
