@@ -110,6 +110,7 @@ fn define_component(
     linker.allow_shadowing(true);
     p2::define(linker)?;
     net::define_p2(linker, network.clone())?;
+    net::define_udp(linker, asynchronous)?;
     if asynchronous {
         p3::define(linker)?;
         net::define_p3(linker, network.clone())?;

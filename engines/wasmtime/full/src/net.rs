@@ -4,16 +4,23 @@
 //! permits each use, and names that are looked up by the container's own files.
 
 use std::net::{IpAddr, SocketAddr};
+use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use wasmshim_wasi::names::{FILES, Failure, look_up};
 use wasmshim_wasi::network::{Mode, Policy, Use};
 use wasmtime::StoreContextMut;
 use wasmtime::component::{Linker, Resource, ResourceType};
-use wasmtime_wasi::p2::bindings::sockets::network::{ErrorCode, IpAddress};
-use wasmtime_wasi::p2::{DynPollable, Network, Pollable, subscribe};
+use wasmtime_wasi::p2::bindings::sockets::network::{ErrorCode, IpAddress, IpSocketAddress};
+use wasmtime_wasi::p2::bindings::sockets::udp::{
+    HostUdpSocket, IncomingDatagramStream, OutgoingDatagramStream, UdpSocket,
+};
+use wasmtime_wasi::p2::bindings::sync::sockets::udp as sync;
+use wasmtime_wasi::p2::{DynPollable, Network, Pollable, SocketError, subscribe};
 use wasmtime_wasi::p3::bindings::sockets::ip_name_lookup::ErrorCode as ErrorCode3;
 use wasmtime_wasi::p3::bindings::sockets::types::IpAddress as IpAddress3;
 use wasmtime_wasi::runtime::{AbortOnDropJoinHandle, spawn};
+use wasmtime_wasi::sockets::WasiSocketsView;
 use wasmtime_wasi::sockets::SocketAddrUse;
 use wasmtime_wasi::{WasiCtxBuilder, WasiView};
 
@@ -139,6 +146,64 @@ pub fn define_p3<T: WasiView>(linker: &mut Linker<T>, policy: Arc<Policy>) -> wa
         Box::pin(async move {
             let found = look_up(&policy, FILES, &name).await.map_err(code3);
             Ok((found.map(|all| all.into_iter().map(IpAddress3::from).collect::<Vec<_>>()),))
+        })
+    })
+}
+
+/// What wasmtime says of a socket whose streams were dropped, as long as another thread has not
+/// yet given up what it received for them.
+const IN_USE: &str = "`connect` needs exclusive access";
+
+/// That takes no time to speak of.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+type Streams = (Resource<IncomingDatagramStream>, Resource<OutgoingDatagramStream>);
+
+/// Says what a guest is told, or that wasmtime is to be asked again: it would end the guest.
+fn told(
+    answer: Result<Streams, SocketError>,
+    begun: Instant,
+) -> ControlFlow<wasmtime::Result<(Result<Streams, ErrorCode>,)>> {
+    let failed = match answer {
+        Ok(streams) => return ControlFlow::Break(Ok((Ok(streams),))),
+        Err(e) => e.downcast(),
+    };
+    match failed {
+        Err(e) if e.to_string() == IN_USE && begun.elapsed() < PATIENCE => ControlFlow::Continue(()),
+        failed => ControlFlow::Break(failed.map(|code| (Err(code),))),
+    }
+}
+
+/// Defines how a guest gets the streams of a UDP socket, over wasmtime's own way.
+pub fn define_udp<T: WasiView>(linker: &mut Linker<T>, asynchronous: bool) -> wasmtime::Result<()> {
+    const NAME: &str = "[method]udp-socket.stream";
+    const PAUSE: Duration = Duration::from_micros(100);
+    type Asked = (Resource<UdpSocket>, Option<IpSocketAddress>);
+    let mut udp = linker.instance("wasi:sockets/udp@0.2.12")?;
+    if !asynchronous {
+        return udp.func_wrap(NAME, |mut store: StoreContextMut<'_, T>, (socket, to): Asked| {
+            let begun = Instant::now();
+            loop {
+                let asked = Resource::new_borrow(socket.rep());
+                let answer = sync::HostUdpSocket::stream(&mut store.data_mut().sockets(), asked, to);
+                match told(answer, begun) {
+                    ControlFlow::Break(told) => return told,
+                    ControlFlow::Continue(()) => std::thread::sleep(PAUSE),
+                }
+            }
+        });
+    }
+    udp.func_wrap_async(NAME, |mut store: StoreContextMut<'_, T>, (socket, to): Asked| {
+        Box::new(async move {
+            let begun = Instant::now();
+            loop {
+                let asked = Resource::new_borrow(socket.rep());
+                let answer = HostUdpSocket::stream(&mut store.data_mut().sockets(), asked, to).await;
+                match told(answer, begun) {
+                    ControlFlow::Break(told) => return told,
+                    ControlFlow::Continue(()) => tokio::task::yield_now().await,
+                }
+            }
         })
     })
 }

@@ -130,6 +130,7 @@ impl Factory {
         linker.allow_shadowing(true);
         p2::define(&mut linker)?;
         net::define_p2(&mut linker, network.clone())?;
+        net::define_udp(&mut linker, true)?;
         if version == Version::P3 {
             p3::define(&mut linker)?;
             net::define_p3(&mut linker, network.clone())?;
