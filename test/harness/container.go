@@ -270,6 +270,7 @@ func (d *Daemon) Finish(ctx context.Context, c *Container) (Result, error) {
 	awaitOutput(c, c.Task.IO())
 	status, err := c.Task.Delete(d.In(ctx)) // waits for the end of the output too
 	if err != nil {
+		_ = d.Remove(context.WithoutCancel(ctx), c)
 		return Result{}, fmt.Errorf("delete task %s: %w", c.ID(), err)
 	}
 	result := Result{Code: status.ExitCode(), At: status.ExitTime(), Stdout: c.Stdout.String(), Stderr: c.Stderr.String()}
@@ -323,7 +324,12 @@ func (d *Daemon) Remove(ctx context.Context, c *Container) error {
 	defer cancel()
 	if c.Task != nil {
 		_ = c.Task.Kill(ctx, syscall.SIGKILL, client.WithKillAll)
-		if _, err := c.Task.Delete(ctx, client.WithProcessKill); err != nil && !errdefs.IsNotFound(err) {
+		_, err := c.Task.Delete(ctx, client.WithProcessKill)
+		if output := c.Task.IO(); err != nil && output != nil {
+			output.Cancel() // of a task that containerd has removed by itself
+			output.Close()
+		}
+		if err != nil && !errdefs.IsNotFound(err) {
 			return fmt.Errorf("delete task %s: %w", c.ID(), err)
 		}
 	}

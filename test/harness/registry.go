@@ -77,7 +77,8 @@ func withoutHost(name string) string { return name[strings.Index(name, "/")+1:] 
 
 func (r *Registry) add(archive []byte) error {
 	var index ocispec.Index
-	for files := tar.NewReader(bytes.NewReader(archive)); ; {
+	rest := bytes.NewReader(archive)
+	for files := tar.NewReader(rest); ; {
 		header, err := files.Next()
 		if errors.Is(err, io.EOF) {
 			break
@@ -85,10 +86,8 @@ func (r *Registry) add(archive []byte) error {
 		if err != nil {
 			return err
 		}
-		data, err := io.ReadAll(files)
-		if err != nil {
-			return err
-		}
+		begin := len(archive) - rest.Len()
+		data := archive[begin : begin+int(header.Size)]
 		r.blobs[digest.FromBytes(data).String()] = data
 		if header.Name == "index.json" {
 			if err := json.Unmarshal(data, &index); err != nil {

@@ -55,7 +55,7 @@ const noUsersWithOptions = "Security Context UserNamespaces when Host idmap moun
 func TestCritest(t *testing.T) {
 	t.Parallel()
 	if *update {
-		passed := critest(t, newNode(t, setup{version: harness.Containerd24, images: allImages("")}), "runc")
+		passed, _ := critest(t, newNode(t, setup{version: harness.Containerd24, images: allImages("")}), "runc")
 		require.NoError(t, os.WriteFile(passedByRunc, []byte(strings.Join(passed, "\n")+"\n"), 0o644))
 		return
 	}
@@ -68,29 +68,30 @@ func TestCritest(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			n := newNode(t, setup{version: harness.Containerd24, images: allImages(run.kind)})
-			passed := critest(t, n, run.handler)
+			passed, reasons := critest(t, n, run.handler)
 			missing := slices.DeleteFunc(strings.Split(strings.TrimSpace(string(list)), "\n"), func(name string) bool { return slices.Contains(passed, name) || name == run.not })
 			text, err := os.ReadFile(filepath.Join(n.Dir, "critest.log"))
 			require.NoError(t, err)
 			if len(missing) == 1 && strings.Contains(string(text), raced) {
 				t.Logf("once more: %s", missing[0])
 				focus := regexp.QuoteMeta(strings.TrimSuffix(missing[0], " [Serial]")) // a label, which is not in its text
-				if slices.Contains(critest(t, n, run.handler, "--ginkgo.focus", focus), missing[0]) {
+				if passed, _ := critest(t, n, run.handler, "--ginkgo.focus", focus); slices.Contains(passed, missing[0]) {
 					missing = nil
 				}
 			}
-			for _, name := range missing {
-				t.Errorf("not passed: %s", name)
-			}
-			if t.Failed() {
-				t.Log(string(text))
+			for i, name := range missing {
+				if i == 10 {
+					t.Errorf("and %d more", len(missing)-i)
+					break
+				}
+				t.Errorf("not passed: %s: %s", name, reasons[name])
 			}
 		})
 	}
 }
 
-// critest runs it with a handler, and says which tests have passed.
-func critest(t *testing.T, n *node, handler string, more ...string) (passed []string) {
+// critest runs it with a handler, and says which tests have passed, and why others failed.
+func critest(t *testing.T, n *node, handler string, more ...string) (passed []string, reasons map[string]string) {
 	t.Helper()
 	endpoint := "unix://" + address
 	report := n.Dir + "/junit.xml"
@@ -106,20 +107,28 @@ func critest(t *testing.T, n *node, handler string, more ...string) (passed []st
 	var results struct {
 		Suites []struct {
 			Cases []struct {
-				Name   string `xml:"name,attr"`
-				Status string `xml:"status,attr"`
+				Name    string `xml:"name,attr"`
+				Status  string `xml:"status,attr"`
+				Failure struct {
+					Message string `xml:"message,attr"`
+				} `xml:"failure"`
 			} `xml:"testcase"`
 		} `xml:"testsuite"`
 	}
 	require.NoError(t, xml.Unmarshal(file, &results))
+	reasons = map[string]string{}
 	for _, suite := range results.Suites {
 		for _, c := range suite.Cases {
-			if name, ok := strings.CutPrefix(c.Name, "[It] [k8s.io] "); ok && c.Status == "passed" {
+			switch name, ok := strings.CutPrefix(c.Name, "[It] [k8s.io] "); {
+			case !ok:
+			case c.Status == "passed":
 				passed = append(passed, name)
+			default:
+				reasons[name] = c.Status + " " + c.Failure.Message
 			}
 		}
 	}
 	slices.Sort(passed)
 	t.Logf("%d have passed", len(passed))
-	return passed
+	return passed, reasons
 }

@@ -38,9 +38,18 @@ var standin = sync.OnceValues(func() ([]byte, error) {
 	return os.ReadFile(dir + "/standin")
 })
 
+// They are made once for all nodes.
+var (
+	nativeImages = sync.OnceValues(func() ([][]byte, error) { return images("") })
+	guestImages  = sync.OnceValues(func() ([][]byte, error) { return images(guestTop) })
+)
+
 // allImages are images of a kind.
 func allImages(kind string) func() ([][]byte, error) {
-	return func() ([][]byte, error) { return images(kind) }
+	if kind == guestTop {
+		return guestImages
+	}
+	return nativeImages
 }
 
 // images are what the registry of a node has, under the names that critest, the

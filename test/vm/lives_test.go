@@ -39,8 +39,6 @@ func gone(t *harness.T, events *harness.Events, c *harness.Container) {
 		all := events.Of(c.ID())
 		return len(all) > 0 && all[len(all)-1].Topic == "delete"
 	}, patience, 50*time.Millisecond, "containerd tells of its delete")
-	c.Task.IO().Cancel()
-	c.Task.IO().Close()
 	require.NoError(t, t.Remove(t.Ctx, c))
 }
 

@@ -254,6 +254,11 @@ func (c cgroup) thaw() error {
 		return nil
 	}
 	if err := m.Freeze(cgroups.Thawed); err != nil && !gone(err) {
+		// systemd removes a scope with its last process. To libcontainer that is a cgroup
+		// that stays frozen.
+		if state, stateErr := m.GetFreezerState(); stateErr == nil && state == cgroups.Undefined {
+			return nil
+		}
 		return fmt.Errorf("thaw cgroup: %w", err)
 	}
 	return nil
