@@ -19,7 +19,7 @@ export GOFLAGS := -buildvcs=false -tags=netgo,osusergo,seccomp,urfave_cli_no_doc
 SHIM := dist/containerd-shim-$(notdir $(ENGINE))-v1
 
 .DEFAULT_GOAL := help
-.PHONY: help ci deps build shim demo test unit test-contract e2e test-full test-matrix test-k8s vm test-vm soak soak-container test-engine abi fuzz lint bench bench-http install install-shim image dist clean
+.PHONY: help ci deps build shim demo test unit test-contract e2e test-full test-matrix test-k8s vm test-vm soak soak-container test-engine abi fuzz lint bench bench-http install install-shim image archive dist clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -100,13 +100,16 @@ bench-http: deps ## Measure how HTTP services are served, against the wasmtime c
 install: ## Install header, library, pkg-config, CMake files, test kit and manual to DESTDIR/PREFIX
 	@scripts/install.sh $(DESTDIR)$(PREFIX)
 
-install-shim image: export WASMTIME := $(or $(WASMTIME),full)
+install-shim image archive: export WASMTIME := $(or $(WASMTIME),full)
 
 install-shim: shim ## Install the shim to DESTDIR/PREFIX/bin (WASMTIME=full unless it says prebuilt)
 	@scripts/put.sh 0755 $(SHIM) $(DESTDIR)$(PREFIX)/bin/$(notdir $(SHIM))
 
 image: shim ## Make dist/ENGINE-installer.tar, the image that deploy/ has on each node (WASMTIME=full unless it says prebuilt)
 	go run ./scripts/image $(SHIM) localhost/libwasmshim/$(notdir $(ENGINE)):latest dist/$(notdir $(ENGINE))-installer.tar
+
+archive: shim ## Make dist/containerd-shim-ENGINE-v1-linux-ARCH.tar.gz, the shim alone, for deploy/shim.yaml (WASMTIME=full unless it says prebuilt)
+	@scripts/archive.sh dist $(notdir $(SHIM)) dist/$(notdir $(SHIM))-linux-$$(uname -m)
 
 dist: ## Make dist/libwasmshim-VERSION-linux-ARCH.tar.gz, the same bytes for the same commit
 	@scripts/dist.sh

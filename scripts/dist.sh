@@ -12,9 +12,4 @@ export SOURCE_DATE_EPOCH
 name=libwasmshim-$(cat VERSION)-linux-$(uname -m)
 rm -rf "build/dist/$name"
 scripts/install.sh "build/dist/$name"
-mkdir -p dist
-tar --sort=name --format=gnu --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner \
-    -C build/dist -cf - "$name" | gzip -9n >"dist/$name.tar.gz.new"
-mv "dist/$name.tar.gz.new" "dist/$name.tar.gz"
-(cd dist && sha256sum "$name.tar.gz" >"$name.tar.gz.sha256.new" && mv "$name.tar.gz.sha256.new" "$name.tar.gz.sha256")
-echo "dist/$name.tar.gz"
+scripts/archive.sh build/dist "$name" "dist/$name"

@@ -53,7 +53,7 @@ func TestImages(t *testing.T) {
 				n := newNode(t, setup{version: version, images: formImages})
 				columns[i] = map[string]string{}
 				for _, form := range forms {
-					columns[i][form.name] = n.does(form.name)
+					columns[i][form.name] = n.does(form.name, "wasmtime")
 				}
 			})
 		}
@@ -137,7 +137,7 @@ func (n *node) forms(form string) {
 }
 
 // does says what becomes of an image.
-func (n *node) does(form string) string {
+func (n *node) does(form, handler string) string {
 	n.t.Helper()
 	image := "images.invalid/" + form + ":v1"
 	failed := func(what string, err error) string {
@@ -152,7 +152,7 @@ func (n *node) does(form string) string {
 		return failed("not pulled", err)
 	}
 	n.forms(form)
-	if _, err := n.crictl("run", "--no-pull", "--runtime", "wasmtime", n.Dir+"/container.json", n.Dir+"/pod.json"); err != nil {
+	if _, err := n.crictl("run", "--no-pull", "--runtime", handler, n.Dir+"/container.json", n.Dir+"/pod.json"); err != nil {
 		return failed("no container", err)
 	}
 	var said string

@@ -56,15 +56,20 @@ func (c *Container) WatchOOM(tell func()) error {
 // followOOM looks at the counts when the kernel has something to say of the cgroup's
 // memory. In version 1 it says so before it kills.
 func (c *Container) followOOM(wake *os.File) {
-	b := make([]byte, 4<<10)
+	conn, err := wake.SyscallConn()
+	if err != nil {
+		return // closed
+	}
 	for {
-		n, err := wake.Read(b)
+		err := conn.Read(func(fd uintptr) bool {
+			// Read and noted at once: endOOM would find neither.
+			c.oom.mu.Lock()
+			defer c.oom.mu.Unlock()
+			return c.oom.read(fd)
+		})
 		if err != nil {
 			return // closed
 		}
-		c.oom.mu.Lock()
-		c.oom.woken = c.oom.woken || changed(b[:n])
-		c.oom.mu.Unlock()
 		for delay := 5 * time.Millisecond; !c.checkOOM() && delay < time.Second; delay *= 2 {
 			time.Sleep(delay)
 		}
@@ -122,25 +127,27 @@ func (c *Container) endOOM() {
 func (c *Container) lostOOM() bool {
 	w := &c.oom
 	killed := c.init.exit.Signal == unix.SIGKILL && !c.killed.Load()
-	return len(c.cgroup.oomKills()) == 0 && (killed || w.woken || hasChanged(w.wake)) && c.cgroup.killsAbove() > w.above
+	w.readRest()
+	return len(c.cgroup.oomKills()) == 0 && (killed || w.woken) && c.cgroup.killsAbove() > w.above
 }
 
-// hasChanged says whether the kernel has said so, and nobody has read it yet.
-func hasChanged(wake *os.File) (yes bool) {
-	if wake == nil {
-		return false
+// read notes what the kernel has said, and says whether that was anything. It is called
+// with w.mu held.
+func (w *oomWatch) read(wake uintptr) bool {
+	b := make([]byte, 4<<10)
+	n, _ := unix.Read(int(wake), b)
+	w.woken = w.woken || changed(b[:max(n, 0)])
+	return n > 0
+}
+
+// readRest reads what nobody has read yet. It is called with w.mu held.
+func (w *oomWatch) readRest() {
+	if w.wake == nil {
+		return
 	}
-	conn, err := wake.SyscallConn()
-	if err != nil {
-		return false
+	if conn, err := w.wake.SyscallConn(); err == nil {
+		_ = conn.Control(func(fd uintptr) { w.read(fd) }) // not by Read, for which followOOM is waiting
 	}
-	// Not by Read, for which followOOM is waiting.
-	_ = conn.Control(func(fd uintptr) {
-		b := make([]byte, 4<<10)
-		n, _ := unix.Read(int(fd), b)
-		yes = n > 0 && changed(b[:n])
-	})
-	return yes
 }
 
 // changed says whether one of inotify's events is that a file has changed. Others come

@@ -70,6 +70,9 @@ func TestParse(t *testing.T) {
 		"table that says its type": {
 			body(t, "TypeUrl = 'runtimeoptions.v1.Options'\nBinaryName = ''\nSystemdCgroup = false"), Options{},
 		},
+		"switches as texts": {
+			body(t, "SystemdCgroup = 'true'\nNoPivotRoot = 'false'\nNoNewKeyring = 'true'"), Options{SystemdCgroup: true, NoNewKeyring: true},
+		},
 		"all of it": {
 			body(t, `
 				SystemdCgroup = true

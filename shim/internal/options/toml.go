@@ -73,9 +73,9 @@ const maxDaemonPods = 1000
 // setters are the keys that a runtime's options may have, with what takes
 // their values.
 var setters = map[string]func(o *Options, v any, engine []Declaration) error{
-	"SystemdCgroup": func(o *Options, v any, _ []Declaration) error { return set(&o.SystemdCgroup, v) },
-	"NoPivotRoot":   func(o *Options, v any, _ []Declaration) error { return set(&o.NoPivotRoot, v) },
-	"NoNewKeyring":  func(o *Options, v any, _ []Declaration) error { return set(&o.NoNewKeyring, v) },
+	"SystemdCgroup": func(o *Options, v any, _ []Declaration) error { return setBool(&o.SystemdCgroup, v) },
+	"NoPivotRoot":   func(o *Options, v any, _ []Declaration) error { return setBool(&o.NoPivotRoot, v) },
+	"NoNewKeyring":  func(o *Options, v any, _ []Declaration) error { return setBool(&o.NoNewKeyring, v) },
 	"Root": func(o *Options, v any, _ []Declaration) error {
 		if err := set(&o.Root, v); err != nil {
 			return err
@@ -204,6 +204,18 @@ func set[T bool | string](to *T, v any) error {
 	}
 	*to = t
 	return nil
+}
+
+// setBool takes "true" and "false", too: the runtime-class-manager writes every option
+// as a text.
+func setBool(to *bool, v any) error {
+	switch v {
+	case "true":
+		v = true
+	case "false":
+		v = false
+	}
+	return set(to, v)
 }
 
 func setID(to *uint32, v any) error {
