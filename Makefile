@@ -45,8 +45,7 @@ unit: ## Run the tests that need neither root nor containerd
 e2e: deps ## Run the end-to-end tests on containerd 2.4.2
 	@scripts/test.sh e2e
 
-test-full: ## Run the engine suite and the end-to-end tests on wasmtime's full library
-	@WASMTIME=full scripts/deps.sh
+test-full: deps ## Run the engine suite and the end-to-end tests on wasmtime's full library
 	@scripts/test.sh full
 
 test-contract: deps ## Run what any shim binary must do, without containerd, on ours and runc's
@@ -63,8 +62,8 @@ test-k8s: ## Run what a kubelet and critest ask of a runtime, on private Kuberne
 test-vm: deps ## Run what needs cgroup v2, systemd and AppArmor in a machine that is emulated (root; 25 minutes)
 	@scripts/test.sh vm
 
-ci: deps ## Run what CI runs: every test, then those of test-k8s and test-vm
-	@scripts/test.sh all k8s vm
+ci: deps ## Run what CI runs: every test, then those of test-k8s, test-vm and test-full
+	@scripts/test.sh all k8s vm full
 
 vm: shim ## Boot a machine with cgroup v2 and systemd, for a shell with the shim, containerd and ctr
 	@scripts/deps.sh daemon test vm

@@ -15,9 +15,10 @@ left_out=()
 prebuilt=()
 second_try=()
 
-# run NAME COMMAND...: one step; its output is shown, and again if it failed.
+# run NAME COMMAND...: one step; its output is shown, and again if it failed. suffix tells
+# steps of one name apart.
 run() {
-    local name=$1
+    local name=$1${suffix:-}
     shift
     echo "== $name"
     if ! "$@" 2>&1 | tee "$log/$name"; then
@@ -58,14 +59,20 @@ contract() {
 # What depends on the engine, on wasmtime's full library, whose Rust sources are
 # checked, too.
 full() {
-    # Half of it is built once.
-    time_for full 45 || return
+    local building=0 suffix=-full
+    if [ -n "${WASMSHIM_UNTIL:-}" ] && ! building=$(scripts/wasmtime.sh minutes 2>"$log/no-full"); then
+        left_out+=("full: $(tail -n 1 "$log/no-full")")
+        return
+    fi
+    time_for full $((building + 22)) || return
+    run deps scripts/deps.sh full
+    passed deps-full || return
     local -x WASMTIME=full CARGO_TARGET_DIR=${XDG_CACHE_HOME:-$HOME/.cache}/libwasmshim/cargo/wasmtime-full
     local crate=(--locked --manifest-path engines/wasmtime/full/Cargo.toml)
     find engines/wasmtime/full -name '*.rs' -exec touch {} + # as in scripts/wasmtime.sh
     run clippy cargo clippy --release "${crate[@]}" --workspace -- -D warnings
     run wasi cargo test "${crate[@]}" -p wasmshim-wasi
-    run abi-full go_test -timeout 10m -run 'TestArtifact|TestInitialize' ./abi
+    run abi go_test -timeout 10m -run 'TestArtifact|TestInitialize' ./abi
     shims && engines && e2e
 }
 # on VERSION: the smoke suite on another containerd.
@@ -89,7 +96,7 @@ enough() { [ -z "${WASMSHIM_UNTIL:-}" ] || [ $((WASMSHIM_UNTIL - $(date +%s))) -
 # time_for NAME MINUTES: whether NAME can be over in time.
 time_for() {
     enough "$2" || {
-        left_out+=("$1")
+        left_out+=("$1: no time")
         return 1
     }
 }
@@ -165,6 +172,7 @@ vm() {
     vm_boot no-controllers cgroup_disable=memory cgroup_disable=pids
     vm_boot v1 systemd.unified_cgroup_hierarchy=0 systemd.legacy_systemd_cgroup_controller=1
     vm_boot selinux security=selinux selinux=1
+    scripts/vm.sh stop
 }
 # vm_boot NAME ARGUMENT...: the machine again, with more arguments for its kernel, for a
 # few tests of both drivers.
@@ -199,6 +207,9 @@ for set in "${@:-}"; do
     esac
 done
 
+not_run() {
+    [ ${#left_out[@]} = 0 ] || printf 'not run: %s\n' "${left_out[@]}"
+}
 echo "after $SECONDS s"
 for name in "${prebuilt[@]}"; do
     echo "with wasmtime's prebuilt library, which serves no HTTP: $name"
@@ -215,11 +226,11 @@ if [ ${#failed[@]} -gt 0 ]; then
         grep -E -A 20 -- '--- FAIL|^FAIL|panic:|error:|Error' "$log/$name" | tail -n 200 || tail -n 50 "$log/$name"
     done
     echo
-    [ ${#left_out[@]} = 0 ] || echo "not run for want of time: ${left_out[*]}"
+    not_run
     echo "failed: ${failed[*]}"
     exit 1
 fi
-[ ${#left_out[@]} = 0 ] || echo "not run for want of time: ${left_out[*]}"
+not_run
 if [ "$(id -u)" != 0 ] && [ "$1" != unit ]; then
     echo "all that ran passed; tests of containers were skipped: they need root"
 else

@@ -134,7 +134,14 @@ func cGuest(t testing.TB) []byte {
 
 func goReactor(t testing.TB) []byte { return goGuest(t, "initialize-go", "-buildmode=c-shared") }
 
-// What guests of two languages find later, by what they have asked for while they were
+func rustProgram(t testing.TB) []byte {
+	canBuild(t, "wasm32-wasip1")
+	program, err := rustcGuest("initialize.rs", "wasm32-wasip1")
+	require.NoError(t, err)
+	return program
+}
+
+// What guests of three languages find later, by what they have asked for while they were
 // initialised: docs/operators.md says it.
 func TestInitializeLanguages(t *testing.T) {
 	tt := harness.New(t, smoke.Ours)
@@ -151,6 +158,14 @@ func TestInitializeLanguages(t *testing.T) {
 			"look":       "file 0; file 0, variable value, arguments 1 (/app.wasm), back 0\n",
 			"look_again": "file 0; file 1, variable value, arguments 1 (/app.wasm), back 0\n",
 			"ask":        "variable none; file 1, variable none, arguments 1 (/app.wasm), back 0\n",
+		}},
+		"Rust": {guest: rustProgram, want: map[string]string{
+			"":        `0 None; file true, variable value, arguments ["/app.wasm"]` + "\n",
+			"prepare": `1000 Some("prepared 777"); file true, variable value, arguments ["/app.wasm"]` + "\n",
+			"speak":   `1000 Some("spoke 777"); file true, variable value, arguments ["/app.wasm"]` + "\n",
+			"look":    `1000 Some("file false 777"); file false, variable value, arguments ["/app.wasm"]` + "\n",
+			"ask":     `1000 Some("variable none 777"); file true, variable none, arguments ["/app.wasm"]` + "\n",
+			"count":   `1000 Some("arguments 0 777"); file true, variable value, arguments ["/app.wasm"]` + "\n",
 		}},
 		"Go": {guest: goReactor, entry: "#serve", want: map[string]string{
 			"":        "0 0; file true, variable \"value\", arguments 1, back false\n",
