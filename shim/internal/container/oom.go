@@ -106,6 +106,14 @@ func (c *Container) checkOOM() bool {
 // endOOM is called when no process is left.
 func (c *Container) endOOM() {
 	c.checkOOM()
+	if wake := c.lastOOM(); wake != nil {
+		wake.Close() // without the lock: it waits for who reads, who may wait for that
+	}
+}
+
+// lastOOM tells of a kill that nobody has told of yet, and returns what is not read any
+// more.
+func (c *Container) lastOOM() (wake *os.File) {
 	w := &c.oom
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -114,9 +122,7 @@ func (c *Container) endOOM() {
 		w.tell()
 	}
 	w.ended, w.tell = true, nil
-	if w.wake != nil {
-		w.wake.Close()
-	}
+	return w.wake
 }
 
 // lostOOM says whether there was a kill that nothing but this says any more: systemd

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
@@ -147,4 +149,35 @@ func tasks(t *testing.T) []os.DirEntry {
 	entries, err := os.ReadDir("/proc/self/task")
 	require.NoError(t, err)
 	return entries
+}
+
+// The kernel says something at the moment of the container's end. (A pipe says it here: on
+// a machine nobody can choose the moment.)
+func TestOOMWhileItEnds(t *testing.T) {
+	var all sync.WaitGroup
+	for range 100 {
+		all.Go(func() {
+			c := &Container{}
+			wake, kernel, err := os.Pipe()
+			if !assert.NoError(t, err) {
+				return
+			}
+			defer kernel.Close()
+			c.oom.wake = wake
+			c.oom.mu.Lock() // both wait for it
+			all.Go(func() { c.followOOM(wake) })
+			_, err = kernel.WriteString("said")
+			assert.NoError(t, err)
+			all.Go(c.endOOM)
+			time.Sleep(10 * time.Millisecond)
+			c.oom.mu.Unlock()
+		})
+	}
+	ended := make(chan struct{})
+	go func() { all.Wait(); close(ended) }()
+	select {
+	case <-ended:
+	case <-time.After(time.Minute):
+		t.Fatal("the end waits for who follows, who waits for the end")
+	}
 }

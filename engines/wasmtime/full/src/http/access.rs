@@ -26,6 +26,13 @@ pub struct Entry {
 /// So much may wait for a reader; what comes then is counted.
 const MOST: usize = 1 << 20;
 
+/// For so long a line waits for others that are written with it: the reader, too, is woken
+/// once for all of them.
+const GATHER: Duration = Duration::from_millis(10);
+
+/// So much waits for no more.
+const ENOUGH: usize = 16 << 10;
+
 #[derive(Default)]
 struct Waiting {
     lines: String,
@@ -68,10 +75,11 @@ impl Access {
             waiting.lost += 1;
             return;
         }
-        let was_empty = waiting.lines.is_empty();
+        let before = waiting.lines.len();
         entry.write(self.form, now, &mut waiting.lines);
+        let after = waiting.lines.len();
         drop(waiting);
-        if was_empty {
+        if before == 0 || (before < ENOUGH && after >= ENOUGH) {
             self.shared.changed.notify_one();
         }
     }
@@ -92,13 +100,15 @@ impl Access {
 
 fn write_all(shared: &Shared) {
     loop {
-        let mut waiting = shared.waiting.lock().expect("no panic is survived");
-        while waiting.lines.is_empty() && !waiting.is_closed {
-            waiting = shared.changed.wait(waiting).expect("no panic is survived");
-        }
+        let waiting = shared.waiting.lock().expect("no panic is survived");
+        let waiting = shared.changed.wait_while(waiting, |w| w.lines.is_empty() && !w.is_closed);
+        let waiting = waiting.expect("no panic is survived");
         if waiting.lines.is_empty() {
             return;
         }
+        let gathered =
+            shared.changed.wait_timeout_while(waiting, GATHER, |w| w.lines.len() < ENOUGH && !w.is_closed);
+        let (mut waiting, _) = gathered.expect("no panic is survived");
         let mut lines = std::mem::take(&mut waiting.lines);
         let lost = std::mem::take(&mut waiting.lost);
         drop(waiting);
