@@ -20,8 +20,8 @@ use wasmtime_wasi::p2::{DynPollable, Network, Pollable, SocketError, subscribe};
 use wasmtime_wasi::p3::bindings::sockets::ip_name_lookup::ErrorCode as ErrorCode3;
 use wasmtime_wasi::p3::bindings::sockets::types::IpAddress as IpAddress3;
 use wasmtime_wasi::runtime::{AbortOnDropJoinHandle, spawn};
-use wasmtime_wasi::sockets::WasiSocketsView;
 use wasmtime_wasi::sockets::SocketAddrUse;
+use wasmtime_wasi::sockets::WasiSocketsView;
 use wasmtime_wasi::{WasiCtxBuilder, WasiView};
 
 type Found = Result<Vec<IpAddr>, Failure>;
