@@ -140,14 +140,26 @@ in_vm() {
     local command=". /payload/src/test/vm/env.sh && cd /payload/src/test/$binary &&
         export WASMSHIM_VM=1 WASMSHIM_SLOW=10 $variables && exec /payload/bin/$binary.test -test.v -test.timeout 40m $*"
     run "$name" scripts/vm.sh run "$command"
-    # The emulator halts a CPU at any place for longer than any machine does. Where nobody
-    # looks on, a step may fail once, and is named.
-    if ! passed "$name" && [ -n "${WASMSHIM_UNTIL:-}" ] && time_for "$name-again" "$minutes"; then
+    passed "$name" && return
+    revive >>"$log/$name" 2>&1 || return
+    # The emulator halts a CPU at any place for longer than any machine does, and has ended
+    # by itself. Where nobody looks on, a step may fail once, and is named.
+    if [ -n "${WASMSHIM_UNTIL:-}" ] && time_for "$name-again" "$minutes"; then
         cp "$log/$name" "$log/$name-first"
         unset "failed[-1]"
         run "$name" scripts/vm.sh run "$command"
         second_try+=("$name")
     fi
+}
+# The arguments of the machine's kernel.
+machine=()
+# revive boots the machine again, if it has ended.
+revive() {
+    scripts/vm.sh run true && return
+    echo "FAIL: the machine has ended by itself; the end of its console, and what the emulator said:"
+    tail -n 15 "$VM_DIR/console" "$VM_DIR/qemu.log"
+    scripts/vm.sh stop
+    scripts/vm.sh start "${machine[@]}"
 }
 # vm: what users' hosts have, in a machine that is emulated: with cgroup v2 first, what
 # matters most first of it, then with what few hosts have.
@@ -181,7 +193,8 @@ vm_boot() {
     shift
     time_for "vm-$name" 3 || return
     scripts/vm.sh stop
-    run "vm-boot-$name" scripts/vm.sh start "$@"
+    machine=("$@")
+    run "vm-boot-$name" scripts/vm.sh start "${machine[@]}"
     passed "vm-boot-$name" || return
     in_vm "vm-$name" 2 "WASMSHIM_BOOT=$name" vm -test.run "'TestBoot|TestSELinux'"
 }
