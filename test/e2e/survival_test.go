@@ -48,8 +48,6 @@ func killShim(t *harness.T, shims []harness.Process) {
 func lost(t *harness.T, events *harness.Events, c *harness.Container) {
 	t.Helper()
 	awaitDelete(t, events, c.ID())
-	c.Task.IO().Cancel()
-	c.Task.IO().Close() // the client's part
 	require.NoError(t, t.Remove(t.Ctx, c))
 }
 

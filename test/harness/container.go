@@ -325,9 +325,8 @@ func (d *Daemon) Remove(ctx context.Context, c *Container) error {
 	if c.Task != nil {
 		_ = c.Task.Kill(ctx, syscall.SIGKILL, client.WithKillAll)
 		_, err := c.Task.Delete(ctx, client.WithProcessKill)
-		if output := c.Task.IO(); err != nil && output != nil {
-			output.Cancel() // of a task that containerd has removed by itself
-			output.Close()
+		if err != nil {
+			discard(c.Task) // containerd may have removed the task by itself
 		}
 		if err != nil && !errdefs.IsNotFound(err) {
 			return fmt.Errorf("delete task %s: %w", c.ID(), err)

@@ -98,10 +98,12 @@ func (t *T) AddExec(c *Container, e ExecConfig) *Exec {
 }
 
 // Discard gives up what the client has of the process.
-func (e *Exec) Discard() {
-	if e.IO() != nil {
-		e.IO().Cancel()
-		e.IO().Close()
+func (e *Exec) Discard() { discard(e) }
+
+func discard(p client.Process) {
+	if output := p.IO(); output != nil {
+		output.Cancel()
+		output.Close()
 	}
 }
 

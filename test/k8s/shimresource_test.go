@@ -17,7 +17,7 @@ import (
 	"github.com/libwasmshim/libwasmshim/test/harness"
 )
 
-// shimResource is what the runtime-class-manager 0.2 knows of a Shim.
+// shimResource is what the runtime-class-manager knows of a Shim.
 type shimResource struct {
 	APIVersion string `yaml:"apiVersion"`
 	Kind       string
